@@ -1,0 +1,169 @@
+package catalog
+
+import (
+	"context"
+	"crypto/sha256"
+	"database/sql"
+	"embed"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path"
+	"strings"
+	"time"
+
+	"github.com/pressly/goose/v3"
+
+	"github.com/tierflow/tierflow/shared/fault"
+)
+
+// The migrations are numbered and forward only. MySQL commits at every CREATE, so one that was interrupted runs
+// again from its start: each statement must be harmless the second time.
+//
+//go:embed schema/*.sql
+var schemaFiles embed.FS
+
+// versionTable is where goose notes what it has applied.
+const versionTable = "tierflow_schema"
+
+const migrateHint = "run `committer migrate`"
+
+// Migrate applies the migrations that are missing and returns their file names, in order. It is safe to run
+// from several places at once: the others wait.
+func (c *Catalog) Migrate(ctx context.Context) ([]string, error) {
+	cfg := c.cfg.Clone()
+	cfg.ReadTimeout = 0 // a change of a big table takes as long as it takes
+	db, err := open(cfg)
+	if err != nil {
+		return nil, err
+	}
+	defer db.Close()
+	files, err := fs.Sub(schemaFiles, "schema")
+	if err != nil {
+		return nil, err
+	}
+	p, err := goose.NewProvider(goose.DialectMySQL, db, files, goose.WithTableName(versionTable),
+		goose.WithSessionLocker(locker{lockName(cfg.DBName)}), goose.WithDisableGlobalRegistry(true))
+	if err != nil {
+		return nil, err
+	}
+	if err := makeVersionTable(ctx, db); err != nil {
+		return nil, Wrap("migrate", cfg.DBName, err)
+	}
+	results, err := p.Up(ctx)
+	var partial *goose.PartialError
+	if errors.As(err, &partial) {
+		results = partial.Applied
+	}
+	var applied []string
+	for _, r := range results {
+		applied = append(applied, path.Base(r.Source.Path))
+	}
+	return applied, Wrap("migrate", cfg.DBName, err)
+}
+
+// makeVersionTable makes goose's table before goose does: it would do so without its lock, without naming an
+// engine, and in two steps of which the second would be missing for good after a crash.
+func makeVersionTable(ctx context.Context, db *sql.DB) error {
+	for _, statement := range []string{
+		"CREATE TABLE IF NOT EXISTS " + versionTable + ` (
+			id         BIGINT      NOT NULL AUTO_INCREMENT PRIMARY KEY,
+			version_id BIGINT      NOT NULL UNIQUE,
+			is_applied BOOLEAN     NOT NULL,
+			tstamp     DATETIME(6) NOT NULL DEFAULT (UTC_TIMESTAMP(6))
+		) ENGINE=InnoDB DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin`,
+		"INSERT IGNORE INTO " + versionTable + " (version_id, is_applied) VALUES (0, TRUE)",
+	} {
+		if _, err := db.ExecContext(ctx, statement); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// CheckSchema is nil when every migration has been applied and every table has its columns. Else the error is
+// fault.Unavailable, says what is missing, and hints at `committer migrate`.
+func (c *Catalog) CheckSchema(ctx context.Context) error {
+	const op = "check the schema of"
+	missing := func(err error) error {
+		return &fault.Error{Kind: fault.Unavailable, Op: op, Subject: c.cfg.DBName, Hint: migrateHint, Err: err}
+	}
+	for _, q := range []string{
+		"SELECT content_level, " + levelColumns + " FROM `level` LIMIT 0",
+		"SELECT " + rowColumns + " FROM contents LIMIT 0",
+		"SELECT " + historyColumns + " FROM update_history LIMIT 0",
+	} {
+		if _, err := c.db.ExecContext(ctx, q); isMissing(err) {
+			return missing(err)
+		} else if err != nil {
+			return Wrap(op, c.cfg.DBName, err)
+		}
+	}
+	applied := map[string]bool{}
+	rows, err := c.db.QueryContext(ctx, "SELECT version_id FROM "+versionTable+" WHERE is_applied")
+	if isMissing(err) {
+		return missing(err)
+	}
+	if err != nil {
+		return Wrap(op, c.cfg.DBName, err)
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var v int64
+		if err := rows.Scan(&v); err != nil {
+			return Wrap(op, c.cfg.DBName, err)
+		}
+		applied[fmt.Sprintf("%05d", v)] = true
+	}
+	if err := rows.Err(); err != nil {
+		return Wrap(op, c.cfg.DBName, err)
+	}
+	files, err := schemaFiles.ReadDir("schema")
+	if err != nil {
+		return err
+	}
+	var pending []string
+	for _, f := range files {
+		if number, _, _ := strings.Cut(f.Name(), "_"); !applied[number] {
+			pending = append(pending, f.Name())
+		}
+	}
+	if len(pending) > 0 {
+		return missing(fmt.Errorf("not applied: %s", strings.Join(pending, ", ")))
+	}
+	return nil
+}
+
+// lockName names the lock of a database's migrations. Locks are the server's, not the database's, and their
+// names have 64 characters at most, as many as a database's name alone may have: hence the digest.
+func lockName(database string) string {
+	return fmt.Sprintf("tierflow:migrate:%.16x", sha256.Sum256([]byte(database)))
+}
+
+// locker lets one migrator in at a time. goose brings no locker for MySQL.
+type locker struct{ name string }
+
+// SessionLock waits for the lock as long as ctx allows.
+func (l locker) SessionLock(ctx context.Context, conn *sql.Conn) error {
+	for {
+		// NULL is an error of the server's. The wait is short, because a server does not notice that a client
+		// which waits has gone, and would give it the lock.
+		var got sql.NullInt64
+		if err := conn.QueryRowContext(ctx, "SELECT GET_LOCK(?, 5)", l.name).Scan(&got); err != nil {
+			return err
+		}
+		if !got.Valid {
+			return fmt.Errorf("GET_LOCK(%s) failed", l.name)
+		}
+		if got.Int64 == 1 {
+			return nil
+		}
+	}
+}
+
+func (l locker) SessionUnlock(ctx context.Context, conn *sql.Conn) error {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	_, err := conn.ExecContext(ctx, "SELECT RELEASE_LOCK(?)", l.name)
+	return err
+}

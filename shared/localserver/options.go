@@ -1,0 +1,24 @@
+package localserver
+
+// Options say where a server lives and how careful it is. The zero value is a throw-away server.
+type Options struct {
+	// Dir is the server's own folder, for its data and its log; made when it is not there. A server that
+	// is started on the folder of an earlier one goes on with that one's data. "" makes one in the
+	// system's temporary folder.
+	Dir string
+
+	// Binary is the server's program; "" takes what FindRedis or FindMySQL finds. For MySQL it may be a
+	// script that execs the server: then the folder root/usr beside it, if there is one, is its basedir.
+	Binary string
+
+	// Port on 127.0.0.1; 0 takes a free one.
+	Port int
+
+	// AppendFsync is Redis' appendfsync: "always", "everysec" (the default) or "no". Whatever it is, what
+	// Redis has answered survives Kill: it only matters when the machine goes down.
+	AppendFsync string
+
+	// Durable makes MySQL sync every commit to the disk. Without it, commits survive Kill, but not a crash
+	// of the machine, and tests run several times faster.
+	Durable bool
+}

@@ -1,0 +1,216 @@
+package testserver
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"net"
+	"net/url"
+	"sync"
+	"testing"
+
+	"github.com/go-sql-driver/mysql"
+
+	"github.com/tierflow/tierflow/shared/localserver"
+)
+
+// Gate is a TCP proxy in front of a server, so that a test can take the server away from one client and bring
+// it back, while others go on using it.
+type Gate struct {
+	t        testing.TB
+	addr     string
+	target   string
+	wg       sync.WaitGroup
+	mu       sync.Mutex
+	listener net.Listener // nil while closed
+	links    map[*link]bool
+	cut      *cut // the next reply to cut; nil for none
+}
+
+// cut waits for a request that contains the bytes.
+type cut struct {
+	request []byte
+	done    chan struct{}
+}
+
+// link is one client's connection and ours to the server for it.
+type link struct {
+	client, server net.Conn
+	mu             sync.Mutex
+	cut            *cut // the reply that comes next is dropped, and the link with it
+}
+
+func (l *link) close() {
+	l.client.Close()
+	l.server.Close()
+}
+
+// NewGate makes an open gate in front of target, a "host:port". It is closed at the end of the test.
+func NewGate(t testing.TB, target string) *Gate {
+	t.Helper()
+	port, err := localserver.FreePort()
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := &Gate{t: t, addr: fmt.Sprintf("127.0.0.1:%d", port), target: target, links: map[*link]bool{}}
+	g.Open()
+	t.Cleanup(func() {
+		g.Close()
+		g.wg.Wait()
+	})
+	return g
+}
+
+// RedisGate makes a gate in front of a Redis and returns the URL that goes through it.
+func RedisGate(t testing.TB, serverURL string) (*Gate, string) {
+	t.Helper()
+	u, err := url.Parse(serverURL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	port := u.Port()
+	if port == "" {
+		port = "6379"
+	}
+	g := NewGate(t, net.JoinHostPort(u.Hostname(), port))
+	u.Host = g.addr
+	return g, u.String()
+}
+
+// MySQLGate makes a gate in front of a MySQL server and returns the DSN that goes through it.
+func MySQLGate(t testing.TB, dsn string) (*Gate, string) {
+	t.Helper()
+	cfg, err := mysql.ParseDSN(dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if cfg.Net != "tcp" {
+		t.Fatalf("a gate needs a DSN with tcp, this one has %s", cfg.Net)
+	}
+	g := NewGate(t, cfg.Addr)
+	cfg.Addr = g.addr
+	return g, cfg.FormatDSN()
+}
+
+// Addr is the gate's own address; it stays the same while the gate is closed.
+func (g *Gate) Addr() string { return g.addr }
+
+// Open lets clients through.
+func (g *Gate) Open() {
+	g.t.Helper()
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.listener != nil {
+		return
+	}
+	l, err := net.Listen("tcp", g.addr)
+	if err != nil {
+		g.t.Fatalf("open the gate: %v", err)
+	}
+	g.listener = l
+	g.wg.Go(func() { g.accept(l) })
+}
+
+// Close cuts every connection and refuses new ones.
+func (g *Gate) Close() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.listener == nil {
+		return
+	}
+	g.listener.Close()
+	g.listener = nil
+	for l := range g.links {
+		l.close()
+	}
+}
+
+// CutReply lets the next request that contains these bytes reach the server, waits for the server's reply,
+// and cuts the connection in place of the reply: it was done, and the client cannot know. The channel is
+// closed when that has happened. Bytes are looked for in what one read returns, so name something short that
+// begins the request: a command, a key. Only one reply can be waited for at a time.
+func (g *Gate) CutReply(request string) <-chan struct{} {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.cut = &cut{[]byte(request), make(chan struct{})}
+	return g.cut.done
+}
+
+func (g *Gate) accept(listener net.Listener) {
+	for {
+		client, err := listener.Accept()
+		if err != nil {
+			return
+		}
+		g.wg.Go(func() { g.serve(listener, client) })
+	}
+}
+
+func (g *Gate) serve(listener net.Listener, client net.Conn) {
+	server, err := net.Dial("tcp", g.target)
+	if err != nil {
+		client.Close()
+		return
+	}
+	l := &link{client: client, server: server}
+	g.mu.Lock()
+	open := g.listener == listener // else it was closed while we dialled
+	if open {
+		g.links[l] = true
+	}
+	g.mu.Unlock()
+	if open {
+		g.wg.Go(func() { g.replies(l) })
+		g.requests(l)
+	}
+	l.close()
+	g.mu.Lock()
+	delete(g.links, l)
+	g.mu.Unlock()
+}
+
+func (g *Gate) requests(l *link) {
+	pump(l.server, l.client, func(chunk []byte) bool {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		if g.cut != nil && bytes.Contains(chunk, g.cut.request) {
+			l.mu.Lock()
+			l.cut, g.cut = g.cut, nil
+			l.mu.Unlock()
+		}
+		return true
+	})
+}
+
+func (g *Gate) replies(l *link) {
+	pump(l.client, l.server, func([]byte) bool {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		if l.cut == nil {
+			return true
+		}
+		l.close()
+		close(l.cut.done)
+		return false
+	})
+	l.close()
+}
+
+// pump copies until either side ends or pass refuses a chunk, which then is dropped.
+func pump(to io.Writer, from io.Reader, pass func([]byte) bool) {
+	buf := make([]byte, 64<<10)
+	for {
+		n, err := from.Read(buf)
+		if n > 0 {
+			if !pass(buf[:n]) {
+				return
+			}
+			if _, err := to.Write(buf[:n]); err != nil {
+				return
+			}
+		}
+		if err != nil {
+			return
+		}
+	}
+}
