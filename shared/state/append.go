@@ -1,0 +1,103 @@
+package state
+
+import (
+	"context"
+	"strconv"
+
+	"github.com/tierflow/tierflow/shared/event"
+)
+
+// NewState is the state of a view event that is about to be appended.
+func NewState(v event.View) State {
+	s := State{
+		ID: v.ID, Count: v.Count, Target: v.Target, DBLevel: v.DBLevel, Filename: v.Filename,
+		Status: Update, EventID: v.EventID, UpdatedAt: v.PostedAt,
+	}
+	if v.Target == v.DBLevel {
+		s.Status = Done
+	}
+	return s
+}
+
+// Append appends view events and writes their states, all in one step, and returns their entry ids. On an error
+// nobody knows whether they are in the stream: it must not be called again with the same events.
+func (s *Store) Append(ctx context.Context, views []event.View) ([]string, error) {
+	keys := make([]string, 1, len(views)+1)
+	keys[0] = s.keys.Views()
+	args := make([]any, 0, 10*len(views))
+	done := strconv.Itoa(int(s.ttl.Seconds()))
+	for _, v := range views {
+		st := NewState(v)
+		ttl := "0"
+		if st.Status == Done {
+			ttl = done
+		}
+		keys = append(keys, s.keys.Content(v.ID))
+		args = append(args, st.head(), st.tail(), ttl, v.EventID, v.ID.String(), v.Count.String(), v.Target, v.DBLevel,
+			v.Filename, event.FormatTime(v.PostedAt))
+	}
+	ids, err := appendScript.Run(ctx, s.rdb, keys, args...).StringSlice()
+	if err != nil {
+		return nil, unavailable("append view", s.keys.Views(), err)
+	}
+	return ids, nil
+}
+
+// AppendIf appends a view event and writes its state, provided that the content's newest event still is the one whose
+// entry id is given ("": that there is no state). It is for those who post the last count again, which a newer one
+// may have replaced since they read it. An empty id: there is a newer event, and nothing was done.
+func (s *Store) AppendIf(ctx context.Context, newest string, v event.View) (string, error) {
+	st := NewState(v)
+	ttl := 0
+	if st.Status == Done {
+		ttl = s.seconds()
+	}
+	args := append([]any{newest, st.head(), st.tail(), ttl}, anys(v.Fields())...)
+	id, err := appendIfScript.Run(ctx, s.rdb, []string{s.keys.Views(), s.keys.Content(v.ID)}, args...).Text()
+	if err != nil {
+		return "", unavailable("append view", v.ID.String(), err)
+	}
+	return id, nil
+}
+
+// RetryResult says what became of a retry.
+type RetryResult struct {
+	Gone    bool   // no such entry in dead
+	Newer   bool   // a newer event of this content exists: retrying would undo it
+	EntryID string // the new entry
+}
+
+func retryResult(r string, err error) (RetryResult, error) {
+	switch {
+	case err != nil:
+		return RetryResult{}, unavailable("retry", "dead entry", err)
+	case r == "gone":
+		return RetryResult{Gone: true}, nil
+	case r == "newer":
+		return RetryResult{Newer: true}, nil
+	}
+	return RetryResult{EntryID: r}, nil
+}
+
+// RetryView moves an entry of dead back to views, as v, whose event id is new; sourceID is the id that it had there.
+func (s *Store) RetryView(ctx context.Context, deadID, sourceID string, v event.View) (RetryResult, error) {
+	st := NewState(v)
+	st.Status = Update
+	args := append([]any{deadID, sourceID, st.head(), st.tail()}, anys(v.Fields())...)
+	return retryResult(retryViewScript.Run(ctx, s.rdb,
+		[]string{s.keys.Dead(), s.keys.Views(), s.keys.Content(v.ID)}, args...).Text())
+}
+
+// Retry moves an entry of dead back to its stream, relocated or committed, with the given fields.
+func (s *Store) Retry(ctx context.Context, deadID, stream string, fields []string) (RetryResult, error) {
+	return retryResult(retryScript.Run(ctx, s.rdb, []string{s.keys.Dead(), stream},
+		append([]any{deadID}, anys(fields)...)...).Text())
+}
+
+func anys(ss []string) []any {
+	as := make([]any, len(ss))
+	for i, v := range ss {
+		as[i] = v
+	}
+	return as
+}

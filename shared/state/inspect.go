@@ -1,0 +1,65 @@
+package state
+
+import (
+	"context"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/tierflow/tierflow/shared/content"
+)
+
+// InFlight returns the contents that an unsettled entry of any stage names. It may return more: of each stream it
+// takes everything from the first unsettled entry on.
+func (s *Store) InFlight(ctx context.Context) (map[content.ID]bool, error) {
+	ids := map[content.ID]bool{}
+	for _, g := range []struct{ stream, group string }{
+		{s.keys.Views(), GroupRelocator}, {s.keys.Relocated(), GroupCommitter}, {s.keys.Committed(), GroupReleaser},
+	} {
+		start, err := s.firstUnsettled(ctx, g.stream, g.group)
+		if err != nil {
+			return nil, unavailable("read", g.stream, err)
+		}
+		for start != "" {
+			page, err := s.rdb.XRangeN(ctx, g.stream, start, "+", 1000).Result()
+			if err != nil {
+				return nil, unavailable("read", g.stream, err)
+			}
+			for _, e := range page {
+				cid, _ := e.Values["cid"].(string)
+				if id, err := content.ParseID(cid); err == nil {
+					ids[id] = true
+				}
+			}
+			start = ""
+			if len(page) == 1000 {
+				start = "(" + page[999].ID
+			}
+		}
+	}
+	return ids, nil
+}
+
+// firstUnsettled is where XRANGE starts to see everything that a group has not settled.
+func (s *Store) firstUnsettled(ctx context.Context, stream, group string) (string, error) {
+	groups, err := s.rdb.XInfoGroups(ctx, stream).Result()
+	if err != nil {
+		if isNoKey(err) {
+			return "", nil
+		}
+		return "", err
+	}
+	for _, g := range groups {
+		if g.Name != group {
+			continue
+		}
+		p, err := s.rdb.XPending(ctx, stream, group).Result()
+		if err != nil && err != redis.Nil {
+			return "", err
+		}
+		if p != nil && p.Count > 0 && !Newer(p.Lower, g.LastDeliveredID) {
+			return p.Lower, nil
+		}
+		return "(" + g.LastDeliveredID, nil
+	}
+	return "-", nil // no group yet: nothing is settled
+}

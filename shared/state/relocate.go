@@ -1,0 +1,186 @@
+package state
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/tierflow/tierflow/shared/content"
+	"github.com/tierflow/tierflow/shared/event"
+)
+
+// Token is the value of a lock: what its holder does, for whom, and a random part that makes it the holder's own.
+type Token string
+
+// NewToken makes the token of one attempt at a relocation.
+func NewToken(eventID, workerID, random string) Token {
+	return Token("relocating " + eventID + " " + workerID + " " + random)
+}
+
+// NewReleaseToken makes the token of one attempt at a release.
+func NewReleaseToken(workerID, random string) Token {
+	return Token("releasing " + workerID + " " + random)
+}
+
+// emittedPrefix begins the lock's value between emit and finish. It holds no random part that the committer would
+// need: unlocking another attempt of the same event is no worse than an early expiry.
+func emittedPrefix(eventID string) string { return "emitted " + eventID + " " }
+
+// Taken is the answer to Take.
+type Taken int
+
+// Settled: a newer event has an entry of its own, this one is acked. Busy: somebody else is at work. Mine: go on.
+const (
+	Settled Taken = iota
+	Busy
+	Mine
+)
+
+// Take begins the work on a view event (step 2). who is the holder's lock value where the answer is Busy.
+func (s *Store) Take(ctx context.Context, entryID string, id content.ID, token Token, workerID string) (t Taken, who string, err error) {
+	r, err := takeScript.Run(ctx, s.rdb, []string{s.keys.Content(id), s.keys.Lock(id), s.keys.Views()},
+		entryID, string(token), s.lock.Milliseconds(), GroupRelocator, string(appendString(nil, workerID)),
+		formatNow(), s.seconds()).StringSlice()
+	if err != nil {
+		return 0, "", unavailable("lock", id.String(), err)
+	}
+	switch r[0] {
+	case "newer":
+		return Settled, "", nil
+	case "busy":
+		return Busy, r[1], nil
+	}
+	return Mine, "", nil
+}
+
+// Settle ends a view event whose content lies where it should (step 3). st is its state, status and all.
+func (s *Store) Settle(ctx context.Context, st State, token Token) error {
+	st.Status, st.WorkerID = Done, ""
+	err := doneScript.Run(ctx, s.rdb, []string{s.keys.Content(st.ID), s.keys.Lock(st.ID), s.keys.Views()},
+		st.EntryID, string(token), GroupRelocator, st.JSON(), s.seconds()).Err()
+	if err != nil {
+		return unavailable("settle", st.ID.String(), err)
+	}
+	return nil
+}
+
+// Emit hands a durable copy to the committer (step 5). false: the lock is somebody else's now, nothing was emitted.
+func (s *Store) Emit(ctx context.Context, st State, token Token, r event.Relocated) (bool, error) {
+	st.Status, st.WorkerID = Done, ""
+	emitted := emittedPrefix(r.EventID) + string(token)
+	args := append([]any{st.EntryID, string(token), emitted, s.lock.Milliseconds(), GroupRelocator, st.JSON(), s.seconds()},
+		anys(r.Fields())...)
+	res, err := emitScript.Run(ctx, s.rdb, []string{s.keys.Content(st.ID), s.keys.Lock(st.ID), s.keys.Views(),
+		s.keys.Relocated(), s.keys.Progress(st.ID)}, args...).Text()
+	if err != nil {
+		return false, unavailable("emit", st.ID.String(), err)
+	}
+	return res == "emitted", nil
+}
+
+// Stray asks the releaser to clear a copy that was published but that nothing names, if so it is (steps 5 and 9).
+func (s *Store) Stray(ctx context.Context, c event.Committed) error {
+	c.Outcome = event.OutcomeStray
+	err := s.rdb.XAdd(ctx, &redis.XAddArgs{Stream: s.keys.Committed(), Values: c.Fields()}).Err()
+	if err != nil {
+		return unavailable("report stray", c.ID.String(), err)
+	}
+	return nil
+}
+
+// Lock takes the lock for a release (step 8). who is "" where it is ours, else the holder's value.
+func (s *Store) Lock(ctx context.Context, id content.ID, token Token) (who string, err error) {
+	who, err = lockScript.Run(ctx, s.rdb, []string{s.keys.Lock(id)}, string(token), s.lock.Milliseconds()).Text()
+	if err != nil {
+		return "", unavailable("lock", id.String(), err)
+	}
+	return who, nil
+}
+
+// Renew prolongs a lock. false: it is not ours any more, and the work must be cancelled.
+func (s *Store) Renew(ctx context.Context, id content.ID, token Token) (bool, error) {
+	n, err := renewScript.Run(ctx, s.rdb, []string{s.keys.Lock(id)}, string(token), s.lock.Milliseconds()).Int()
+	if err != nil {
+		return false, unavailable("renew lock", id.String(), err)
+	}
+	return n == 1, nil
+}
+
+// Unlock lets go of a lock that is still ours; the entry stays pending.
+func (s *Store) Unlock(ctx context.Context, id content.ID, token Token) error {
+	return s.unlock(ctx, id, token, s.keys.Views(), "", "")
+}
+
+// Released ends a release: unlock and ack (step 8).
+func (s *Store) Released(ctx context.Context, id content.ID, token Token, entryID string) error {
+	return s.unlock(ctx, id, token, s.keys.Committed(), GroupReleaser, entryID)
+}
+
+func (s *Store) unlock(ctx context.Context, id content.ID, token Token, stream, group, entryID string) error {
+	err := unlockScript.Run(ctx, s.rdb, []string{s.keys.Lock(id), s.keys.Progress(id), stream},
+		string(token), group, entryID).Err()
+	if err != nil {
+		return unavailable("unlock", id.String(), err)
+	}
+	return nil
+}
+
+// Holder reads the value of a content's lock, "" where it is free.
+func (s *Store) Holder(ctx context.Context, id content.ID) (Token, error) {
+	v, err := s.rdb.Get(ctx, s.keys.Lock(id)).Result()
+	if err != nil && err != redis.Nil {
+		return "", unavailable("read lock", id.String(), err)
+	}
+	return Token(v), nil
+}
+
+// Progress of a move in flight.
+type Progress struct {
+	EventID    string
+	From, To   string
+	Filename   string
+	WorkerID   string
+	BytesDone  int64
+	BytesTotal int64
+	UpdatedAt  time.Time
+}
+
+// SetProgress publishes how far a move is. It expires with the lock, and is no part of the protocol.
+func (s *Store) SetProgress(ctx context.Context, id content.ID, p Progress) error {
+	key := s.keys.Progress(id)
+	_, err := s.rdb.Pipelined(ctx, func(pipe redis.Pipeliner) error {
+		pipe.HSet(ctx, key, "event_id", p.EventID, "from", p.From, "to", p.To, "filename", p.Filename,
+			"worker_id", p.WorkerID, "bytes_done", p.BytesDone, "bytes_total", p.BytesTotal, "updated_at", formatNow())
+		pipe.PExpire(ctx, key, s.lock)
+		return nil
+	})
+	if err != nil {
+		return unavailable("write progress", id.String(), err)
+	}
+	return nil
+}
+
+// GetProgress reads how far a move is; ok is false where none is in flight.
+func (s *Store) GetProgress(ctx context.Context, id content.ID) (p Progress, ok bool, err error) {
+	m, err := s.rdb.HGetAll(ctx, s.keys.Progress(id)).Result()
+	if err != nil {
+		return Progress{}, false, unavailable("read progress", id.String(), err)
+	}
+	if len(m) == 0 {
+		return Progress{}, false, nil
+	}
+	p = Progress{EventID: m["event_id"], From: m["from"], To: m["to"], Filename: m["filename"], WorkerID: m["worker_id"]}
+	if p.BytesDone, err = strconv.ParseInt(m["bytes_done"], 10, 64); err != nil {
+		return Progress{}, false, fmt.Errorf("progress of %s: bytes_done: %w", id, err)
+	}
+	if p.BytesTotal, err = strconv.ParseInt(m["bytes_total"], 10, 64); err != nil {
+		return Progress{}, false, fmt.Errorf("progress of %s: bytes_total: %w", id, err)
+	}
+	p.UpdatedAt, err = time.Parse(time.RFC3339Nano, m["updated_at"])
+	return p, err == nil, err
+}
+
+func (s *Store) seconds() int { return int(s.ttl.Seconds()) }

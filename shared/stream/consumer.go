@@ -1,0 +1,429 @@
+package stream
+
+import (
+	"container/heap"
+	"context"
+	"errors"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"go.uber.org/zap"
+)
+
+// Handler works on deliveries: at most Options.Batch of them. It must call Settled, Later or Failed on each.
+type Handler func(ds []*Delivery)
+
+// Options of a Consumer. Redis, Stream, Group, Consumer, MinIdle, Handle and Log are required.
+type Options struct {
+	Redis    redis.UniversalClient
+	Stream   string
+	Group    string
+	Consumer string        // unique among the living, stable over restarts where possible
+	MinIdle  time.Duration // an entry that nobody has renewed for so long is taken over
+	Slots    int           // handlers at once; 1 where 0
+	Batch    int           // deliveries that one handler gets; 1 where 0
+	Drain    time.Duration // how long handlers may go on after a stop
+	Keep     int64         // settled entries that trimming leaves for those who look; 10,000 where 0
+	Hold     func() bool   // nothing is begun while it is true; asked at every turn; may be nil
+	Handle   Handler
+	Log      *zap.Logger
+	Lost     func(id string) // an entry was deleted while it was pending; may be nil
+}
+
+const (
+	// idleBlock bounds a blocked read, and so the time that a stop takes when nothing is to do.
+	idleBlock = time.Second
+	// busyBlock bounds a blocked read while handlers run: what they park or free is seen after it.
+	busyBlock = 20 * time.Millisecond
+	// maxParked bounds memory. What is parked beyond it is let go of: it comes back through XAUTOCLAIM.
+	maxParked = 10_000
+	// back-off of failures: 1 s, 2 s, 4 s … with half of it at random, and its bound
+	backoffFirst = time.Second
+	backoffMost  = 5 * time.Minute
+	// the same for what is no failure: a busy lock, a server that is away
+	waitFirst = 20 * time.Millisecond
+	waitMost  = 5 * time.Second
+	// consumers that have nothing pending and were not seen for so long are removed
+	forgetAfter = time.Hour
+)
+
+// Consumer is one consumer of one group. Make it with New, start it with Run.
+type Consumer struct {
+	o Options
+
+	mu      sync.Mutex
+	known   map[string]*Delivery // in hand and parked
+	parked  parking
+	running int // handlers
+
+	base      context.Context // of handlers: outlives Run's context by the drain time
+	handlers  sync.WaitGroup
+	freed     chan struct{}
+	settledTo string // every entry up to here was settled: where a vanished group goes on
+	samples   []sample
+	claimed   string // XAUTOCLAIM's cursor
+	begun     bool   // what was pending at the start has been adopted
+}
+
+// New makes a Consumer.
+func New(o Options) *Consumer {
+	if o.Slots == 0 {
+		o.Slots = 1
+	}
+	if o.Batch == 0 {
+		o.Batch = 1
+	}
+	if o.Keep == 0 {
+		o.Keep = 10_000
+	}
+	o.Log = o.Log.With(zap.String("stream", o.Stream), zap.String("group", o.Group), zap.String("consumer", o.Consumer))
+	return &Consumer{o: o, known: map[string]*Delivery{}, freed: make(chan struct{}, 1), claimed: "0-0"}
+}
+
+// Run consumes until ctx ends; then it waits for its handlers, at most the drain time, and hands back what is left.
+// Redis being away is no error: it goes on when Redis is back. It returns when nothing of it runs any more.
+func (c *Consumer) Run(ctx context.Context) {
+	var stop context.CancelCauseFunc
+	c.base, stop = context.WithCancelCause(context.WithoutCancel(ctx))
+	defer stop(nil)
+	beat := make(chan struct{})
+	go func() {
+		defer close(beat)
+		c.heartbeat(c.base)
+	}()
+
+	var outage int
+	next := time.Now() // of the upkeep
+	for ctx.Err() == nil {
+		err := c.turn(ctx, &next)
+		if err == nil || ctx.Err() != nil {
+			outage = 0
+			continue
+		}
+		if outage == 0 || outage%30 == 0 {
+			c.o.Log.Warn("reading failed, trying again", zap.Error(err))
+		}
+		outage++
+		pause(ctx, backoff(outage, 50*time.Millisecond, time.Second))
+	}
+
+	c.handBack() // what nobody has in hand: others need not wait for our handlers
+	done := make(chan struct{})
+	go func() { c.handlers.Wait(); close(done) }()
+	select {
+	case <-done:
+	case <-time.After(c.o.Drain):
+		stop(errors.New("the drain time is over"))
+		<-done
+	}
+	stop(nil)
+	<-beat
+	c.handBack()
+}
+
+// turn is one round: upkeep when it is due, then what is parked and due, then new entries.
+func (c *Consumer) turn(ctx context.Context, next *time.Time) error {
+	if !time.Now().Before(*next) {
+		if err := c.upkeep(ctx); err != nil {
+			return err
+		}
+		*next = time.Now().Add(jitter(c.o.MinIdle / 3))
+	}
+	hold := c.held()
+	if !hold {
+		c.dispatchDue()
+	}
+
+	c.mu.Lock()
+	free := c.o.Slots - c.running
+	block := idleBlock
+	if free > 0 && !hold { // else only a handler's end, or the time, changes anything
+		if c.running > 0 {
+			block = busyBlock
+		}
+		if len(c.parked) > 0 {
+			block = min(block, time.Until(c.parked[0].due))
+		}
+	}
+	c.mu.Unlock()
+	block = max(min(block, time.Until(*next)), time.Millisecond)
+	if free <= 0 || hold {
+		select {
+		case <-ctx.Done():
+		case <-c.freed:
+		case <-time.After(block):
+		}
+		return nil
+	}
+
+	msgs, err := c.read(ctx, free*c.o.Batch, block)
+	if err != nil {
+		return err
+	}
+	ds := make([]*Delivery, 0, len(msgs))
+	for _, m := range msgs {
+		if !c.knows(m.ID) { // else the group was made again: whoever has it in hand goes on
+			ds = append(ds, c.delivery(m, 1))
+		}
+	}
+	if ctx.Err() != nil { // read after a stop was asked for: not begun, but handed back
+		c.remember(ds)
+		return nil
+	}
+	c.dispatch(ds)
+	return nil
+}
+
+func (c *Consumer) held() bool { return c.o.Hold != nil && c.o.Hold() }
+
+func (c *Consumer) read(ctx context.Context, count int, block time.Duration) ([]redis.XMessage, error) {
+	// The read must not be given up half way because of a stop: its entries would be pending with us, unseen.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), block+5*time.Second)
+	defer cancel()
+	streams, err := c.o.Redis.XReadGroup(ctx, &redis.XReadGroupArgs{
+		Group: c.o.Group, Consumer: c.o.Consumer, Streams: []string{c.o.Stream, ">"},
+		Count: int64(count), Block: block,
+	}).Result()
+	if errors.Is(err, redis.Nil) || (err == nil && len(streams) == 0) {
+		return nil, nil
+	}
+	if isNoGroup(err) {
+		return nil, c.createGroup(ctx)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return streams[0].Messages, nil
+}
+
+func (c *Consumer) delivery(m redis.XMessage, attempt int64) *Delivery {
+	d := &Delivery{ID: m.ID, Values: make(map[string]string, len(m.Values)), Attempt: attempt}
+	for k, v := range m.Values {
+		d.Values[k], _ = v.(string)
+	}
+	return d
+}
+
+// dispatch starts handlers; the caller has made sure that there are slots.
+func (c *Consumer) dispatch(ds []*Delivery) {
+	for len(ds) > 0 {
+		n := min(len(ds), c.o.Batch)
+		batch := ds[:n:n]
+		ds = ds[n:]
+		c.mu.Lock()
+		for _, d := range batch {
+			d.Context, d.cancel = context.WithCancelCause(c.base)
+			d.verdict, d.err = none, nil
+			d.Progress()
+			d.parked = false
+			c.known[d.ID] = d
+		}
+		c.running++
+		c.mu.Unlock()
+		c.handlers.Go(func() {
+			c.o.Handle(batch)
+			c.finish(batch)
+		})
+	}
+}
+
+// dispatchDue starts handlers for what is parked and due, as far as there are slots.
+func (c *Consumer) dispatchDue() {
+	c.mu.Lock()
+	room := (c.o.Slots - c.running) * c.o.Batch
+	var ds []*Delivery
+	for now := time.Now(); len(ds) < room && len(c.parked) > 0 && !c.parked[0].due.After(now); {
+		p := heap.Pop(&c.parked).(parkedDelivery)
+		if c.known[p.d.ID] == p.d { // else the heartbeat has found that it is somebody else's
+			ds = append(ds, p.d)
+		}
+	}
+	c.mu.Unlock()
+	c.dispatch(ds)
+}
+
+// finish does what the handler has said of each delivery.
+func (c *Consumer) finish(batch []*Delivery) {
+	for _, d := range batch {
+		lost := d.Context.Err() != nil
+		d.cancel(nil)
+		switch {
+		case d.verdict == settled:
+			c.forget(d)
+		case lost:
+			// Somebody else's now, or the drain is over: in both cases it is not ours to try again. What is still
+			// pending with us is handed back, or adopted should we go on.
+			c.forget(d)
+		case d.verdict == later:
+			if d.wait <= 0 {
+				d.waits++
+				d.wait = backoff(d.waits, waitFirst, waitMost)
+			}
+			c.park(d, d.wait)
+		default:
+			d.waits = 0
+			c.again(d)
+		}
+	}
+	c.mu.Lock()
+	c.running--
+	c.mu.Unlock()
+	select {
+	case c.freed <- struct{}{}:
+	default:
+	}
+}
+
+// again parks a failed delivery as its next attempt, and lets Redis know the count.
+func (c *Consumer) again(d *Delivery) {
+	wait := backoff(int(d.Attempt), backoffFirst, backoffMost)
+	d.Attempt++
+	ctx, cancel := context.WithTimeout(c.base, 5*time.Second)
+	defer cancel()
+	if ours, err := c.count(ctx, d.ID, d.Attempt); err == nil && !ours {
+		c.forget(d)
+		return
+	}
+	// With Redis away the count is one behind after a restart: one attempt more, nothing worse.
+	c.park(d, wait)
+}
+
+// count writes down which attempt an entry is at; false where the entry is not ours, or not there.
+func (c *Consumer) count(ctx context.Context, id string, attempt int64) (ours bool, err error) {
+	n, err := countScript.Run(ctx, c.o.Redis, []string{c.o.Stream}, c.o.Group, c.o.Consumer, id, attempt).Int()
+	if n == isDeleted {
+		c.reportDeleted(id)
+	}
+	return n == isOurs, err
+}
+
+func (c *Consumer) park(d *Delivery, wait time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.parked) >= maxParked {
+		delete(c.known, d.ID)
+		return
+	}
+	c.known[d.ID], d.parked = d, true
+	heap.Push(&c.parked, parkedDelivery{d, time.Now().Add(wait)})
+}
+
+// remember parks deliveries that nobody has begun.
+func (c *Consumer) remember(ds []*Delivery) {
+	for _, d := range ds {
+		c.park(d, 0)
+	}
+}
+
+func (c *Consumer) forget(d *Delivery) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.known[d.ID] == d {
+		delete(c.known, d.ID)
+	}
+}
+
+// Load is what the consumer has in hand, for metrics: handlers running and deliveries parked.
+func (c *Consumer) Load() (running, parked int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.running, len(c.parked)
+}
+
+// handBack gives what is still ours, and in nobody's hands here, to the others at once; it removes the consumer where
+// nothing is left.
+func (c *Consumer) handBack() {
+	c.mu.Lock()
+	for _, p := range c.parked {
+		if c.known[p.d.ID] == p.d {
+			delete(c.known, p.d.ID)
+		}
+	}
+	c.parked = nil
+	c.mu.Unlock()
+
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
+	defer cancel()
+	pending, err := c.o.Redis.XPendingExt(ctx, &redis.XPendingExtArgs{
+		Stream: c.o.Stream, Group: c.o.Group, Start: "-", End: "+", Count: maxParked, Consumer: c.o.Consumer,
+	}).Result()
+	var ids []string
+	for _, p := range pending {
+		if !c.knows(p.ID) {
+			ids = append(ids, p.ID)
+		}
+	}
+	for part := range slices.Chunk(ids, 500) {
+		if err == nil {
+			err = c.release(ctx, part)
+		}
+	}
+	if err == nil {
+		err = forgetScript.Run(ctx, c.o.Redis, []string{c.o.Stream}, c.o.Group, c.o.Consumer).Err()
+	}
+	if err != nil {
+		c.o.Log.Warn("could not hand back entries; they are taken over when they have been idle", zap.Error(err))
+	}
+}
+
+// release makes entries that are still ours look idle, so that others take them over at once.
+func (c *Consumer) release(ctx context.Context, ids []string) error {
+	deleted, err := releaseScript.Run(ctx, c.o.Redis, []string{c.o.Stream},
+		arguments(ids, c.o.Group, c.o.Consumer, c.o.MinIdle.Milliseconds())...).StringSlice()
+	for _, id := range deleted {
+		c.reportDeleted(id)
+	}
+	return err
+}
+
+func arguments(ids []string, first ...any) []any {
+	for _, id := range ids {
+		first = append(first, id)
+	}
+	return first
+}
+
+// parking is a heap of deliveries, the next due on top.
+type parking []parkedDelivery
+
+type parkedDelivery struct {
+	d   *Delivery
+	due time.Time
+}
+
+func (p parking) Len() int           { return len(p) }
+func (p parking) Less(i, j int) bool { return p[i].due.Before(p[j].due) }
+func (p parking) Swap(i, j int)      { p[i], p[j] = p[j], p[i] }
+func (p *parking) Push(x any)        { *p = append(*p, x.(parkedDelivery)) }
+func (p *parking) Pop() any {
+	old := *p
+	x := old[len(old)-1]
+	old[len(old)-1] = parkedDelivery{}
+	*p = old[:len(old)-1]
+	return x
+}
+
+// backoff doubles from first up to most; half of it is left to chance, so that many do not come back at once.
+func backoff(n int, first, most time.Duration) time.Duration {
+	d := most
+	if n < 20 {
+		d = min(first<<max(n-1, 0), most)
+	}
+	return d/2 + rand.N(d/2+1)
+}
+
+// jitter spreads d by a fifth, so that workers do not act in step.
+func jitter(d time.Duration) time.Duration { return d - d/10 + rand.N(d/5+1) }
+
+func pause(ctx context.Context, d time.Duration) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(d):
+	}
+}
+
+func isNoGroup(err error) bool { return err != nil && strings.HasPrefix(err.Error(), "NOGROUP") }
