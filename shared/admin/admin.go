@@ -1,0 +1,200 @@
+// Package admin answers for a program's health: liveness, readiness, metrics, and the check that a container's
+// health command makes. Ready is also what services ask before they take on work.
+package admin
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"go.uber.org/zap"
+)
+
+// Check tells whether something that a service needs is there; the error says what is missing and what to do.
+type Check struct {
+	Name string
+	Do   func(ctx context.Context) error
+}
+
+// Ready knows what is missing. All checks are run now and then; until the first round all are missing.
+type Ready struct {
+	checks  []Check
+	log     *zap.Logger
+	mu      sync.Mutex
+	missing map[string]string
+	asked   chan struct{}
+}
+
+// NewReady makes a Ready for the checks. Run must be started.
+func NewReady(log *zap.Logger, checks ...Check) *Ready {
+	r := &Ready{checks: checks, log: log, missing: map[string]string{}, asked: make(chan struct{}, 1)}
+	for _, c := range checks {
+		r.missing[c.Name] = "not checked yet"
+	}
+	return r
+}
+
+// Run checks every half second while something is missing, and every two seconds else, until ctx ends.
+func (r *Ready) Run(ctx context.Context) {
+	for ctx.Err() == nil {
+		var wg sync.WaitGroup
+		for _, c := range r.checks {
+			wg.Go(func() {
+				cctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+				defer cancel()
+				r.set(c.Name, c.Do(cctx))
+			})
+		}
+		wg.Wait()
+		wait := 2 * time.Second
+		if !r.OK() {
+			wait = 500 * time.Millisecond
+		}
+		select {
+		case <-ctx.Done():
+		case <-r.asked:
+			// Somebody has seen a failure: look at once, but not in a hot loop.
+			time.Sleep(50 * time.Millisecond)
+		case <-time.After(wait):
+		}
+	}
+}
+
+func (r *Ready) set(name string, err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	was := r.missing[name]
+	if err == nil {
+		delete(r.missing, name)
+		if was != "" {
+			r.log.Info("is there", zap.String("what", name))
+		}
+		return
+	}
+	r.missing[name] = err.Error()
+	if was != err.Error() {
+		r.log.Warn("is missing", zap.String("what", name), zap.Error(err))
+	}
+}
+
+// Look asks for a check soon: for those who have seen a failure themselves.
+func (r *Ready) Look() {
+	select {
+	case r.asked <- struct{}{}:
+	default:
+	}
+}
+
+// OK tells whether nothing is missing, or none of the named checks.
+func (r *Ready) OK(names ...string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(names) == 0 {
+		return len(r.missing) == 0
+	}
+	for _, n := range names {
+		if r.missing[n] != "" {
+			return false
+		}
+	}
+	return true
+}
+
+// Missing copies what is missing: check name to reason.
+func (r *Ready) Missing() map[string]string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	m := make(map[string]string, len(r.missing))
+	for k, v := range r.missing {
+		m[k] = v
+	}
+	return m
+}
+
+// NewRegistry makes a metrics registry with those of the process and of Go.
+func NewRegistry() *prometheus.Registry {
+	reg := prometheus.NewRegistry()
+	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return reg
+}
+
+// Handler answers GET /healthz (200 while the process runs), /readyz (200, or 503 and what is missing) and /metrics.
+func Handler(r *Ready, reg *prometheus.Registry) http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
+		answer(w, http.StatusOK, map[string]any{"status": "ok"})
+	})
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
+		if m := r.Missing(); len(m) > 0 {
+			answer(w, http.StatusServiceUnavailable, map[string]any{"status": "not ready", "missing": m})
+			return
+		}
+		answer(w, http.StatusOK, map[string]any{"status": "ready"})
+	})
+	mux.Handle("GET /metrics", promhttp.HandlerFor(reg, promhttp.HandlerOpts{}))
+	return mux
+}
+
+func answer(w http.ResponseWriter, status int, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(v) // the peer has gone: nobody to tell
+}
+
+// Serve listens at once, so that a taken port is an error, and then serves until ctx ends.
+func Serve(ctx context.Context, addr string, h http.Handler, log *zap.Logger) (wait func(), err error) {
+	l, err := net.Listen("tcp", addr)
+	if err != nil {
+		return nil, fmt.Errorf("health and metrics cannot listen: %w", err)
+	}
+	srv := &http.Server{Handler: h, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second,
+		ErrorLog: zap.NewStdLog(log)}
+	log.Info("health and metrics", zap.String("listen", l.Addr().String()))
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		<-ctx.Done()
+		_ = srv.Close()
+	}()
+	go func() { _ = srv.Serve(l) }()
+	return func() { <-done }, nil
+}
+
+// Probe is the verb `healthcheck`: it asks a running program whether it is ready; the error says what is missing.
+func Probe(ctx context.Context, addr string) error {
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return err
+	}
+	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
+		host = "127.0.0.1"
+	}
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+net.JoinHostPort(host, port)+"/readyz", nil)
+	if err != nil {
+		return err
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(resp.Body, 64<<10))
+	if err != nil {
+		return err
+	}
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("not ready: %s", strings.TrimSpace(string(body)))
+	}
+	return nil
+}

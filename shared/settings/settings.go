@@ -1,0 +1,199 @@
+// Package settings turns what flags and environment say into values, and collects everything that is wrong with
+// them, so that an operator sees it all at once. It reads no environment itself: main does, through kong.
+package settings
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"net"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/alecthomas/kong"
+
+	"github.com/tierflow/tierflow/shared/logging"
+)
+
+// Problems collects what is wrong. Each method returns the value, or a zero one and notes the problem under the
+// setting's name.
+type Problems struct{ list []string }
+
+// Add notes a problem of a setting; name is its environment variable.
+func (p *Problems) Add(name, format string, args ...any) {
+	p.list = append(p.list, name+": "+fmt.Sprintf(format, args...))
+}
+
+// Err names every problem, one a line; nil where there is none.
+func (p *Problems) Err() error {
+	if len(p.list) == 0 {
+		return nil
+	}
+	return errors.New("settings are wrong:\n  " + strings.Join(p.list, "\n  "))
+}
+
+// Duration reads Go's form: 30s, 1h30m, 0.
+func (p *Problems) Duration(name, value string, least time.Duration) time.Duration {
+	d, err := time.ParseDuration(value)
+	switch {
+	case err != nil:
+		p.Add(name, "%q is not a duration such as 30s or 5m", value)
+	case d < least:
+		p.Add(name, "%s is less than %s", value, least)
+	default:
+		return d
+	}
+	return 0
+}
+
+// Int reads a whole number from least to most.
+func (p *Problems) Int(name, value string, least, most int64) int64 {
+	n, err := strconv.ParseInt(value, 10, 64)
+	if err != nil || n < least || n > most {
+		upTo := strconv.FormatInt(most, 10)
+		if most == math.MaxInt64 {
+			upTo = "any"
+		}
+		p.Add(name, "%q is not a whole number from %d to %s", value, least, upTo)
+		return 0
+	}
+	return n
+}
+
+// Rate reads bytes a second: 0 or "" for no limit, or a number with K, M, G (thousands) or Ki, Mi, Gi, with or
+// without B.
+func (p *Problems) Rate(name, value string) int64 {
+	num := strings.TrimSuffix(value, "B")
+	factor := int64(1)
+	for suffix, f := range map[string]int64{"Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30, "K": 1e3, "M": 1e6, "G": 1e9} {
+		if s, ok := strings.CutSuffix(num, suffix); ok {
+			num, factor = s, f
+			break
+		}
+	}
+	if value == "" {
+		return 0
+	}
+	n, err := strconv.ParseInt(num, 10, 64)
+	if err != nil || n < 0 || n > math.MaxInt64/factor {
+		p.Add(name, "%q is not a number of bytes a second such as 100MiB, or 0 for no limit", value)
+		return 0
+	}
+	return n * factor
+}
+
+// Address reads host:port.
+func (p *Problems) Address(name, value string) string {
+	_, port, err := net.SplitHostPort(value)
+	if err == nil {
+		_, err = strconv.ParseUint(port, 10, 16)
+	}
+	if err != nil {
+		p.Add(name, "%q is not an address such as 127.0.0.1:5000", value)
+		return ""
+	}
+	return value
+}
+
+// OneOf reads one of some words.
+func (p *Problems) OneOf(name, value string, choices []string) string {
+	if !slices.Contains(choices, value) {
+		p.Add(name, "%q is none of %s", value, strings.Join(choices, ", "))
+		return ""
+	}
+	return value
+}
+
+// Secret reads a value that may be given as a file instead, whose last newline does not count.
+func (p *Problems) Secret(name, value, file string) string {
+	if file == "" {
+		return value
+	}
+	b, err := os.ReadFile(file)
+	if err != nil {
+		p.Add(name+"_FILE", "%v", err)
+		return ""
+	}
+	return strings.TrimRight(string(b), "\r\n")
+}
+
+// Common are the settings of all three services, as kong fills them.
+type Common struct {
+	RedisURL     string `name:"redis-url" env:"TIERFLOW_REDIS_URL" default:"redis://127.0.0.1:6379/0" help:"Redis, as redis://, rediss:// or unix:// URL."`
+	RedisURLFile string `name:"redis-url-file" env:"TIERFLOW_REDIS_URL_FILE" help:"A file that holds the URL of Redis."`
+	RedisPrefix  string `name:"redis-prefix" env:"TIERFLOW_REDIS_PREFIX" default:"tierflow:" help:"Begins the name of every key."`
+	MySQLDSN     string `name:"mysql-dsn" env:"TIERFLOW_MYSQL_DSN" default:"tierflow:tierflow@tcp(127.0.0.1:3306)/tierflow" help:"MySQL, as user:password@tcp(host:port)/database. No parameters are needed."`
+	MySQLDSNFile string `name:"mysql-dsn-file" env:"TIERFLOW_MYSQL_DSN_FILE" help:"A file that holds the DSN of MySQL."`
+	MinIdle      string `name:"min-idle" env:"TIERFLOW_MIN_IDLE" default:"30s" help:"How long nobody may hear of a worker before its entries are taken over and its locks expire."`
+	StateTTL     string `name:"state-ttl" env:"TIERFLOW_STATE_TTL" default:"24h" help:"How long the state of a content stays in Redis once it is done."`
+	Partitions   string `name:"partitions" env:"TIERFLOW_PARTITIONS" default:"1" help:"Streams are split into so many partitions. Only 1 so far."`
+	Drain        string `name:"drain" env:"TIERFLOW_DRAIN" default:"20s" help:"How long work in hand may go on after SIGTERM."`
+	LogLevel     string `name:"log-level" env:"TIERFLOW_LOG_LEVEL" default:"info" help:"debug, info, warn or error."`
+	LogFormat    string `name:"log-format" env:"TIERFLOW_LOG_FORMAT" default:"json" help:"json or console."`
+}
+
+// CommonValues are the values of Common.
+type CommonValues struct {
+	RedisURL, RedisPrefix, MySQLDSN string
+	MinIdle, StateTTL, Drain        time.Duration
+	LogLevel, LogFormat             string
+}
+
+// Check turns Common into values and notes what is wrong. Whether URL and DSN can be read is for those to say who
+// read them; they note it with the same Problems.
+func (c Common) Check(p *Problems) CommonValues {
+	v := CommonValues{
+		RedisURL:    p.Secret("TIERFLOW_REDIS_URL", c.RedisURL, c.RedisURLFile),
+		RedisPrefix: c.RedisPrefix,
+		MySQLDSN:    p.Secret("TIERFLOW_MYSQL_DSN", c.MySQLDSN, c.MySQLDSNFile),
+		MinIdle:     p.Duration("TIERFLOW_MIN_IDLE", c.MinIdle, 100*time.Millisecond),
+		StateTTL:    p.Duration("TIERFLOW_STATE_TTL", c.StateTTL, time.Second),
+		Drain:       p.Duration("TIERFLOW_DRAIN", c.Drain, 0),
+		LogLevel:    p.OneOf("TIERFLOW_LOG_LEVEL", c.LogLevel, logging.Levels),
+		LogFormat:   p.OneOf("TIERFLOW_LOG_FORMAT", c.LogFormat, logging.Formats),
+	}
+	if strings.ContainsAny(c.RedisPrefix, "{} \n") {
+		p.Add("TIERFLOW_REDIS_PREFIX", "%q has a brace, a space or a newline", c.RedisPrefix)
+	}
+	p.Int("TIERFLOW_PARTITIONS", c.Partitions, 1, 1)
+	return v
+}
+
+// Worker is the setting that names a consumer.
+type Worker struct {
+	WorkerID string `name:"worker-id" env:"TIERFLOW_WORKER_ID" help:"Name of this worker: unique among the living, best the same after a restart. Default: host name and process id."`
+}
+
+// Check makes a default where no name is given: a host may run several workers, and a container always has process 1.
+func (w Worker) Check(p *Problems) string {
+	if w.WorkerID == "" {
+		host, err := os.Hostname()
+		if err != nil {
+			p.Add("TIERFLOW_WORKER_ID", "no default could be made: %v", err)
+		}
+		return host + "-" + strconv.Itoa(os.Getpid())
+	}
+	if len(w.WorkerID) > 128 || strings.ContainsFunc(w.WorkerID, func(r rune) bool { return r <= ' ' || r > '~' || r == ',' || r == '"' || r == '\\' }) {
+		p.Add("TIERFLOW_WORKER_ID", "%q must have 1 to 128 printable ASCII characters without space, comma, quote and backslash", w.WorkerID)
+	}
+	return w.WorkerID
+}
+
+// Parse fills cli, a pointer to a struct with kong's tags, from arguments and environment, and returns the verb that
+// was chosen. An error means exit code 2. --help prints and ends the process.
+func Parse(program, description string, cli any, args []string) (verb string, err error) {
+	k, err := kong.New(cli, kong.Name(program), kong.Description(description), kong.UsageOnError(),
+		kong.ConfigureHelp(kong.HelpOptions{Compact: true, NoExpandSubcommands: true}))
+	if err != nil {
+		return "", err
+	}
+	ctx, err := k.Parse(args)
+	if err != nil {
+		return "", fmt.Errorf("%w (see %s --help)", err, program)
+	}
+	verb, _, _ = strings.Cut(ctx.Command(), " <")
+	return verb, nil
+}
