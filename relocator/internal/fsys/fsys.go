@@ -1,0 +1,500 @@
+// Package fsys is the seam between the relocator and the kernel: every file operation that can fail, block or be
+// interrupted by a crash goes through it and carries the name of its Step, so that a test can break exactly that
+// step. It imports no domain.
+//
+// All names are resolved below an open folder with openat2: no symbolic link is followed, no mount point is
+// crossed, `..` leads nowhere. Linux 5.6 or later is needed.
+package fsys
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"slices"
+	"strings"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// Hook is called before every operation, with its step and the path that it concerns. It may block (a pause),
+// end the process (a crash), or return an error, with which the operation then fails without being tried.
+// ShortWrite as the error lets a write go through in part.
+type Hook func(step Step, path string) error
+
+// ShortWrite, returned by a Hook, makes a write take only so many bytes, as the kernel may.
+type ShortWrite int
+
+func (n ShortWrite) Error() string { return fmt.Sprintf("short write of %d bytes", int(n)) }
+
+// FS does the operations. The zero value is the one for production.
+type FS struct{ Hook Hook }
+
+// File is an open regular file or folder. Its owner closes it; there is no finalizer.
+type File struct {
+	fd   int
+	path string
+}
+
+// Path is the full path under which the file was opened. It serves messages, never an operation.
+func (f *File) Path() string { return f.path }
+
+// Close closes; nil is allowed. What was written counts only after Fsync, so there is no error to look at.
+func (f *File) Close() {
+	if f != nil {
+		_ = unix.Close(f.fd)
+	}
+}
+
+// At is the path of name in the folder f, for messages.
+func (f *File) At(name string) string {
+	if name == "." {
+		return f.path
+	}
+	return f.path + "/" + name
+}
+
+// KindError says that something other than a regular file or folder is in the place of one.
+type KindError struct {
+	Path string
+	Kind string // "a symbolic link", "a FIFO", ...
+	Err  error  // the kernel's answer, where it was the one to refuse; may be nil
+}
+
+func (e *KindError) Error() string { return e.Path + " is " + e.Kind }
+func (e *KindError) Unwrap() error { return e.Err }
+
+// Kind names a file's type.
+func Kind(st *unix.Stat_t) string {
+	switch st.Mode & unix.S_IFMT {
+	case unix.S_IFREG:
+		return "a regular file"
+	case unix.S_IFDIR:
+		return "a folder"
+	case unix.S_IFLNK:
+		return "a symbolic link"
+	case unix.S_IFIFO:
+		return "a FIFO"
+	case unix.S_IFSOCK:
+		return "a socket"
+	case unix.S_IFCHR:
+		return "a character device"
+	case unix.S_IFBLK:
+		return "a block device"
+	}
+	return "of an unknown type"
+}
+
+// IsFile and IsDir tell types apart; Same tells whether two results of stat are of one inode.
+func IsFile(st *unix.Stat_t) bool { return st.Mode&unix.S_IFMT == unix.S_IFREG }
+func IsDir(st *unix.Stat_t) bool  { return st.Mode&unix.S_IFMT == unix.S_IFDIR }
+func Same(a, b *unix.Stat_t) bool { return a.Dev == b.Dev && a.Ino == b.Ino }
+func pathError(step Step, path string, err error) error {
+	return &fs.PathError{Op: string(step), Path: path, Err: err}
+}
+
+// do runs one operation after the hook, again when a signal interrupts it.
+func (s FS) do(step Step, path string, op func() error) error {
+	if s.Hook != nil {
+		if err := s.Hook(step, path); err != nil {
+			return pathError(step, path, err)
+		}
+	}
+	for {
+		switch err := op(); err {
+		case nil:
+			return nil
+		case unix.EINTR:
+		default:
+			return pathError(step, path, err)
+		}
+	}
+}
+
+// OpenRoot opens a tier's root by its path, which an operator chose: here alone, links are followed.
+func (s FS) OpenRoot(step Step, path string) (*File, unix.Stat_t, error) {
+	f := &File{path: path}
+	var st unix.Stat_t
+	err := s.do(step, path, func() (err error) {
+		f.fd, err = unix.Open(path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		return err
+	})
+	if err != nil {
+		return nil, st, err
+	}
+	if err := unix.Fstat(f.fd, &st); err != nil {
+		f.Close()
+		return nil, st, pathError(step, path, err)
+	}
+	return f, st, nil
+}
+
+// Open opens a regular file or folder for reading. Anything else is a *KindError, without blocking on it.
+func (s FS) Open(step Step, dir *File, name string) (*File, unix.Stat_t, error) {
+	return s.openat2(step, dir, name, unix.O_RDONLY, 0)
+}
+
+// OpenDir opens a folder.
+func (s FS) OpenDir(step Step, dir *File, name string) (*File, unix.Stat_t, error) {
+	return s.openat2(step, dir, name, unix.O_RDONLY|unix.O_DIRECTORY, 0)
+}
+
+// Create makes a new regular file, readable and writable by its owner. An existing name is EEXIST.
+func (s FS) Create(step Step, dir *File, name string) (*File, error) {
+	f, _, err := s.openat2(step, dir, name, unix.O_RDWR|unix.O_CREAT|unix.O_EXCL, 0o600)
+	return f, err
+}
+
+func (s FS) openat2(step Step, dir *File, name string, flags, mode uint64) (*File, unix.Stat_t, error) {
+	f := &File{path: dir.At(name)}
+	var st unix.Stat_t
+	err := s.do(step, f.path, func() (err error) {
+		f.fd, err = unix.Openat2(dir.fd, name, &unix.OpenHow{
+			Flags: flags | unix.O_NONBLOCK | unix.O_NOFOLLOW | unix.O_CLOEXEC,
+			Mode:  mode,
+			Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS |
+				unix.RESOLVE_NO_XDEV,
+		})
+		return err
+	})
+	switch {
+	case errors.Is(err, unix.ELOOP):
+		return nil, st, &KindError{f.path, "a symbolic link, or lies behind one", err}
+	case errors.Is(err, unix.EXDEV):
+		return nil, st, &KindError{f.path, "a mount point, or lies behind one", err}
+	case errors.Is(err, unix.ENXIO):
+		return nil, st, &KindError{f.path, "a socket or a device", err}
+	case errors.Is(err, unix.ENOSYS):
+		return nil, st, fmt.Errorf("%w (openat2 is missing: Linux 5.6 or later is needed)", err)
+	case err != nil:
+		return nil, st, err
+	}
+	if err := unix.Fstat(f.fd, &st); err != nil {
+		f.Close()
+		return nil, st, pathError(step, f.path, err)
+	}
+	if !IsFile(&st) && !IsDir(&st) {
+		f.Close()
+		return nil, st, &KindError{f.path, Kind(&st), nil}
+	}
+	return f, st, nil
+}
+
+// Stat is fstat.
+func (s FS) Stat(step Step, f *File) (st unix.Stat_t, err error) {
+	err = s.do(step, f.path, func() error { return unix.Fstat(f.fd, &st) })
+	return st, err
+}
+
+// Lstat looks at a name in an open folder, without following it.
+func (s FS) Lstat(step Step, dir *File, name string) (st unix.Stat_t, err error) {
+	err = s.do(step, dir.At(name), func() error {
+		return unix.Fstatat(dir.fd, name, &st, unix.AT_SYMLINK_NOFOLLOW)
+	})
+	return st, err
+}
+
+// List returns the names in a folder, sorted by their bytes.
+func (s FS) List(step Step, dir *File) ([]string, error) {
+	// A descriptor of its own begins at the first entry.
+	d, _, err := s.OpenDir(step, dir, ".")
+	if err != nil {
+		return nil, err
+	}
+	defer d.Close()
+	var names []string
+	buf := make([]byte, 32<<10)
+	for {
+		var n int
+		err := s.do(step, dir.path, func() (err error) {
+			n, err = unix.ReadDirent(d.fd, buf)
+			return err
+		})
+		if err != nil {
+			return nil, err
+		}
+		if n == 0 {
+			slices.Sort(names)
+			return names, nil
+		}
+		_, _, names = unix.ParseDirent(buf[:n], -1, names)
+	}
+}
+
+// Mkdir makes a folder.
+func (s FS) Mkdir(step Step, dir *File, name string, mode uint32) error {
+	return s.do(step, dir.At(name), func() error { return unix.Mkdirat(dir.fd, name, mode) })
+}
+
+// Link gives the file from/name one more name; an existing one is EEXIST. A symbolic link is not followed.
+func (s FS) Link(step Step, from *File, name string, to *File, newName string) error {
+	return s.do(step, to.At(newName), func() error { return unix.Linkat(from.fd, name, to.fd, newName, 0) })
+}
+
+// Rename renames, within one file system.
+func (s FS) Rename(step Step, from *File, name string, to *File, newName string) error {
+	return s.do(step, to.At(newName), func() error { return unix.Renameat(from.fd, name, to.fd, newName) })
+}
+
+// RenameNew renames to a name that is free; an existing one is EEXIST.
+func (s FS) RenameNew(step Step, from *File, name string, to *File, newName string) error {
+	return s.do(step, to.At(newName), func() error {
+		return unix.Renameat2(from.fd, name, to.fd, newName, unix.RENAME_NOREPLACE)
+	})
+}
+
+// Unlink removes a name that is not a folder's.
+func (s FS) Unlink(step Step, dir *File, name string) error {
+	return s.do(step, dir.At(name), func() error { return unix.Unlinkat(dir.fd, name, 0) })
+}
+
+// Rmdir removes an empty folder.
+func (s FS) Rmdir(step Step, dir *File, name string) error {
+	return s.do(step, dir.At(name), func() error { return unix.Unlinkat(dir.fd, name, unix.AT_REMOVEDIR) })
+}
+
+// RemoveAll removes a name and all that is in it. It goes on until the name is gone, whoever else removes or
+// adds things meanwhile, and follows no link. A name that is not there is no error.
+func (s FS) RemoveAll(ctx context.Context, step Step, dir *File, name string) error {
+	for {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		err := s.Unlink(step, dir, name)
+		if err == nil || errors.Is(err, unix.ENOENT) {
+			return nil
+		}
+		if !errors.Is(err, unix.EISDIR) {
+			return err
+		}
+		err = s.empty(ctx, step, dir, name)
+		if err != nil && !errors.Is(err, unix.ENOTDIR) && !errors.Is(err, unix.ELOOP) {
+			return err
+		}
+		err = s.Rmdir(step, dir, name)
+		switch {
+		case err == nil || errors.Is(err, unix.ENOENT):
+			return nil
+		case !errors.Is(err, unix.ENOTEMPTY) && !errors.Is(err, unix.EEXIST) && !errors.Is(err, unix.ENOTDIR):
+			return err
+		}
+	}
+}
+
+func (s FS) empty(ctx context.Context, step Step, dir *File, name string) error {
+	d, st, err := s.OpenDir(step, dir, name)
+	if errors.Is(err, unix.ENOENT) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	if st.Mode&0o700 != 0o700 {
+		// Without this, a relocator that is not root could not remove what a read-only folder holds.
+		if err := s.Chmod(step, d, 0o700); err != nil {
+			return err
+		}
+	}
+	names, err := s.List(step, d)
+	if err != nil && !errors.Is(err, unix.ENOENT) {
+		return err
+	}
+	for _, n := range names {
+		if err := s.RemoveAll(ctx, step, d, n); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// ReadAt reads once; fewer bytes than asked for are no error, 0 is the end.
+func (s FS) ReadAt(step Step, f *File, p []byte, off int64) (n int, err error) {
+	err = s.do(step, f.path, func() (err error) {
+		n, err = unix.Pread(f.fd, p, off)
+		return err
+	})
+	return max(n, 0), err
+}
+
+// WriteAt writes once; it may write fewer bytes than it was given.
+func (s FS) WriteAt(step Step, f *File, p []byte, off int64) (n int, err error) {
+	if s.Hook != nil {
+		err := s.Hook(step, f.path)
+		var short ShortWrite
+		switch {
+		case errors.As(err, &short):
+			p = p[:min(len(p), int(short))]
+		case err != nil:
+			return 0, pathError(step, f.path, err)
+		}
+	}
+	err = FS{}.do(step, f.path, func() (err error) {
+		n, err = unix.Pwrite(f.fd, p, off)
+		return err
+	})
+	return max(n, 0), err
+}
+
+// Fsync makes a file's bytes and metadata, or a folder's entries, durable. After an error nothing is known
+// about them any more, and a second call would lie.
+func (s FS) Fsync(step Step, f *File) error {
+	return s.do(step, f.path, func() error { return unix.Fsync(f.fd) })
+}
+
+// Truncate sets a file's length.
+func (s FS) Truncate(step Step, f *File, size int64) error {
+	return s.do(step, f.path, func() error { return unix.Ftruncate(f.fd, size) })
+}
+
+// Allocate reserves space; where the file system cannot, the error is EOPNOTSUPP.
+func (s FS) Allocate(step Step, f *File, off, n int64) error {
+	return s.do(step, f.path, func() error { return unix.Fallocate(f.fd, 0, off, n) })
+}
+
+// Clone makes dst share src's blocks.
+func (s FS) Clone(step Step, dst, src *File) error {
+	return s.do(step, dst.path, func() error { return unix.IoctlFileClone(dst.fd, src.fd) })
+}
+
+// Segment is a part of a file that holds data, from Start to before End.
+type Segment struct{ Start, End int64 }
+
+// Segments returns the parts of a file that are not holes, as the file system tells; all of it where that cannot
+// tell. Some have told lies about files just written: read the holes too before believing them.
+func (s FS) Segments(step Step, f *File, size int64) ([]Segment, error) {
+	var segs []Segment
+	for off := int64(0); off < size; {
+		var start, end int64
+		err := s.do(step, f.path, func() (err error) {
+			if start, err = unix.Seek(f.fd, off, unix.SEEK_DATA); err == nil {
+				end, err = unix.Seek(f.fd, start, unix.SEEK_HOLE)
+			}
+			return err
+		})
+		switch {
+		case errors.Is(err, unix.ENXIO): // no data after off
+			return segs, nil
+		case errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EOPNOTSUPP):
+			return []Segment{{0, size}}, nil
+		case err != nil:
+			return nil, err
+		}
+		if start >= size {
+			return segs, nil
+		}
+		end = min(end, size)
+		segs = append(segs, Segment{start, end})
+		off = end
+	}
+	return segs, nil
+}
+
+// StartWriteback tells the kernel to begin to write a part of a file. It waits for nothing and promises nothing:
+// waiting here would swallow an error that Fsync must see.
+func (s FS) StartWriteback(step Step, f *File, off, n int64) error {
+	return s.do(step, f.path, func() error {
+		return unix.SyncFileRange(f.fd, off, n, unix.SYNC_FILE_RANGE_WRITE)
+	})
+}
+
+// ReadAhead tells the kernel that the file will be read from its begin to its end. It is advice, without an error.
+func (s FS) ReadAhead(f *File) { _ = unix.Fadvise(f.fd, 0, 0, unix.FADV_SEQUENTIAL) }
+
+// DropCache drops a file's clean pages, so that the next read comes from the medium. Where the kernel can tell
+// (6.5 and later) it tries again while some are left: pages that were just written can be busy for a moment.
+// Pages that stay have no other medium (tmpfs) or somebody else has them mapped.
+func (s FS) DropCache(step Step, f *File) error {
+	for range 3 {
+		if err := s.do(step, f.path, func() error { return unix.Fadvise(f.fd, 0, 0, unix.FADV_DONTNEED) }); err != nil {
+			return err
+		}
+		var left unix.Cachestat_t
+		if unix.Cachestat(uint(f.fd), &unix.CachestatRange{}, &left, 0) != nil || left.Cache == 0 {
+			return nil
+		}
+	}
+	return nil
+}
+
+// Chmod sets permissions, with setuid, setgid and sticky bits.
+func (s FS) Chmod(step Step, f *File, mode uint32) error {
+	return s.do(step, f.path, func() error { return unix.Fchmod(f.fd, mode&0o7777) })
+}
+
+// SetMetadata gives dst the owner, mode, extended attributes and times of src, in the order in which none undoes
+// another. What this process or dst's file system is not able to hold is left out: the owner without the right
+// to give files away (and then setuid and setgid), attributes where there are none, attributes of the system.
+func (s FS) SetMetadata(step Step, dst, src *File, st *unix.Stat_t) error {
+	mode := st.Mode
+	err := s.do(step, dst.path, func() error { return unix.Fchown(dst.fd, int(st.Uid), int(st.Gid)) })
+	if errors.Is(err, unix.EPERM) || errors.Is(err, unix.EINVAL) { // EINVAL: not in this user namespace
+		mode &^= unix.S_ISUID | unix.S_ISGID
+	} else if err != nil {
+		return err
+	}
+	if err := s.Chmod(step, dst, mode); err != nil {
+		return err
+	}
+	if err := s.copyXattrs(step, dst, src); err != nil {
+		return err
+	}
+	// unix has no futimens: utimensat without a path is one.
+	times := [2]unix.Timespec{st.Atim, st.Mtim}
+	return s.do(step, dst.path, func() error {
+		_, _, e := unix.Syscall6(unix.SYS_UTIMENSAT, uintptr(dst.fd), 0, uintptr(unsafe.Pointer(&times)), 0, 0, 0)
+		if e != 0 {
+			return e
+		}
+		return nil
+	})
+}
+
+func (s FS) copyXattrs(step Step, dst, src *File) error {
+	list, err := s.grow(step, src, func(p []byte) (int, error) { return unix.Flistxattr(src.fd, p) })
+	if errors.Is(err, unix.EOPNOTSUPP) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for name := range strings.SplitSeq(strings.TrimSuffix(string(list), "\x00"), "\x00") {
+		if name == "" {
+			continue
+		}
+		value, err := s.grow(step, src, func(p []byte) (int, error) { return unix.Fgetxattr(src.fd, name, p) })
+		if err == nil {
+			err = s.do(step, dst.path, func() error { return unix.Fsetxattr(dst.fd, name, value, 0) })
+		}
+		switch {
+		case err == nil || errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENODATA):
+		case !strings.HasPrefix(name, "user.") &&
+			(errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES) || errors.Is(err, unix.EINVAL)):
+		default:
+			return fmt.Errorf("extended attribute %q: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// grow calls read with a buffer that is large enough, however the value grows meanwhile.
+func (s FS) grow(step Step, f *File, read func([]byte) (int, error)) ([]byte, error) {
+	for buf := make([]byte, 1<<10); ; buf = make([]byte, 4*len(buf)) {
+		var n int
+		err := s.do(step, f.path, func() (err error) {
+			n, err = read(buf)
+			return err
+		})
+		if err == nil {
+			return buf[:n], nil
+		}
+		if !errors.Is(err, unix.ERANGE) || len(buf) > 1<<20 {
+			return nil, err
+		}
+	}
+}
+
+// Resolved is the path of an open folder with every link in it resolved.
+func Resolved(f *File) (string, error) { return os.Readlink(fmt.Sprintf("/proc/self/fd/%d", f.fd)) }

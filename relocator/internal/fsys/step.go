@@ -1,0 +1,64 @@
+package fsys
+
+// Step names one risky operation of the relocator. Hooks, error messages and the step table in package mover's
+// documentation use the same names.
+type Step string
+
+// Steps of opening, checking and making a tier (package tier).
+const (
+	OpenTier       Step = "open-tier"
+	ReadIdentity   Step = "read-identity"
+	MakeTierFolder Step = "make-tier-folder" // the root, .tierflow, tmp or released
+	SyncTierFolder Step = "fsync-tier-folder"
+	WriteIdentity  Step = "write-identity"
+	SyncIdentity   Step = "fsync-identity"
+	LinkIdentity   Step = "link-identity"
+	DropIdentity   Step = "drop-identity" // removes the name that the identity was written under
+	ProbeLink      Step = "probe-link"
+	ProbeUnlink    Step = "probe-unlink"
+)
+
+// Steps of a move.
+const (
+	OpenSource     Step = "open-source"
+	ClearReleased  Step = "clear-released" // takes the name out of late releasers' hands
+	LookTarget     Step = "look-target"
+	LinkTemp       Step = "link-temp"
+	FsyncSource    Step = "fsync-source"
+	MakeAttempt    Step = "make-attempt" // a directory's attempt folder
+	MakeTree       Step = "make-tree"    // a folder inside it
+	CreateTemp     Step = "create-temp"
+	Clone          Step = "clone"
+	Reserve        Step = "reserve"
+	ReadSource     Step = "read-source"
+	WriteTemp      Step = "write-temp"
+	StartWriteback Step = "start-writeback"
+	SetMetadata    Step = "set-metadata"
+	FsyncTemp      Step = "fsync-temp"
+	DropCache      Step = "drop-cache"
+	ReadBack       Step = "read-back"
+	RecheckSource  Step = "recheck-source"
+	FsyncTree      Step = "fsync-tree" // a folder inside the attempt's folder
+	FsyncRecord    Step = "fsync-record"
+	RecheckTier    Step = "recheck-tier"
+	MakeFolder     Step = "make-folder" // a parent of the final name
+	Publish        Step = "publish"
+	FsyncFolder    Step = "fsync-folder" // the final name's folder and its parents
+	FsyncAttempt   Step = "fsync-attempt"
+	FsyncAdopted   Step = "fsync-adopted"
+	ReadAdopted    Step = "read-adopted"
+	RemoveTemp     Step = "remove-temp"
+)
+
+// Steps of a release, and of the sweep.
+const (
+	MkdirReleased  Step = "mkdir-released"
+	LookReleased   Step = "look-released"
+	RenameReleased Step = "rename-released"
+	DeleteReleased Step = "delete-released"
+	RmdirParent    Step = "rmdir-parent"
+	FsyncEmptied   Step = "fsync-emptied" // the folder that the copy was taken from
+	FsyncReleased  Step = "fsync-released"
+	Sweep          Step = "sweep"
+	ReadDigest     Step = "read-digest" // verify reads a content
+)

@@ -1,0 +1,56 @@
+package mover
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/tierflow/tierflow/relocator/internal/fsys"
+	"github.com/tierflow/tierflow/shared/fault"
+)
+
+// wrap gives an error of the file system its kind. Faults and the cause of a cancelled context pass as they are.
+func wrap(op, subject string, err error) error {
+	var known *fault.Error
+	if err == nil || errors.As(err, &known) || errors.Is(err, context.Canceled) ||
+		errors.Is(err, context.DeadlineExceeded) {
+		return err
+	}
+	e := fault.New(fault.Internal, op, subject, err)
+	var kind *fsys.KindError
+	switch {
+	case errors.As(err, &kind):
+		e.Kind, e.Hint = fault.Unsupported, "only regular files and folders of them can be moved"
+	case isAny(err, unix.ENOSPC, unix.EDQUOT):
+		e.Kind, e.Hint = fault.NoSpace, "free space on the target tier"
+	case isAny(err, unix.EIO, unix.EUCLEAN, unix.EBADMSG, unix.ENODEV, unix.EROFS):
+		e.Kind, e.Hint = fault.Suspect, "look at the disk and the kernel's log"
+	case isAny(err, unix.EACCES, unix.EPERM):
+		e.Hint = "the relocator's user needs the right to read, write and rename there"
+	}
+	return e
+}
+
+func isAny(err error, errnos ...error) bool {
+	return slices.ContainsFunc(errnos, func(e error) bool { return errors.Is(err, e) })
+}
+
+func missing(err error) bool { return isAny(err, unix.ENOENT, unix.ENOTDIR) }
+
+// suspect is for a failed fsync, whatever the errno: the kernel has dropped what it could not write and tells it
+// once, so the inode is thrown away and fsync is not called again.
+func suspect(op string, err error) error {
+	return &fault.Error{Kind: fault.Suspect, Op: op, Err: err, Hint: "look at the disk and the kernel's log"}
+}
+
+func changed(path string) error {
+	return fault.New(fault.Changed, "read", path, errors.New("it changed while it was read"))
+}
+
+func conflict(path, format string, args ...any) error {
+	return &fault.Error{Kind: fault.Conflict, Op: "publish", Subject: path, Err: fmt.Errorf(format, args...),
+		Hint: "find out which of the two is right, and move the other one out of the tier"}
+}

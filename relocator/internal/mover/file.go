@@ -1,0 +1,296 @@
+package mover
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+
+	"golang.org/x/sys/unix"
+	"golang.org/x/time/rate"
+
+	"github.com/tierflow/tierflow/relocator/internal/fsys"
+)
+
+// file makes dst/name one more name of src's file, or a durable copy of it.
+func (j *job) file(ctx context.Context, src *item, dst *fsys.File, name string) (method string, sum []byte, err error) {
+	if ctx.Err() != nil {
+		return "", nil, context.Cause(ctx)
+	}
+	linked, err := j.link(src, dst, name)
+	if err != nil {
+		return "", nil, err
+	}
+	if linked {
+		j.done += src.st.Size
+		j.progress()
+		return Linked, nil, nil
+	}
+	return j.copy(ctx, src, dst, name)
+}
+
+// link tries: only the kernel knows whether two folders share a file system (bind mounts and subvolumes lie
+// about it). The file is synced after it has the name, which nobody reads yet: the other way round the name would
+// need a sync of its own, and files that cannot be linked would be synced for nothing.
+func (j *job) link(src *item, dst *fsys.File, name string) (bool, error) {
+	if j.noLink {
+		return false, nil
+	}
+	err := j.fs.Link(fsys.LinkTemp, src.parent, src.base, dst, name)
+	if isAny(err, unix.EXDEV, unix.EPERM, unix.EOPNOTSUPP, unix.EMLINK) {
+		j.noLink = errors.Is(err, unix.EXDEV)
+		return false, nil
+	}
+	if errors.Is(err, unix.ENOENT) {
+		return false, changed(src.file.Path())
+	}
+	if err != nil {
+		return false, err
+	}
+	// The link was made by name: it may have met another file, or a symbolic link, than the one that was opened.
+	st, err := j.fs.Lstat(fsys.LinkTemp, dst, name)
+	if err != nil {
+		return false, err
+	}
+	if !fsys.Same(&st, &src.st) {
+		return false, changed(src.file.Path())
+	}
+	if err := j.fs.Fsync(fsys.FsyncSource, src.file); err != nil {
+		return false, suspect("fsync", err)
+	}
+	return true, nil
+}
+
+// copy makes a durable copy: bytes, holes, owner, mode, attributes, times, one fsync, and the check of it all.
+func (j *job) copy(ctx context.Context, src *item, dst *fsys.File, name string) (string, []byte, error) {
+	f, err := j.fs.Create(fsys.CreateTemp, dst, name)
+	if err != nil {
+		return "", nil, err
+	}
+	defer f.Close()
+
+	method, sum := Cloned, []byte(nil)
+	err = j.fs.Clone(fsys.Clone, f, src.file)
+	if isAny(err, unix.EOPNOTSUPP, unix.EXDEV, unix.EINVAL, unix.ENOTTY, unix.ENOSYS, unix.EPERM) {
+		method = Copied
+		sum, err = j.data(ctx, src, f)
+	} else if err == nil {
+		j.done += src.st.Size
+	}
+	if err != nil {
+		return "", nil, err
+	}
+	if err := j.fs.SetMetadata(fsys.SetMetadata, f, src.file, &src.st); err != nil {
+		return "", nil, err
+	}
+	// Here a long wait is out of the context's hands; write-back began early to keep it short.
+	if err := j.fs.Fsync(fsys.FsyncTemp, f); err != nil {
+		return "", nil, suspect("fsync", err)
+	}
+	if j.verify == ReadBack {
+		if err := j.fs.DropCache(fsys.DropCache, f); err != nil {
+			return "", nil, err
+		}
+	}
+	if j.verify == ReadBack || method == Cloned {
+		got, n, err := j.sum(ctx, fsys.ReadBack, f, j.progress)
+		switch {
+		case err != nil:
+			return "", nil, err
+		case method == Cloned && n != src.st.Size:
+			return "", nil, changed(src.file.Path())
+		case method == Copied && (n != src.st.Size || !bytes.Equal(got, sum)):
+			return "", nil, suspect("read back", fmt.Errorf("%s reads back differently: %d bytes, sha256 %x, of %d bytes, "+
+				"sha256 %x", f.Path(), n, got, src.st.Size, sum))
+		}
+		sum = got
+	}
+	now, err := j.fs.Stat(fsys.RecheckSource, src.file)
+	if err != nil {
+		return "", nil, err
+	}
+	if !unchanged(&now, &src.st) {
+		return "", nil, changed(src.file.Path())
+	}
+	return method, sum, nil
+}
+
+// unchanged tells whether a file is as it was. The time of change alone may be a new link or permission as well;
+// it is also all that tells a rewrite with its times put back.
+func unchanged(a, b *unix.Stat_t) bool {
+	return fsys.Same(a, b) && a.Size == b.Size && a.Mtim == b.Mtim && a.Ctim == b.Ctim
+}
+
+var zeros [chunk]byte
+
+// data copies the bytes and returns their SHA-256, holes counted as the zeros they are. Holes are read as well:
+// file systems have claimed holes where there was data. Only what is both called a hole and all zeros is left out.
+func (j *job) data(ctx context.Context, src *item, dst *fsys.File) ([]byte, error) {
+	size := src.st.Size
+	segs := []fsys.Segment{{Start: 0, End: size}}
+	if src.st.Blocks*512 < size {
+		var err error
+		if segs, err = j.fs.Segments(fsys.ReadSource, src.file, size); err != nil {
+			return nil, err
+		}
+	}
+	if err := j.reserve(ctx, dst, segs, size); err != nil {
+		return nil, err
+	}
+	j.fs.ReadAhead(src.file)
+	buf := j.buffers.Get().(*[chunk]byte)
+	defer j.buffers.Put(buf)
+	hash := sha256.New()
+	written := int64(0) // write-back has begun up to here
+	for pos := int64(0); pos < size; {
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
+		for len(segs) > 0 && segs[0].End <= pos {
+			segs = segs[1:]
+		}
+		end, hole := size, true
+		if len(segs) > 0 {
+			if hole = pos < segs[0].Start; hole {
+				end = segs[0].Start
+			} else {
+				end = segs[0].End
+			}
+		}
+		p := buf[:min(end-pos, chunk)]
+		if n, err := j.readFull(fsys.ReadSource, src.file, p, pos); err != nil {
+			return nil, err
+		} else if n < len(p) {
+			return nil, changed(src.file.Path())
+		}
+		hash.Write(p)
+		if !hole || !bytes.Equal(p, zeros[:len(p)]) {
+			if err := j.wait(ctx, len(p)); err != nil {
+				return nil, err
+			}
+			if err := j.writeFull(dst, p, pos); err != nil {
+				return nil, err
+			}
+		}
+		pos += int64(len(p))
+		if pos-written >= writeback {
+			err := j.fs.StartWriteback(fsys.StartWriteback, dst, written, pos-written)
+			if err != nil && !isAny(err, unix.EINVAL, unix.ENOSYS, unix.EOPNOTSUPP) {
+				return nil, err
+			}
+			written = pos
+		}
+		j.done += int64(len(p))
+		j.progress()
+	}
+	return hash.Sum(nil), nil
+}
+
+// reserve sets the length and allocates what the source has allocated, so that a full tier is noticed before any
+// byte is copied. It goes by parts because some file systems clear what they allocate.
+func (j *job) reserve(ctx context.Context, dst *fsys.File, segs []fsys.Segment, size int64) error {
+	const part = 256 << 20
+	if err := j.fs.Truncate(fsys.Reserve, dst, size); err != nil {
+		return err
+	}
+	for _, s := range segs {
+		for off := s.Start; off < s.End; off += part {
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
+			err := j.fs.Allocate(fsys.Reserve, dst, off, min(part, s.End-off))
+			if isAny(err, unix.EOPNOTSUPP, unix.ENOSYS) {
+				return nil
+			}
+			if err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// wait takes n bytes from the limiter, in portions that it can give.
+func (m *Mover) wait(ctx context.Context, n int) error {
+	if m.limiter == nil {
+		return nil
+	}
+	for n > 0 && m.limiter.Limit() != rate.Inf {
+		k := min(n, max(1, m.limiter.Burst()))
+		if err := m.limiter.WaitN(ctx, k); err != nil {
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
+			if _, ok := ctx.Deadline(); ok { // the limiter does not wait for what the deadline will not let happen
+				return errors.Join(context.DeadlineExceeded, err)
+			}
+			return err
+		}
+		n -= k
+	}
+	return nil
+}
+
+// readFull reads until p is full or the file ends.
+func (m *Mover) readFull(step fsys.Step, f *fsys.File, p []byte, off int64) (int, error) {
+	n := 0
+	for n < len(p) {
+		k, err := m.fs.ReadAt(step, f, p[n:], off+int64(n))
+		if err != nil {
+			return n, err
+		}
+		if k == 0 {
+			return n, nil
+		}
+		n += k
+	}
+	return n, nil
+}
+
+func (m *Mover) writeFull(f *fsys.File, p []byte, off int64) error {
+	for len(p) > 0 {
+		n, err := m.fs.WriteAt(fsys.WriteTemp, f, p, off)
+		if err != nil {
+			return err
+		}
+		if n == 0 {
+			return fmt.Errorf("%s: %w", f.Path(), io.ErrShortWrite)
+		}
+		p, off = p[n:], off+int64(n)
+	}
+	return nil
+}
+
+// sum reads a file to its end, calling alive after every chunk, and returns its SHA-256 and length.
+func (m *Mover) sum(ctx context.Context, step fsys.Step, f *fsys.File, alive func()) ([]byte, int64, error) {
+	m.fs.ReadAhead(f)
+	buf := m.buffers.Get().(*[chunk]byte)
+	defer m.buffers.Put(buf)
+	hash := sha256.New()
+	for pos := int64(0); ; {
+		if ctx.Err() != nil {
+			return nil, 0, context.Cause(ctx)
+		}
+		n, err := m.readFull(step, f, buf[:], pos)
+		if err != nil {
+			return nil, 0, err
+		}
+		hash.Write(buf[:n])
+		pos += int64(n)
+		alive()
+		if n < len(buf) {
+			return hash.Sum(nil), pos, nil
+		}
+	}
+}
+
+// digest is the form in which events and MySQL hold a sum; "" for none.
+func digest(sum []byte) string {
+	if sum == nil {
+		return ""
+	}
+	return "sha256:" + hex.EncodeToString(sum)
+}

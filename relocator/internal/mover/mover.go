@@ -1,0 +1,313 @@
+package mover
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path"
+	"strings"
+	"sync"
+
+	"golang.org/x/sys/unix"
+	"golang.org/x/time/rate"
+
+	"github.com/tierflow/tierflow/relocator/internal/fsys"
+	"github.com/tierflow/tierflow/relocator/internal/tier"
+	"github.com/tierflow/tierflow/shared/content"
+	"github.com/tierflow/tierflow/shared/fault"
+)
+
+// Verify says how a copy is checked before it is published.
+type Verify string
+
+// ReadBack reads the copy back past the page cache and compares. Stream trusts what write and fsync said.
+const (
+	ReadBack Verify = "readback"
+	Stream   Verify = "stream"
+)
+
+// How a copy was made.
+const (
+	Linked = "link"
+	Cloned = "clone"
+	Copied = "copy"
+)
+
+const (
+	tries     = 4       // of a source that changes while it is read, and of a folder that is removed under us
+	chunk     = 1 << 20 // bytes read, hashed and written between two looks at the context
+	maxDepth  = 100     // folders within folders; every one costs a descriptor while it is walked
+	writeback = 8 << 20
+	treeName  = "tree"
+	copyName  = "copy"
+)
+
+// Options of New. The zero value is usable.
+type Options struct {
+	Verify  Verify        // ReadBack by default
+	Limiter *rate.Limiter // bytes a second that are copied, over all moves; nil: as fast as it goes
+	FS      fsys.FS
+}
+
+// Mover makes, releases and sweeps copies. It is safe for concurrent use.
+type Mover struct {
+	verify  Verify
+	limiter *rate.Limiter
+	fs      fsys.FS
+	buffers sync.Pool
+}
+
+// New makes a Mover.
+func New(o Options) *Mover {
+	if o.Verify == "" {
+		o.Verify = ReadBack
+	}
+	return &Mover{verify: o.Verify, limiter: o.Limiter, fs: o.FS,
+		buffers: sync.Pool{New: func() any { return new([chunk]byte) }}}
+}
+
+// Request asks for a content's copy on the level To.
+type Request struct {
+	ID       content.ID
+	EventID  string
+	Token    string // names this attempt; never used twice
+	Filename string
+	From, To content.Level
+
+	// Progress, when set, is called with the bytes copied and their total, from within Make, at least once a
+	// chunk of 1 MiB. Every call is a sign of life: while a copy is read back, done stays at total.
+	Progress func(done, total int64)
+}
+
+// Made is a copy that is published and durable.
+type Made struct {
+	Method  string // Linked, Cloned or Copied
+	Bytes   int64  // the content's size
+	Digest  string // "sha256:<hex>", of a directory over its lines; "" where no byte was read
+	Adopted bool   // the copy was there already
+
+	fs      fsys.FS
+	level   content.Level
+	attempt string // "" where nothing was left in tmp/
+}
+
+// Discard removes the attempt's record in tmp/. It is for after the emit, or after the stray was reported.
+func (m *Made) Discard() error {
+	if m.attempt == "" {
+		return nil
+	}
+	root, err := tier.Open(m.fs, m.level)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	err = m.fs.RemoveAll(context.Background(), fsys.RemoveTemp, root.Tmp, m.attempt)
+	return wrap("discard", m.attempt, err)
+}
+
+// Make is step 4 of the protocol: it makes the copy at r.To durable and visible under its name. It must begin
+// after the look-up in MySQL that named r.From.
+//
+// With a nil error the copy is there: emit, then Discard. With an error and a Made, the copy is or may be there:
+// report a stray, then Discard. With an error alone nothing was published and the attempt's temporary is gone.
+//
+// Kinds: InvalidName, MissingFile (look the row up again before believing it: a move of somebody else may have
+// been faster), Unsupported, Conflict, TierRefused, NoSpace, Suspect, Changed, Lost (the sweep took the attempt
+// away), Busy (the target's folder went away again and again). A cancelled context gives its cause.
+func (m *Mover) Make(ctx context.Context, r Request) (*Made, error) {
+	made, err := m.make(ctx, r)
+	return made, wrap("move", fmt.Sprintf("%d (%s) from %s to %s", r.ID, r.Filename, r.From.Name, r.To.Name), err)
+}
+
+// job is one call of Make.
+type job struct {
+	*Mover
+	r        Request
+	from, to *tier.Root
+	attempt  string
+	done     int64
+	total    int64
+	noLink   bool // the tiers are two file systems: no need to try every file
+}
+
+func (m *Mover) make(ctx context.Context, r Request) (*Made, error) {
+	if err := content.CheckFilename(r.Filename); err != nil {
+		return nil, fault.New(fault.InvalidName, "move", r.ID.String(), err)
+	}
+	if err := errors.Join(checkPart(r.EventID), checkPart(r.Token)); err != nil {
+		return nil, err
+	}
+	from, err := tier.Open(m.fs, r.From)
+	if err != nil {
+		return nil, err
+	}
+	defer from.Close()
+	to, err := tier.Open(m.fs, r.To)
+	if err != nil {
+		return nil, err
+	}
+	defer to.Close()
+	if err := tier.CheckDistinct(from, to); err != nil {
+		return nil, err
+	}
+
+	j := &job{Mover: m, r: r, from: from, to: to, attempt: tempName(r.ID, r.EventID, r.Token)}
+	src, err := j.source(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { src.Close() }()
+	if err := m.clearReleased(ctx, to, r.ID); err != nil {
+		return nil, err
+	}
+	if made, err := j.adopt(ctx, src); made != nil || err != nil {
+		return made, err
+	}
+	made := &Made{Bytes: j.total, fs: m.fs, level: r.To, attempt: j.attempt}
+	for try := 1; ; try++ {
+		err := j.prepare(ctx, src, made)
+		if err == nil {
+			break
+		}
+		j.clean(ctx)
+		if !fault.Is(err, fault.Changed) || try == tries {
+			return nil, err
+		}
+		src.Close()
+		if src, err = j.source(ctx); err != nil {
+			return nil, err
+		}
+		made.Bytes = j.total
+	}
+	made, err = j.publish(ctx, src, made)
+	if made == nil {
+		j.clean(ctx)
+	}
+	return made, err
+}
+
+// clean removes what the attempt has made, as well as it can: the sweep removes the rest.
+func (j *job) clean(ctx context.Context) {
+	_ = j.fs.RemoveAll(context.WithoutCancel(ctx), fsys.RemoveTemp, j.to.Tmp, j.attempt)
+}
+
+func (j *job) progress() {
+	if j.r.Progress != nil {
+		j.r.Progress(j.done, j.total)
+	}
+}
+
+// item is an open file or folder, with the folder and name that it was found under.
+type item struct {
+	parent *fsys.File
+	base   string
+	file   *fsys.File
+	st     unix.Stat_t
+	tree   *node // of a source that is a folder
+}
+
+// Close closes; nil is allowed.
+func (i *item) Close() {
+	if i != nil {
+		i.file.Close()
+		i.parent.Close()
+	}
+}
+
+// find opens a content in a tier.
+func (m *Mover) find(step fsys.Step, root *tier.Root, filename string) (*item, error) {
+	parent, _, err := m.fs.OpenDir(step, root.Dir, path.Dir(filename))
+	if err != nil {
+		return nil, err
+	}
+	i := &item{parent: parent, base: path.Base(filename)}
+	if i.file, i.st, err = m.openIn(step, parent, i.base); err != nil {
+		parent.Close()
+		return nil, err
+	}
+	return i, nil
+}
+
+// openIn looks before it opens: opening a device can have effects.
+func (m *Mover) openIn(step fsys.Step, dir *fsys.File, name string) (*fsys.File, unix.Stat_t, error) {
+	st, err := m.fs.Lstat(step, dir, name)
+	if err != nil {
+		return nil, st, err
+	}
+	if !fsys.IsFile(&st) && !fsys.IsDir(&st) {
+		return nil, st, &fsys.KindError{Path: dir.At(name), Kind: fsys.Kind(&st)}
+	}
+	return m.fs.Open(step, dir, name)
+}
+
+// source opens the content at its present place and adds up its size.
+func (j *job) source(ctx context.Context) (*item, error) {
+	src, err := j.find(fsys.OpenSource, j.from, j.r.Filename)
+	if missing(err) {
+		return nil, fault.New(fault.MissingFile, "read", j.from.Dir.At(j.r.Filename), err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	j.done, j.total = 0, src.st.Size
+	if fsys.IsDir(&src.st) {
+		if src.tree, err = j.walk(ctx, fsys.OpenSource, src.file, &src.st, 0); err != nil {
+			src.Close()
+			return nil, err
+		}
+		j.total = src.tree.size()
+	}
+	j.progress()
+	return src, nil
+}
+
+// clearReleased removes every folder in which a releaser could still hide the name, and what is in it.
+func (m *Mover) clearReleased(ctx context.Context, root *tier.Root, id content.ID) error {
+	for removed := false; ; removed = true {
+		names, err := m.fs.List(fsys.ClearReleased, root.Released)
+		if err != nil {
+			return err
+		}
+		left := false
+		for _, n := range names {
+			if strings.HasPrefix(n, id.String()+".") {
+				left = true
+				if err := m.fs.RemoveAll(ctx, fsys.ClearReleased, root.Released, n); err != nil {
+					return err
+				}
+			}
+		}
+		if left {
+			continue
+		}
+		if removed {
+			if err := m.fs.Fsync(fsys.FsyncReleased, root.Released); err != nil {
+				return suspect("clear "+root.Released.Path(), err)
+			}
+		}
+		return nil
+	}
+}
+
+// prepare makes the attempt's temporary: complete, checked and durable, its name included.
+func (j *job) prepare(ctx context.Context, src *item, made *Made) error {
+	if src.tree != nil {
+		if err := j.prepareTree(ctx, src, made); err != nil {
+			return err
+		}
+	} else {
+		method, sum, err := j.file(ctx, src, j.to.Tmp, j.attempt)
+		if err != nil {
+			return err
+		}
+		made.Method, made.Digest = method, digest(sum)
+	}
+	// What records a publication must not be less durable than the publication.
+	if err := j.fs.Fsync(fsys.FsyncRecord, j.to.Tmp); err != nil {
+		return suspect("fsync", err)
+	}
+	if err := j.from.Check(fsys.RecheckTier); err != nil {
+		return err
+	}
+	return j.to.Check(fsys.RecheckTier)
+}

@@ -1,0 +1,47 @@
+package mover
+
+import (
+	"errors"
+	"strings"
+
+	"github.com/tierflow/tierflow/shared/content"
+)
+
+// An attempt's names are never shared by two: a paused process that wakes up late can only meet its own things.
+
+func tempName(id content.ID, eventID, token string) string {
+	return id.String() + "." + eventID + "." + token
+}
+
+func releasedName(id content.ID, token string) string { return id.String() + "." + token }
+
+func parseTemp(name string) (id content.ID, eventID, token string, ok bool) {
+	parts := strings.Split(name, ".")
+	if len(parts) != 3 || checkPart(parts[1]) != nil || checkPart(parts[2]) != nil {
+		return 0, "", "", false
+	}
+	id, err := content.ParseID(parts[0])
+	return id, parts[1], parts[2], err == nil
+}
+
+func parseReleased(name string) (id content.ID, ok bool) {
+	cid, token, found := strings.Cut(name, ".")
+	if !found || checkPart(token) != nil {
+		return 0, false
+	}
+	id, err := content.ParseID(cid)
+	return id, err == nil
+}
+
+// checkPart keeps event ids and tokens, which come through Redis, from being paths.
+func checkPart(s string) error {
+	ok := s != "" && len(s) <= 64
+	for i := range len(s) {
+		c := s[i]
+		ok = ok && (c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '-' || c == '_')
+	}
+	if !ok {
+		return errors.New("an event id or token must have 1 to 64 letters, digits, '-' or '_'")
+	}
+	return nil
+}

@@ -1,0 +1,117 @@
+package mover
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/tierflow/tierflow/relocator/internal/fsys"
+	"github.com/tierflow/tierflow/relocator/internal/tier"
+	"github.com/tierflow/tierflow/shared/content"
+)
+
+// sweptName is what an attempt's tree is called from the moment on when it must not be published any more.
+const sweptName = "swept"
+
+// SweepReport says what a sweep found on one tier.
+type SweepReport struct {
+	Temporaries int      // reported as strays and removed from tmp/
+	Released    int      // folders removed from released/
+	Unknown     []string // paths of entries that no version of ours names so; they are left alone
+}
+
+// Sweep is step 9 of the protocol for one tier: it clears what crashed attempts have left and what is older than
+// olderThan, by the time of the last change (copies carry their source's mtime). A temporary is the record of a
+// copy that may have been published, so stray is called first, and only when that has returned nil the temporary
+// goes; one that inUse claims stays. The sweep may meet anything, even an attempt that is alive: that fails then,
+// and nothing is lost. An entry that cannot be handled does not hold up the others: the error names them all.
+func (m *Mover) Sweep(ctx context.Context, level content.Level, olderThan time.Duration,
+	inUse func(id content.ID, token string) bool,
+	stray func(ctx context.Context, id content.ID, eventID string) error,
+) (SweepReport, error) {
+	var report SweepReport
+	root, err := tier.Open(m.fs, level)
+	if err != nil {
+		return report, err
+	}
+	defer root.Close()
+	limit := time.Now().Add(-olderThan)
+	var errs []error
+	each := func(dir *fsys.File, visit func(name string, st *unix.Stat_t) error) error {
+		names, err := m.fs.List(fsys.Sweep, dir)
+		if err != nil {
+			return wrap("sweep", dir.Path(), err)
+		}
+		for _, name := range names {
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
+			st, err := m.fs.Lstat(fsys.Sweep, dir, name)
+			if err == nil && time.Unix(st.Ctim.Unix()).Before(limit) {
+				err = visit(name, &st)
+			}
+			if err != nil && !errors.Is(err, unix.ENOENT) {
+				errs = append(errs, wrap("sweep", dir.At(name), err))
+			}
+		}
+		return nil
+	}
+	err = each(root.Tmp, func(name string, st *unix.Stat_t) error {
+		id, eventID, token, ok := parseTemp(name)
+		if !ok {
+			report.Unknown = append(report.Unknown, root.Tmp.At(name))
+			return nil
+		}
+		if inUse(id, token) {
+			return nil
+		}
+		if err := stray(ctx, id, eventID); err != nil {
+			return err
+		}
+		if fsys.IsDir(st) {
+			if err := m.takeTree(ctx, root.Tmp, name); err != nil {
+				return err
+			}
+		}
+		if err := m.fs.RemoveAll(ctx, fsys.Sweep, root.Tmp, name); err != nil {
+			return err
+		}
+		report.Temporaries++
+		return nil
+	})
+	if err != nil {
+		return report, errors.Join(append(errs, err)...)
+	}
+	err = each(root.Released, func(name string, _ *unix.Stat_t) error {
+		if _, ok := parseReleased(name); !ok {
+			report.Unknown = append(report.Unknown, root.Released.At(name))
+			return nil
+		}
+		if err := m.fs.RemoveAll(ctx, fsys.Sweep, root.Released, name); err != nil {
+			return err
+		}
+		report.Released++
+		return nil
+	})
+	return report, errors.Join(append(errs, err)...)
+}
+
+// takeTree makes an attempt's tree unpublishable in one step. Deleting it where it is would let an attempt that
+// was only paused publish what is left of it.
+func (m *Mover) takeTree(ctx context.Context, tmp *fsys.File, name string) error {
+	attempt, _, err := m.fs.OpenDir(fsys.Sweep, tmp, name)
+	if err != nil {
+		return err
+	}
+	defer attempt.Close()
+	if err := m.fs.RemoveAll(ctx, fsys.Sweep, attempt, sweptName); err != nil {
+		return err
+	}
+	err = m.fs.Rename(fsys.Sweep, attempt, treeName, attempt, sweptName)
+	if errors.Is(err, unix.ENOENT) {
+		return nil
+	}
+	return err
+}

@@ -1,0 +1,275 @@
+package mover
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/tierflow/tierflow/relocator/internal/fsys"
+	"github.com/tierflow/tierflow/relocator/internal/tier"
+	"github.com/tierflow/tierflow/shared/content"
+	"github.com/tierflow/tierflow/shared/fault"
+)
+
+// node is a file or folder of a directory that is moved as a unit; the top one has no name.
+type node struct {
+	name   string
+	st     unix.Stat_t
+	kids   []*node
+	method string // how a file was made
+	sum    []byte // of a file; nil where it was not read
+}
+
+// walk lists a folder, all the way down, and refuses what is neither file nor folder.
+func (m *Mover) walk(ctx context.Context, step fsys.Step, dir *fsys.File, st *unix.Stat_t, depth int) (*node, error) {
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
+	if depth > maxDepth {
+		return nil, fault.New(fault.Unsupported, "read", dir.Path(),
+			fmt.Errorf("folders lie more than %d deep in each other", maxDepth))
+	}
+	n := &node{st: *st}
+	names, err := m.fs.List(step, dir)
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range names {
+		st, err := m.fs.Lstat(step, dir, name)
+		if missing(err) {
+			return nil, changed(dir.At(name))
+		}
+		if err != nil {
+			return nil, err
+		}
+		kid := &node{st: st}
+		switch {
+		case fsys.IsFile(&st):
+		case fsys.IsDir(&st):
+			if kid, err = m.walkInto(ctx, step, dir, name, depth); err != nil {
+				return nil, err
+			}
+		default:
+			return nil, &fsys.KindError{Path: dir.At(name), Kind: fsys.Kind(&st)}
+		}
+		kid.name = name
+		n.kids = append(n.kids, kid)
+	}
+	return n, nil
+}
+
+func (m *Mover) walkInto(ctx context.Context, step fsys.Step, dir *fsys.File, name string, depth int) (*node, error) {
+	sub, st, err := m.fs.OpenDir(step, dir, name)
+	if missing(err) {
+		return nil, changed(dir.At(name))
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer sub.Close()
+	return m.walk(ctx, step, sub, &st, depth+1)
+}
+
+func (n *node) isDir() bool { return fsys.IsDir(&n.st) }
+
+// files calls visit for every file, with its path below n.
+func (n *node) files(prefix string, visit func(path string, n *node)) {
+	for _, k := range n.kids {
+		if k.isDir() {
+			k.files(prefix+k.name+"/", visit)
+		} else {
+			visit(prefix+k.name, k)
+		}
+	}
+}
+
+func (n *node) size() (bytes int64) {
+	n.files("", func(_ string, f *node) { bytes += f.st.Size })
+	return bytes
+}
+
+// method of a whole: copied where any file was, else cloned where any was.
+func (n *node) methods() string {
+	m := Linked
+	n.files("", func(_ string, f *node) {
+		if f.method == Copied || f.method == Cloned && m == Linked {
+			m = f.method
+		}
+	})
+	return m
+}
+
+// digest is what `sha256sum` of all files, `LC_ALL=C sort` of its lines and `sha256sum` again give.
+func (n *node) digest() []byte {
+	var lines []string
+	n.files("", func(path string, f *node) {
+		line := hex.EncodeToString(f.sum) + "  " + path + "\n"
+		if strings.ContainsAny(path, "\\\n\r") {
+			line = `\` + hex.EncodeToString(f.sum) + "  " + escaper.Replace(path) + "\n"
+		}
+		lines = append(lines, line)
+	})
+	slices.Sort(lines)
+	h := sha256.New()
+	for _, l := range lines {
+		h.Write([]byte(l))
+	}
+	return h.Sum(nil)
+}
+
+// As sha256sum writes names.
+var escaper = strings.NewReplacer(`\`, `\\`, "\n", `\n`, "\r", `\r`)
+
+// prepareTree makes the tree inside the attempt's folder, every file and folder durable.
+func (j *job) prepareTree(ctx context.Context, src *item, made *Made) error {
+	if err := j.fs.Mkdir(fsys.MakeAttempt, j.to.Tmp, j.attempt, 0o700); err != nil {
+		return err
+	}
+	attempt, _, err := j.fs.OpenDir(fsys.MakeAttempt, j.to.Tmp, j.attempt)
+	if err != nil {
+		return err
+	}
+	defer attempt.Close()
+	if err := j.subtree(ctx, src.tree, src.file, attempt, treeName); err != nil {
+		return err
+	}
+	if err := j.fs.Fsync(fsys.FsyncTree, attempt); err != nil {
+		return suspect("fsync", err)
+	}
+	now, err := j.fs.Stat(fsys.RecheckSource, src.file)
+	if err != nil {
+		return err
+	}
+	tree, err := j.walk(ctx, fsys.RecheckSource, src.file, &now, 0)
+	if err != nil {
+		return err
+	}
+	if !sameTree(src.tree, tree) {
+		return changed(src.file.Path())
+	}
+	made.Method = src.tree.methods()
+	if made.Method != Linked {
+		if err := j.sums(ctx, fsys.ReadSource, src.tree, src.file, j.progress); err != nil {
+			return err
+		}
+		made.Digest = digest(src.tree.digest())
+	}
+	return nil
+}
+
+// sums reads the files below dir, which n lists, that have no sum yet.
+func (m *Mover) sums(ctx context.Context, step fsys.Step, n *node, dir *fsys.File, alive func()) error {
+	for _, k := range n.kids {
+		if k.sum != nil {
+			continue
+		}
+		f, _, err := m.openIn(step, dir, k.name)
+		if err != nil {
+			return err
+		}
+		if k.isDir() {
+			err = m.sums(ctx, step, k, f, alive)
+		} else {
+			k.sum, _, err = m.sum(ctx, step, f, alive)
+		}
+		f.Close()
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Digest reads a content and returns its digest, "sha256:<hex>". The digest of a directory is that of the sorted
+// lines that sha256sum prints for its files, with their paths below it. Kinds: InvalidName, MissingFile,
+// Unsupported, Suspect.
+func (m *Mover) Digest(ctx context.Context, root *tier.Root, filename string) (string, error) {
+	sum, err := m.digest(ctx, root, filename)
+	return digest(sum), wrap("read", root.Dir.At(filename), err)
+}
+
+func (m *Mover) digest(ctx context.Context, root *tier.Root, filename string) ([]byte, error) {
+	if err := content.CheckFilename(filename); err != nil {
+		return nil, fault.New(fault.InvalidName, "read", filename, err)
+	}
+	alive := func() {}
+	i, err := m.find(fsys.ReadDigest, root, filename)
+	if missing(err) {
+		return nil, fault.New(fault.MissingFile, "read", root.Dir.At(filename), err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer i.Close()
+	if fsys.IsFile(&i.st) {
+		sum, _, err := m.sum(ctx, fsys.ReadDigest, i.file, alive)
+		return sum, err
+	}
+	n, err := m.walk(ctx, fsys.ReadDigest, i.file, &i.st, 0)
+	if err != nil {
+		return nil, err
+	}
+	if err := m.sums(ctx, fsys.ReadDigest, n, i.file, alive); err != nil {
+		return nil, err
+	}
+	return n.digest(), nil
+}
+
+// subtree makes dst/name a copy of the folder src, whose entries n lists.
+func (j *job) subtree(ctx context.Context, n *node, src, dst *fsys.File, name string) error {
+	if err := j.fs.Mkdir(fsys.MakeTree, dst, name, 0o700); err != nil {
+		return err
+	}
+	to, _, err := j.fs.OpenDir(fsys.MakeTree, dst, name)
+	if err != nil {
+		return err
+	}
+	defer to.Close()
+	for _, k := range n.kids {
+		if err := j.entry(ctx, k, src, to); err != nil {
+			return err
+		}
+	}
+	if err := j.fs.SetMetadata(fsys.SetMetadata, to, src, &n.st); err != nil {
+		return err
+	}
+	if err := j.fs.Fsync(fsys.FsyncTree, to); err != nil {
+		return suspect("fsync", err)
+	}
+	return nil
+}
+
+func (j *job) entry(ctx context.Context, k *node, src, dst *fsys.File) error {
+	f, st, err := j.openIn(fsys.OpenSource, src, k.name)
+	if missing(err) || err == nil && !fsys.Same(&st, &k.st) {
+		f.Close()
+		return changed(src.At(k.name))
+	}
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if k.isDir() {
+		return j.subtree(ctx, k, f, dst, k.name)
+	}
+	k.method, k.sum, err = j.file(ctx, &item{parent: src, base: k.name, file: f, st: st}, dst, k.name)
+	return err
+}
+
+// sameTree tells whether a source is as it was. Linked files need only be the same files: a link changes their
+// times, and they cannot differ from themselves.
+func sameTree(was, is *node) bool {
+	if was.name != is.name || !fsys.Same(&was.st, &is.st) || was.isDir() != is.isDir() {
+		return false
+	}
+	if !was.isDir() {
+		return was.method == Linked || unchanged(&was.st, &is.st)
+	}
+	return was.st.Mode == is.st.Mode && was.st.Uid == is.st.Uid && was.st.Gid == is.st.Gid &&
+		slices.EqualFunc(was.kids, is.kids, sameTree)
+}

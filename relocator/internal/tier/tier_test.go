@@ -1,0 +1,383 @@
+package tier_test
+
+import (
+	"encoding/json"
+	"errors"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/tierflow/tierflow/relocator/internal/fsys"
+	"github.com/tierflow/tierflow/relocator/internal/tier"
+	"github.com/tierflow/tierflow/shared/content"
+	"github.com/tierflow/tierflow/shared/fault"
+)
+
+var when = time.Date(2026, 11, 22, 10, 0, 0, 123456789, time.UTC)
+
+func newLevel(t *testing.T, name string) content.Level {
+	t.Helper()
+	l := content.Level{Name: name, Max: content.Open, Path: filepath.Join(t.TempDir(), "srv", name)}
+	id, err := tier.Init(fsys.FS{}, l, when)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.TierID = id
+	return l
+}
+
+func wantRefused(t *testing.T, err error, words ...string) {
+	t.Helper()
+	if !fault.Is(err, fault.TierRefused) {
+		t.Fatalf("got %v, want a refused tier", err)
+	}
+	for _, w := range words {
+		if !strings.Contains(err.Error(), w) {
+			t.Errorf("%q does not name %q", err, w)
+		}
+	}
+}
+
+// snapshot maps every path below root to its mode, size and time of change.
+func snapshot(t *testing.T, root string) map[string]string {
+	t.Helper()
+	m := map[string]string{}
+	err := filepath.WalkDir(root, func(p string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		var st unix.Stat_t
+		if err := unix.Lstat(p, &st); err != nil {
+			return err
+		}
+		text, _ := json.Marshal([]any{st.Mode, st.Size, st.Ctim, st.Ino})
+		m[p] = string(text)
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+func TestInitMakesATierThatOpens(t *testing.T) {
+	l := newLevel(t, "bronze")
+	text, err := os.ReadFile(filepath.Join(l.Path, ".tierflow", "tier.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := `{"id":"` + l.TierID + `","level":"bronze","created_at":"2026-11-22T10:00:00.123456Z"}` + "\n"
+	if string(text) != want {
+		t.Errorf("tier.json is %q, want %q", text, want)
+	}
+	if len(l.TierID) != 36 || l.TierID[14] != '4' {
+		t.Errorf("%q is not a UUID of version 4", l.TierID)
+	}
+	entries, err := os.ReadDir(filepath.Join(l.Path, ".tierflow"))
+	if err != nil || len(entries) != 3 {
+		t.Errorf("%v, %v: want released, tier.json and tmp", entries, err)
+	}
+	r, err := tier.Open(fsys.FS{}, l)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	if r.ID != l.TierID || r.Check(fsys.RecheckTier) != nil || r.Probe() != nil {
+		t.Errorf("the tier is not what was made: %+v", r)
+	}
+}
+
+func TestInitChangesNothingTheSecondTime(t *testing.T) {
+	for _, known := range []bool{true, false} {
+		l := newLevel(t, "bronze")
+		before := snapshot(t, l.Path)
+		id := l.TierID
+		if !known {
+			l.TierID = "" // the run before stopped between the folder and MySQL: its identity is taken over
+		}
+		again, err := tier.Init(fsys.FS{}, l, when.Add(time.Hour))
+		if err != nil || again != id {
+			t.Fatalf("got %q, %v, want %q", again, err, id)
+		}
+		after := snapshot(t, l.Path)
+		for p, v := range before {
+			if after[p] != v {
+				t.Errorf("%s was %s, is %s", p, v, after[p])
+			}
+		}
+		if len(after) != len(before) {
+			t.Errorf("there are %d entries, there were %d", len(after), len(before))
+		}
+	}
+}
+
+func TestInitRefusesAnotherIdentity(t *testing.T) {
+	l := newLevel(t, "bronze")
+	other := l
+	other.Name, other.TierID = "silver", ""
+	_, err := tier.Init(fsys.FS{}, other, when)
+	wantRefused(t, err, "silver", l.Path, `"bronze"`)
+	other = l
+	other.TierID = "11111111-2222-4333-8444-555555555555"
+	_, err = tier.Init(fsys.FS{}, other, when)
+	wantRefused(t, err, l.Path, l.TierID, other.TierID)
+}
+
+func TestInitNeverWritesToAFolderThatShouldHaveAnIdentity(t *testing.T) {
+	l := content.Level{Name: "gold", Path: t.TempDir(), TierID: "11111111-2222-4333-8444-555555555555"}
+	_, err := tier.Init(fsys.FS{}, l, when)
+	wantRefused(t, err, "gold", l.Path, "mount the disk")
+	if es, _ := os.ReadDir(l.Path); len(es) != 0 {
+		t.Errorf("wrote %v", es)
+	}
+	l.Path = filepath.Join(l.Path, "absent")
+	_, err = tier.Init(fsys.FS{}, l, when)
+	wantRefused(t, err)
+	if _, err := os.Stat(l.Path); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("made the folder: %v", err)
+	}
+}
+
+func TestInitThatIsCutShortAtAnyOperationIsFinishedByTheNext(t *testing.T) {
+	boom := errors.New("boom")
+	for n := 0; ; n++ {
+		l := content.Level{Name: "bronze", Path: filepath.Join(t.TempDir(), "a", "b")}
+		count := 0
+		broken := fsys.FS{Hook: func(fsys.Step, string) error {
+			if count++; count > n { // the disk is gone from here on
+				return boom
+			}
+			return nil
+		}}
+		id, err := tier.Init(broken, l, when)
+		if err == nil {
+			if n < 15 {
+				t.Errorf("only %d operations went through the seam", n)
+			}
+			return
+		}
+		if !errors.Is(err, boom) {
+			t.Fatalf("operation %d: %v", n, err)
+		}
+		if id, err = tier.Init(fsys.FS{}, l, when); err != nil {
+			t.Fatalf("after operation %d: %v", n, err)
+		}
+		l.TierID = id
+		r, err := tier.Open(fsys.FS{}, l)
+		if err != nil {
+			t.Fatalf("after operation %d: %v", n, err)
+		}
+		r.Close()
+	}
+}
+
+func TestInitsAtOnceAgreeOnOneIdentity(t *testing.T) {
+	l := content.Level{Name: "bronze", Path: filepath.Join(t.TempDir(), "a", "b")}
+	ids := make([]string, 16)
+	var wg sync.WaitGroup
+	for i := range ids {
+		wg.Go(func() {
+			var err error
+			if ids[i], err = tier.Init(fsys.FS{}, l, when); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	for _, id := range ids {
+		if id != ids[0] {
+			t.Fatalf("identities differ: %v", ids)
+		}
+	}
+}
+
+func TestATierWithoutItsIdentityIsRefused(t *testing.T) {
+	l := newLevel(t, "bronze")
+	open := func(l content.Level) error {
+		r, err := tier.Open(fsys.FS{}, l)
+		r.Close()
+		return err
+	}
+	t.Run("no id in MySQL", func(t *testing.T) {
+		l := l
+		l.TierID = ""
+		wantRefused(t, open(l), "bronze", l.Path, "init-tiers")
+	})
+	t.Run("no folder", func(t *testing.T) {
+		l := l
+		l.Path += "-absent"
+		wantRefused(t, open(l), "bronze", l.Path, "mount")
+	})
+	t.Run("an empty folder", func(t *testing.T) {
+		l := l
+		l.Path = t.TempDir()
+		wantRefused(t, open(l), "bronze", l.Path, "mount", "init-tiers")
+	})
+	t.Run("a file in place of the folder", func(t *testing.T) {
+		l := l
+		l.Path = filepath.Join(l.Path, ".tierflow", "tier.json")
+		wantRefused(t, open(l), l.Path)
+	})
+	t.Run("another level's identity", func(t *testing.T) {
+		l := l
+		l.Name = "silver"
+		wantRefused(t, open(l), "silver", l.Path, "bronze")
+	})
+	t.Run("another id", func(t *testing.T) {
+		l := l
+		l.TierID = strings.ToUpper(l.TierID)
+		wantRefused(t, open(l), l.Path)
+	})
+	identity := filepath.Join(l.Path, ".tierflow", "tier.json")
+	for _, text := range []string{"", "{", "null", `{"level":"bronze"}`, `[1]`} {
+		t.Run("an identity of "+text, func(t *testing.T) {
+			if err := os.WriteFile(identity, []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			wantRefused(t, open(l), l.Path)
+		})
+	}
+	t.Run("a link in place of the identity", func(t *testing.T) {
+		other := newLevel(t, "bronze")
+		if err := errors.Join(os.Remove(identity), os.Symlink(other.Path+"/.tierflow/tier.json", identity)); err != nil {
+			t.Fatal(err)
+		}
+		other.Path = l.Path
+		wantRefused(t, open(other), l.Path, "symbolic link")
+	})
+}
+
+func TestScratchFoldersOfATierAreMadeAgain(t *testing.T) {
+	l := newLevel(t, "bronze")
+	for _, d := range []string{"tmp", "released"} {
+		if err := os.Remove(filepath.Join(l.Path, ".tierflow", d)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r, err := tier.Open(fsys.FS{}, l)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Close()
+}
+
+func TestCheckSeesADiskThatWentAway(t *testing.T) {
+	l := newLevel(t, "bronze")
+	r, err := tier.Open(fsys.FS{}, l)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	if err := os.Rename(l.Path, l.Path+"-away"); err != nil {
+		t.Fatal(err)
+	}
+	wantRefused(t, r.Check(fsys.RecheckTier), l.Path)
+	if out, err := exec.Command("cp", "-a", l.Path+"-away", l.Path).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	wantRefused(t, r.Check(fsys.RecheckTier), l.Path, "another folder")
+	if err := errors.Join(os.RemoveAll(l.Path), os.Rename(l.Path+"-away", l.Path)); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Check(fsys.RecheckTier); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(filepath.Join(l.Path, ".tierflow", "tier.json")); err != nil {
+		t.Fatal(err)
+	}
+	wantRefused(t, r.Check(fsys.RecheckTier), l.Path, "identity")
+}
+
+func TestTiersThatAreOneFolderAreRefused(t *testing.T) {
+	a, b := newLevel(t, "bronze"), newLevel(t, "silver")
+	distinct := func(ls ...content.Level) error {
+		var rs []*tier.Root
+		for _, l := range ls {
+			r, err := tier.Open(fsys.FS{}, l)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer r.Close()
+			rs = append(rs, r)
+		}
+		return tier.CheckDistinct(rs...)
+	}
+	if err := distinct(a, b); err != nil {
+		t.Fatal(err)
+	}
+	t.Run("by a link", func(t *testing.T) {
+		alias := a
+		alias.Path = filepath.Join(t.TempDir(), "alias")
+		if err := os.Symlink(a.Path, alias.Path); err != nil {
+			t.Fatal(err)
+		}
+		wantRefused(t, distinct(b, a, alias), "same folder", a.Path, alias.Path)
+	})
+	t.Run("by a bind mount", func(t *testing.T) {
+		alias := a
+		alias.Path = t.TempDir()
+		if err := unix.Mount(a.Path, alias.Path, "", unix.MS_BIND, ""); err != nil {
+			t.Fatalf("bind mount: %v (these tests must run as root, with the right to mount)", err)
+		}
+		defer func() { _ = unix.Unmount(alias.Path, 0) }()
+		wantRefused(t, distinct(a, alias), "same folder", a.Path, alias.Path)
+	})
+	t.Run("by a copied disk", func(t *testing.T) {
+		copied := a
+		copied.Path = t.TempDir()
+		if out, err := exec.Command("cp", "-a", a.Path+"/.", copied.Path).CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+		wantRefused(t, distinct(a, copied), "same identity", a.TierID)
+	})
+	t.Run("one within the other", func(t *testing.T) {
+		inner := content.Level{Name: "gold", Path: filepath.Join(t.TempDir(), "gold")}
+		real := filepath.Join(a.Path, "sub")
+		if err := errors.Join(os.Mkdir(real, 0o755), os.Symlink(real, inner.Path)); err != nil {
+			t.Fatal(err)
+		}
+		id, err := tier.Init(fsys.FS{}, inner, when)
+		if err != nil {
+			t.Fatal(err)
+		}
+		inner.TierID = id
+		wantRefused(t, distinct(inner, a), "within")
+	})
+}
+
+func TestATierWithoutHardLinksIsRefused(t *testing.T) {
+	l := newLevel(t, "bronze")
+	noLinks := fsys.FS{Hook: func(s fsys.Step, _ string) error {
+		if s == fsys.ProbeLink {
+			return unix.EPERM
+		}
+		return nil
+	}}
+	r, err := tier.Open(noLinks, l)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	wantRefused(t, r.Probe(), "bronze", "hard links")
+	if err := os.WriteFile(filepath.Join(l.Path, ".tierflow", "link-probe"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	sound, err := tier.Open(fsys.FS{}, l)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer sound.Close()
+	if err := sound.Probe(); err != nil {
+		t.Errorf("a probe that a crash has left stops the next: %v", err)
+	}
+	if _, err := os.Stat(filepath.Join(l.Path, ".tierflow", "link-probe")); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the probe was left: %v", err)
+	}
+}

@@ -1,0 +1,47 @@
+package worker
+
+import (
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// Metrics are what the workers count.
+type Metrics struct {
+	settledTotal  *prometheus.CounterVec
+	movedTotal    *prometheus.CounterVec
+	bytesTotal    *prometheus.CounterVec
+	seconds       prometheus.Histogram
+	releasedTotal *prometheus.CounterVec
+	deadTotal     *prometheus.CounterVec
+}
+
+// NewMetrics registers them.
+func NewMetrics(reg prometheus.Registerer) *Metrics {
+	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
+		c := prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: "tierflow", Subsystem: "relocator", Name: name, Help: help}, labels)
+		reg.MustRegister(c)
+		return c
+	}
+	m := &Metrics{
+		settledTotal:  counter("settled_total", "View events that needed no move, by reason.", "reason"),
+		movedTotal:    counter("relocated_total", "Copies made durable and emitted, by method.", "method"),
+		bytesTotal:    counter("relocated_bytes_total", "Bytes of these copies, by method.", "method"),
+		releasedTotal: counter("released_total", "Releases, by outcome.", "outcome"),
+		deadTotal:     counter("dead_total", "Entries that failed for good, by stage and reason.", "stage", "reason"),
+		seconds: prometheus.NewHistogram(prometheus.HistogramOpts{Namespace: "tierflow", Subsystem: "relocator",
+			Name: "relocation_seconds", Help: "From the look-up to the durable copy.",
+			Buckets: prometheus.ExponentialBuckets(0.0005, 4, 12)}),
+	}
+	reg.MustRegister(m.seconds)
+	return m
+}
+
+func (m *Metrics) settled(reason string)     { m.settledTotal.WithLabelValues(reason).Inc() }
+func (m *Metrics) released(outcome string)   { m.releasedTotal.WithLabelValues(outcome).Inc() }
+func (m *Metrics) dead(stage, reason string) { m.deadTotal.WithLabelValues(stage, reason).Inc() }
+func (m *Metrics) moved(method string, bytes int64, took time.Duration) {
+	m.movedTotal.WithLabelValues(method).Inc()
+	m.bytesTotal.WithLabelValues(method).Add(float64(bytes))
+	m.seconds.Observe(took.Seconds())
+}

@@ -1,0 +1,208 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/tierflow/tierflow/relocator/internal/mover"
+	"github.com/tierflow/tierflow/shared/content"
+	"github.com/tierflow/tierflow/shared/event"
+	"github.com/tierflow/tierflow/shared/fault"
+	"github.com/tierflow/tierflow/shared/state"
+	"github.com/tierflow/tierflow/shared/stream"
+)
+
+// Releaser clears copies that no row names (step 8).
+type Releaser struct {
+	o     Options
+	locks locks
+	clock clock
+}
+
+// NewReleaser makes a Releaser.
+func NewReleaser(o Options) *Releaser {
+	return &Releaser{o: o, locks: locks{o.Store, o.Lease, o.Log}}
+}
+
+// Handle is the handler of the consumer of `committed`.
+func (r *Releaser) Handle(ds []*stream.Delivery) {
+	for _, d := range ds {
+		r.release(d)
+	}
+}
+
+func (r *Releaser) release(d *stream.Delivery) {
+	c, err := event.ParseCommitted(d.Values)
+	if err != nil {
+		r.bury(d, err, string(fault.KindOf(err)))
+		return
+	}
+	log := r.o.Log.With(zap.Stringer("cid", c.ID), zap.String("level", c.Clears()), zap.String("entry", d.ID))
+	age, err := r.clock.age(d.Context, r.o.Store, d.ID)
+	if err != nil {
+		r.fail(d, log, err)
+		return
+	}
+	if wait := r.o.Grace - age; wait > 0 {
+		d.Later(wait)
+		return
+	}
+
+	random := random()
+	token := state.NewReleaseToken(r.o.WorkerID, random)
+	holder, err := r.o.Store.Lock(d.Context, c.ID, token)
+	if err != nil {
+		r.fail(d, log, err)
+		return
+	}
+	if holder != "" {
+		log.Debug("busy", zap.String("holder", holder))
+		d.Later(0)
+		return
+	}
+	ctx, release := r.locks.hold(d, c.ID, token, func(context.Context) {})
+	err = r.clear(ctx, d, c, random, log)
+	release()
+
+	uctx, cancel := soon(d)
+	defer cancel()
+	if err != nil {
+		if uerr := r.o.Store.Unlock(uctx, c.ID, token); uerr != nil {
+			log.Warn("lock was left to expire", zap.Error(uerr))
+		}
+		r.fail(d, log, err)
+		return
+	}
+	if err := r.o.Store.Released(uctx, c.ID, token, d.ID); err != nil {
+		r.fail(d, log, err) // done again, and then there is nothing left to clear
+		return
+	}
+	d.Settled()
+}
+
+// clear removes the copy; nil: there is nothing left to do for this entry.
+func (r *Releaser) clear(ctx context.Context, d *stream.Delivery, c event.Committed, random string, log *zap.Logger) error {
+	row, err := r.o.Catalog.Content(ctx, c.ID)
+	if fault.Is(err, fault.Unknown) {
+		log.Info("not cleared: the content was forgotten, its files stay")
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if row.Filename != c.Filename {
+		log.Warn("not cleared: the row has another filename by now", zap.String("filename", c.Filename),
+			zap.String("row", row.Filename))
+		return nil
+	}
+	policy, err := r.o.policy(ctx)
+	if err != nil {
+		return err
+	}
+	level, ok := policy.Level(c.Clears())
+	if !ok {
+		return fault.New(fault.Unprocessable, "clear: no such level any more:", c.Clears(), nil)
+	}
+	outcome, err := r.o.Mover.Release(ctx, mover.ReleaseRequest{
+		ID: c.ID, Token: random, Filename: c.Filename, Tier: level,
+		Fence: func(ctx context.Context) (bool, error) {
+			d.Progress()
+			begun, err := beginRelease(ctx, r.o.Catalog, c.ID, level.Name)
+			if err == nil && begun {
+				err = r.kept(ctx, c.ID, policy)
+			}
+			return begun, err
+		},
+	})
+	if err != nil {
+		return err
+	}
+	if outcome == mover.Again {
+		return fault.New(fault.Busy, "clear", c.ID.String(), errors.New("a mover wants the name"))
+	}
+	r.o.Metrics.released(outcome.String())
+	log.Debug("cleared", zap.Stringer("outcome", outcome), zap.String("filename", c.Filename))
+	return nil
+}
+
+// kept makes sure that the row's own file is there before another copy goes. By the protocol it always is; but rows are
+// restored from backups and changed by hand, and then the copy that nobody names may be the last one.
+func (r *Releaser) kept(ctx context.Context, id content.ID, policy content.Policy) error {
+	row, err := r.o.Catalog.Content(ctx, id)
+	if err != nil {
+		return err
+	}
+	level, ok := policy.Level(row.Level)
+	if !ok {
+		return fault.New(fault.Unavailable, "look up level", row.Level, nil)
+	}
+	there, err := r.o.Mover.Exists(level, row.Filename)
+	if err != nil || there {
+		return err
+	}
+	now, err := r.o.Catalog.Content(ctx, id)
+	if err != nil {
+		return err
+	}
+	if now.Generation != row.Generation {
+		return fault.New(fault.Busy, "clear", id.String(), errors.New("the row has just changed"))
+	}
+	return &fault.Error{Kind: fault.MissingFile, Op: "keep the last copy of", Subject: id.String(),
+		Err:  fmt.Errorf("the row names level %s, and %s is not there", row.Level, row.Filename),
+		Hint: "put the file there, or correct the row"}
+}
+
+func (r *Releaser) fail(d *stream.Delivery, log *zap.Logger, err error) {
+	kind := fault.KindOf(err)
+	switch {
+	case kind == fault.Lost || kind == fault.Busy || d.Context.Err() != nil:
+		d.Later(0)
+	case kind == fault.Unavailable:
+		r.o.Trouble()
+		d.Later(0)
+	case kind == fault.TierRefused:
+		log.Warn("a tier is away, clearing later", zap.Error(err))
+		d.Later(restLeast)
+	case kind.Permanent():
+		r.bury(d, err, string(kind))
+	case d.Attempt >= r.o.MaxAttempts:
+		r.bury(d, err, "exhausted")
+	default:
+		log.Warn("clearing failed, trying again", zap.Int64("attempt", d.Attempt), zap.Error(err))
+		d.Failed(err)
+	}
+}
+
+func (r *Releaser) bury(d *stream.Delivery, err error, reason string) {
+	r.o.bury(d, r.o.Store.Keys().Committed(), state.GroupReleaser, "release", reason, err)
+}
+
+// clock knows how far Redis' clock is from ours: entry ids are in Redis' time, and the grace must not shrink because
+// two clocks differ.
+type clock struct {
+	mu     sync.Mutex
+	offset time.Duration
+	asked  time.Time
+}
+
+func (c *clock) age(ctx context.Context, store *state.Store, entryID string) (time.Duration, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if time.Since(c.asked) > 10*time.Second {
+		now, err := store.Now(ctx)
+		if err != nil {
+			return 0, err
+		}
+		c.offset, c.asked = time.Until(now), time.Now()
+	}
+	added, err := stream.Added(entryID)
+	if err != nil {
+		return 0, fault.New(fault.Malformed, "read entry id", entryID, err)
+	}
+	return time.Since(added) + c.offset, nil
+}

@@ -1,0 +1,351 @@
+package worker
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/tierflow/tierflow/relocator/internal/mover"
+	"github.com/tierflow/tierflow/shared/catalog"
+	"github.com/tierflow/tierflow/shared/content"
+	"github.com/tierflow/tierflow/shared/event"
+	"github.com/tierflow/tierflow/shared/fault"
+	"github.com/tierflow/tierflow/shared/state"
+	"github.com/tierflow/tierflow/shared/stream"
+)
+
+// Options of all workers. All are required.
+type Options struct {
+	Store       *state.Store
+	Catalog     *catalog.Catalog
+	Mover       *mover.Mover
+	WorkerID    string
+	MaxAttempts int64
+	Lease       time.Duration // of locks, the store's
+	Grace       time.Duration // between a commit and the release of the old copy
+	Trouble     func()        // called when a server failed us: look what is missing
+	Metrics     *Metrics
+	Log         *zap.Logger
+}
+
+// Relocator moves contents to where their newest event wants them.
+type Relocator struct {
+	o     Options
+	locks locks
+	rest  rest
+}
+
+// NewRelocator makes a Relocator.
+func NewRelocator(o Options) *Relocator {
+	return &Relocator{o: o, locks: locks{o.Store, o.Lease, o.Log}, rest: rest{until: map[string]time.Time{}, n: map[string]int{}}}
+}
+
+// Handle is the handler of the consumer of `views`.
+func (r *Relocator) Handle(ds []*stream.Delivery) {
+	for _, d := range ds {
+		r.relocate(d)
+	}
+}
+
+func (r *Relocator) relocate(d *stream.Delivery) {
+	view, err := event.ParseView(d.Values)
+	if err != nil {
+		r.bury(d, err, string(fault.KindOf(err)))
+		return
+	}
+	log := r.o.Log.With(zap.Stringer("cid", view.ID), zap.String("event_id", view.EventID), zap.String("entry", d.ID))
+
+	random := random()
+	token := state.NewToken(view.EventID, r.o.WorkerID, random)
+	taken, holder, err := r.o.Store.Take(d.Context, d.ID, view.ID, token, r.o.WorkerID)
+	switch {
+	case err != nil:
+		r.fail(d, view.ID, log, err)
+		return
+	case taken == state.Settled:
+		r.o.Metrics.settled("superseded")
+		d.Settled()
+		return
+	case taken == state.Busy:
+		log.Debug("busy", zap.String("holder", holder))
+		d.Later(0)
+		return
+	}
+
+	var p progress
+	ctx, release := r.locks.hold(d, view.ID, token, func(ctx context.Context) { p.publish(ctx, r.o.Store, view.ID) })
+	err = r.move(ctx, d, view, token, random, &p, log)
+	release()
+	if err != nil {
+		uctx, cancel := soon(d)
+		if uerr := r.o.Store.Unlock(uctx, view.ID, token); uerr != nil {
+			log.Warn("lock was left to expire", zap.Error(uerr))
+		}
+		cancel()
+		r.fail(d, view.ID, log, err)
+	}
+}
+
+// move does steps 3 to 5; the lock is ours. nil: the entry is settled.
+func (r *Relocator) move(ctx context.Context, d *stream.Delivery, view event.View, token state.Token, random string, p *progress, log *zap.Logger) error {
+	row, err := r.o.Catalog.Content(ctx, view.ID)
+	if err != nil {
+		return err
+	}
+	policy, err := r.o.policy(ctx)
+	if err != nil {
+		return err
+	}
+	from, ok := policy.Level(row.Level)
+	if !ok {
+		return fault.New(fault.Unprocessable, "look up level", row.Level, nil)
+	}
+	to := policy.Target(view.Count)
+	if row.Pinned != "" {
+		if to, ok = policy.Level(row.Pinned); !ok {
+			return fault.New(fault.Unprocessable, "look up pinned level", row.Pinned, nil)
+		}
+	}
+	st := state.State{
+		ID: view.ID, Count: view.Count, Target: to.Name, DBLevel: row.Level, Filename: row.Filename,
+		EventID: view.EventID, EntryID: d.ID, UpdatedAt: time.Now(),
+	}
+	if to.Name == from.Name {
+		if err := r.o.Store.Settle(ctx, st, token); err != nil {
+			return err
+		}
+		r.o.Metrics.settled("in place")
+		d.Settled()
+		return nil
+	}
+	if err := r.rest.check(from.Name, to.Name); err != nil {
+		return err
+	}
+
+	started := time.Now()
+	p.begin(state.Progress{EventID: view.EventID, From: from.Name, To: to.Name, Filename: row.Filename, WorkerID: r.o.WorkerID})
+	made, err := r.o.Mover.Make(ctx, mover.Request{
+		ID: view.ID, EventID: view.EventID, Token: random, Filename: row.Filename, From: from, To: to,
+		Progress: func(done, total int64) { d.Progress(); p.set(done, total) },
+	})
+	stray := event.Committed{EventID: view.EventID, ID: view.ID, From: from.Name, To: to.Name, Filename: row.Filename,
+		Generation: row.Generation}
+	if err != nil {
+		r.giveBack(d, made, stray, log)
+		if fault.Is(err, fault.MissingFile) {
+			err = r.missing(ctx, row, err)
+		}
+		r.rest.note(err, from.Name, to.Name)
+		return err
+	}
+	r.rest.clear(from.Name, to.Name)
+
+	finished := time.Now()
+	st.UpdatedAt = finished
+	emitted, err := r.emit(ctx, d, st, token, event.Relocated{
+		EventID: view.EventID, ID: view.ID, From: from.Name, To: to.Name, Filename: row.Filename,
+		Generation: row.Generation, Count: view.Count, Bytes: made.Bytes, Digest: made.Digest, Method: made.Method,
+		WorkerID: r.o.WorkerID, StartedAt: started, FinishedAt: finished,
+	})
+	if err != nil {
+		// Nobody knows whether it was emitted. The temporary stays as the record: a repeat or the sweep settles it.
+		return err
+	}
+	if !emitted {
+		r.giveBack(d, made, stray, log)
+		return fault.New(fault.Lost, "emit", view.ID.String(), errLockLost)
+	}
+	d.Settled()
+	if err := made.Discard(); err != nil {
+		log.Warn("a temporary was left for the sweep", zap.Error(err))
+	}
+	r.o.Metrics.moved(made.Method, made.Bytes, finished.Sub(started))
+	log.Info("relocated", zap.String("from", from.Name), zap.String("to", to.Name), zap.String("filename", row.Filename),
+		zap.String("method", made.Method), zap.Int64("bytes", made.Bytes), zap.Duration("took", finished.Sub(started)))
+	return nil
+}
+
+// emit tries again while the lock may still be ours: a repeat is answered as the first one was.
+func (r *Relocator) emit(ctx context.Context, d *stream.Delivery, st state.State, token state.Token, e event.Relocated) (bool, error) {
+	for wait := 50 * time.Millisecond; ; wait *= 2 {
+		ectx, cancel := soon(d)
+		ok, err := r.o.Store.Emit(ectx, st, token, e)
+		cancel()
+		if err == nil || wait > r.o.Lease/2 {
+			return ok, err
+		}
+		select {
+		case <-ctx.Done():
+			return false, err
+		case <-time.After(wait):
+		}
+	}
+}
+
+// giveBack has what was published cleared by the releaser, and only then removes its record.
+func (r *Relocator) giveBack(d *stream.Delivery, made *mover.Made, stray event.Committed, log *zap.Logger) {
+	if made == nil {
+		return
+	}
+	ctx, cancel := soon(d)
+	defer cancel()
+	stray.CommittedAt = time.Now()
+	if err := r.o.Store.Stray(ctx, stray); err != nil {
+		log.Warn("a stray copy is left for the sweep", zap.Error(err))
+		return
+	}
+	if err := made.Discard(); err != nil {
+		log.Warn("a temporary was left for the sweep", zap.Error(err))
+	}
+}
+
+// missing tells a file that is really gone from one that was moved since the look-up.
+func (r *Relocator) missing(ctx context.Context, row catalog.Row, err error) error {
+	now, lerr := r.o.Catalog.Content(ctx, row.ID)
+	if lerr != nil {
+		return lerr
+	}
+	if now.Generation != row.Generation || now.Level != row.Level || now.Filename != row.Filename {
+		return fault.New(fault.Busy, "relocate", row.ID.String(), err)
+	}
+	return err
+}
+
+// fail says what becomes of an entry whose work has ended with an error.
+func (r *Relocator) fail(d *stream.Delivery, id content.ID, log *zap.Logger, err error) {
+	kind := fault.KindOf(err)
+	switch {
+	case kind == fault.Lost || kind == fault.Busy || d.Context.Err() != nil:
+		log.Debug("left to others", zap.Error(err))
+		d.Later(0)
+	case kind == fault.Unavailable:
+		r.o.Trouble()
+		d.Later(0)
+	case kind == fault.TierRefused || kind == fault.NoSpace:
+		log.Warn("a tier is away or full, trying again later", zap.Error(err))
+		d.Later(restLeast)
+	case kind.Permanent():
+		r.bury(d, err, string(kind))
+	case d.Attempt >= r.o.MaxAttempts:
+		r.bury(d, err, "exhausted")
+	default:
+		log.Warn("failed, trying again", zap.Int64("attempt", d.Attempt), zap.Error(err))
+		d.Failed(err)
+	}
+}
+
+func (r *Relocator) bury(d *stream.Delivery, err error, reason string) {
+	r.o.bury(d, r.o.Store.Keys().Views(), state.GroupRelocator, "relocate", reason, err)
+}
+
+// bury puts an entry into dead; where that fails, it stays pending and fails again.
+func (o Options) bury(d *stream.Delivery, key, group, stage, reason string, cause error) {
+	ctx, cancel := soon(d)
+	defer cancel()
+	buried, err := o.Store.Bury(ctx, group, o.WorkerID, d.Values, event.Failure{
+		Stage: stage, Reason: reason, Error: cause.Error(), Attempts: d.Attempt, SourceStream: key, SourceID: d.ID,
+		FailedAt: time.Now(),
+	})
+	if err != nil {
+		o.Trouble()
+		d.Later(0)
+		return
+	}
+	d.Settled()
+	if buried {
+		o.Metrics.dead(stage, reason)
+		o.Log.Error("dead", zap.String("stage", stage), zap.String("reason", reason), zap.String("entry", d.ID),
+			zap.String("cid", d.Values["cid"]), zap.Int64("attempts", d.Attempt), zap.Error(cause))
+	}
+}
+
+// random is the part of a token and of the names on disk that makes an attempt unlike any other.
+func random() string {
+	var b [8]byte
+	_, _ = rand.Read(b[:]) // never fails, says crypto/rand
+	return hex.EncodeToString(b[:])
+}
+
+// progress is how far a move is, for those who watch.
+type progress struct {
+	mu    sync.Mutex
+	p     state.Progress
+	begun bool
+	done  atomic.Int64
+	total atomic.Int64
+}
+
+func (p *progress) begin(s state.Progress) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.p, p.begun = s, true
+}
+
+func (p *progress) set(done, total int64) { p.done.Store(done); p.total.Store(total) }
+
+func (p *progress) publish(ctx context.Context, store *state.Store, id content.ID) {
+	p.mu.Lock()
+	s, begun := p.p, p.begun
+	p.mu.Unlock()
+	if !begun {
+		return
+	}
+	s.BytesDone, s.BytesTotal = p.done.Load(), p.total.Load()
+	_ = store.SetProgress(ctx, id, s) // only for the eye; the next tick tells again
+}
+
+// A tier that is full or away rests: everything that needs it waits without trying, longer each time, while other
+// tiers go on.
+type rest struct {
+	mu    sync.Mutex
+	until map[string]time.Time
+	n     map[string]int
+}
+
+const (
+	restLeast = time.Second
+	restMost  = 30 * time.Second
+)
+
+func (r *rest) check(levels ...string) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, l := range levels {
+		if time.Now().Before(r.until[l]) {
+			return fault.New(fault.Busy, "wait for tier", l, nil)
+		}
+	}
+	return nil
+}
+
+func (r *rest) note(err error, from, to string) {
+	kind := fault.KindOf(err)
+	if kind != fault.NoSpace && kind != fault.TierRefused {
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	level := to // only a target can be full
+	var refused *fault.Error
+	if kind == fault.TierRefused && errors.As(err, &refused) && strings.HasPrefix(refused.Subject, from+" ") {
+		level = from
+	}
+	r.n[level]++
+	r.until[level] = time.Now().Add(min(restLeast<<min(r.n[level]-1, 10), restMost))
+}
+
+func (r *rest) clear(levels ...string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, l := range levels {
+		delete(r.until, l)
+		delete(r.n, l)
+	}
+}
