@@ -1,0 +1,66 @@
+package main
+
+import (
+	"fmt"
+	"net"
+	"time"
+
+	sqle "github.com/dolthub/go-mysql-server"
+	"github.com/dolthub/go-mysql-server/memory"
+	"github.com/dolthub/go-mysql-server/server"
+	"github.com/dolthub/go-mysql-server/sql"
+	"github.com/dolthub/go-mysql-server/sql/mysql_db"
+	"github.com/dolthub/vitess/go/mysql"
+	"github.com/sirupsen/logrus"
+)
+
+// database is the name of the database, of its user, and of that user's password.
+const database = "tierflow"
+
+// startMySQL starts a MySQL with an empty database on addr and returns the DSN of its user, who may do
+// everything, and what stops it. A statement waits at most wait for another connection's transaction.
+func startMySQL(addr string, wait time.Duration) (dsn string, stop func(), err error) {
+	// The engine logs every refused statement, which the client is told anyway. A panic is logged by others.
+	logrus.SetLevel(logrus.FatalLevel)
+
+	// Without native indexes a foreign key to a primary key is refused.
+	databases := memory.NewDBProviderWithOpts(memory.NativeIndexProvider(true)).(*memory.DbProvider)
+	if err := databases.CreateDatabase(nil, database); err != nil {
+		return "", nil, err
+	}
+	engine := sqle.NewDefault(databases)
+
+	globals := map[string]any{
+		"secure_file_priv": "/dev/null", // the default opens every file of this process to SQL; none is under this
+		"time_zone":        "+00:00",    // for rows that are inserted by hand
+	}
+	if err := sql.SystemVariables.AssignValues(globals); err != nil {
+		return "", nil, err
+	}
+	users := engine.Analyzer.Catalog.MySQLDb
+	users.SetPersister(&mysql_db.NoopPersister{}) // CREATE USER needs one
+	editor := users.Editor()
+	users.AddSuperUser(editor, database, "%", database)
+	editor.Close()
+
+	listener, err := net.Listen("tcp", addr)
+	if err != nil {
+		return "", nil, err
+	}
+	config := server.Config{
+		Listener: listener,
+		Options: []server.Option{
+			func(e *sqle.Engine, sessions *server.SessionManager, h mysql.Handler) (*sqle.Engine, *server.SessionManager, mysql.Handler) {
+				return e, sessions, newTurns(h, sessions, wait)
+			},
+		},
+	}
+	srv, err := server.NewServer(config, engine, sql.NewContext, memory.NewSessionBuilder(databases), nil)
+	if err != nil {
+		listener.Close()
+		return "", nil, err
+	}
+	go srv.Start() // returns when the listener is closed
+	dsn = fmt.Sprintf("%s:%s@tcp(%s)/%s", database, database, listener.Addr(), database)
+	return dsn, func() { srv.Close() }, nil
+}

@@ -1,0 +1,185 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/alicebob/miniredis/v2"
+	"github.com/alicebob/miniredis/v2/server"
+)
+
+// tick is how often Redis' clock moves, and so how exactly keys expire.
+const tick = 100 * time.Millisecond
+
+// startRedis starts an empty Redis on addr and returns its URL and what stops it.
+func startRedis(addr string) (url string, stop func(), err error) {
+	redis := miniredis.NewMiniRedis()
+	if err := redis.StartAddr(addr); err != nil {
+		return "", nil, err
+	}
+	redis.Server().SetPreHook(cures{redis.Server()}.hook)
+
+	end, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		expire(redis, end)
+	}()
+	stop = func() {
+		close(end)
+		<-ended
+		redis.Close()
+	}
+	return "redis://" + redis.Addr() + "/0", stop, nil
+}
+
+// expire moves the clock by which keys expire, which miniredis leaves to its user. (Its ClockTTL does it too,
+// but looks at every key at every command.)
+func expire(redis *miniredis.Miniredis, end <-chan struct{}) {
+	ticker := time.NewTicker(tick)
+	defer ticker.Stop()
+	last := time.Now()
+	for {
+		select {
+		case now := <-ticker.C:
+			redis.FastForward(now.Sub(last))
+			last = now
+		case <-end:
+			return
+		}
+	}
+}
+
+// cures answer, in place of miniredis, the commands that it answers otherwise than Redis.
+type cures struct{ srv *server.Server }
+
+// inside is the client name of the commands that the cures themselves give; they go to miniredis as they are.
+const inside = "tierflow-embedded-cure"
+
+// hook answers the command and returns true, or leaves it to miniredis.
+func (r cures) hook(c *server.Peer, cmd string, args ...string) bool {
+	switch {
+	case c.ClientName == inside:
+		return false
+	case cmd == "COMMAND":
+		// The reply of miniredis crashes redis-cli 7.0; with an error redis-cli does without.
+		c.WriteError("ERR unknown command 'COMMAND'")
+		return true
+	case cmd == "XINFO" && len(args) == 2 && strings.EqualFold(args[0], "GROUPS"):
+		r.groups(c, args[1])
+		return true
+	case cmd == "XCLAIM" && len(args) >= 5:
+		r.claim(c, args)
+		return true
+	}
+	return false
+}
+
+// groups is XINFO GROUPS with a lag that is the number of undelivered entries; miniredis gives the length of the
+// whole stream.
+func (r cures) groups(c *server.Peer, key string) {
+	reply, err := r.ask(c, "XINFO", "GROUPS", key)
+	groups, ok := reply.([]any)
+	if err != nil || !ok {
+		write(c, reply, err)
+		return
+	}
+	c.WriteLen(len(groups))
+	for _, group := range groups {
+		fields := group.([]any)
+		c.WriteMapLen(len(fields) / 2)
+		var last string
+		for i := 0; i < len(fields); i += 2 {
+			name, value := fields[i].(string), fields[i+1]
+			switch name {
+			case "last-delivered-id":
+				last = value.(string)
+			case "lag":
+				waiting, _ := r.ask(c, "XRANGE", key, "("+last, "+")
+				entries, _ := waiting.([]any)
+				value = len(entries)
+			}
+			c.WriteBulk(name)
+			write(c, value, nil)
+		}
+	}
+}
+
+// claim is XCLAIM that heeds its min-idle-time, and that leaves the delivery count alone with JUSTID; in
+// miniredis it does neither. Between the look and the claim another connection may claim as well, except in a
+// script, which has Redis for itself.
+func (r cures) claim(c *server.Peer, args []string) {
+	key, group, options := args[0], args[1], len(args)
+	for i, arg := range args[4:] {
+		if strings.Trim(arg, "0123456789-") != "" {
+			options = 4 + i
+			break
+		}
+	}
+	given := strings.ToUpper(strings.Join(args[options:], " "))
+	keepCount := strings.Contains(given, "JUSTID") && !strings.Contains(given, "RETRYCOUNT")
+
+	claimed := []any{}
+	for _, id := range args[4:options] {
+		command := append([]string{"XCLAIM", key, group, args[2], args[3], id}, args[options:]...)
+		reply, err := r.ask(c, "XPENDING", key, group, id, id, "1")
+		if err != nil {
+			write(c, nil, err)
+			return
+		}
+		if found, _ := reply.([]any); len(found) == 1 {
+			entry := found[0].([]any) // id, consumer, idle milliseconds, delivery count
+			var minIdle int
+			if _, err := fmt.Sscan(args[3], &minIdle); err == nil && entry[2].(int) < minIdle {
+				continue
+			}
+			if keepCount {
+				command = append(command, "RETRYCOUNT", fmt.Sprint(entry[3]))
+			}
+		}
+		reply, err = r.ask(c, command...)
+		if err != nil {
+			write(c, nil, err)
+			return
+		}
+		ids, _ := reply.([]any)
+		claimed = append(claimed, ids...)
+	}
+	write(c, claimed, nil)
+}
+
+// ask gives a command for the connection c (in its database, and in its script) and returns the reply.
+func (r cures) ask(c *server.Peer, command ...string) (any, error) {
+	var reply bytes.Buffer
+	w := bufio.NewWriter(&reply)
+	peer := server.NewPeer(w)
+	peer.Ctx, peer.ClientName = c.Ctx, inside
+	r.srv.Dispatch(peer, command)
+	w.Flush()
+	return server.ParseReply(bufio.NewReader(&reply))
+}
+
+// write sends what ask returned.
+func write(c *server.Peer, reply any, err error) {
+	if err != nil {
+		c.WriteError(err.Error())
+		return
+	}
+	switch v := reply.(type) {
+	case nil:
+		c.WriteNull()
+	case int:
+		c.WriteInt(v)
+	case string:
+		c.WriteBulk(v)
+	case server.Simple:
+		c.WriteInline(string(v))
+	case []any:
+		c.WriteLen(len(v))
+		for _, element := range v {
+			write(c, element, nil)
+		}
+	}
+}
