@@ -150,9 +150,14 @@ func (s FS) Create(step Step, dir *File, name string) (*File, error) {
 func (s FS) openat2(step Step, dir *File, name string, flags, mode uint64) (*File, unix.Stat_t, error) {
 	f := &File{path: dir.At(name)}
 	var st unix.Stat_t
+	// RESOLVE_NO_SYMLINKS refuses a link at the end as well; O_NOFOLLOW with O_DIRECTORY would only change ELOOP into
+	// ENOTDIR, as if a file were there.
+	if flags&unix.O_DIRECTORY == 0 {
+		flags |= unix.O_NOFOLLOW
+	}
 	err := s.do(step, f.path, func() (err error) {
 		f.fd, err = unix.Openat2(dir.fd, name, &unix.OpenHow{
-			Flags: flags | unix.O_NONBLOCK | unix.O_NOFOLLOW | unix.O_CLOEXEC,
+			Flags: flags | unix.O_NONBLOCK | unix.O_CLOEXEC,
 			Mode:  mode,
 			Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS |
 				unix.RESOLVE_NO_XDEV,

@@ -28,6 +28,8 @@ func wrap(op, subject string, err error) error {
 		e.Kind, e.Hint = fault.NoSpace, "free space on the target tier"
 	case isAny(err, unix.EIO, unix.EUCLEAN, unix.EBADMSG, unix.ENODEV, unix.EROFS):
 		e.Kind, e.Hint = fault.Suspect, "look at the disk and the kernel's log"
+	case missing(err):
+		e.Kind = fault.Busy // whatever is our own business was there a moment ago: another attempt has taken it away
 	case isAny(err, unix.EACCES, unix.EPERM):
 		e.Hint = "the relocator's user needs the right to read, write and rename there"
 	}

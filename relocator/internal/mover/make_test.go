@@ -637,6 +637,29 @@ func TestASourceThatChangesIsCopiedAgain(t *testing.T) {
 	})
 }
 
+func TestALinkThatWasSwappedInForAMomentIsNotPublished(t *testing.T) {
+	from, to := routes[0].tiers(t)
+	write(t, from.Path+"/x", []byte("x"))
+	n := 0
+	m := mover.New(mover.Options{FS: fsys.FS{Hook: func(s fsys.Step, _ string) error {
+		if s != fsys.LinkTemp {
+			return nil
+		}
+		switch n++; n {
+		case 1: // before the link
+			return errors.Join(os.Rename(from.Path+"/x", from.Path+"/real"), os.Symlink("/etc/passwd", from.Path+"/x"))
+		case 2: // after it
+			return os.Rename(from.Path+"/real", from.Path+"/x")
+		}
+		return nil
+	}}})
+	mustMake(t, m, request(from, to, "x"))
+	if st := lstat(t, to.Path+"/x"); st.Mode&unix.S_IFMT != unix.S_IFREG {
+		t.Errorf("published %s", fsys.Kind(&st))
+	}
+	sameBytes(t, to.Path+"/x", []byte("x"))
+}
+
 func TestAFileWithTwoNamesInADirectoryIsMoved(t *testing.T) {
 	for _, r := range routes {
 		from, to := r.tiers(t)

@@ -113,7 +113,7 @@ func (m *Made) Discard() error {
 //
 // Kinds: InvalidName, MissingFile (look the row up again before believing it: a move of somebody else may have
 // been faster), Unsupported, Conflict, TierRefused, NoSpace, Suspect, Changed, Lost (the sweep took the attempt
-// away), Busy (the target's folder went away again and again). A cancelled context gives its cause.
+// away), Busy (another attempt took something away at the same time). A cancelled context gives its cause.
 func (m *Mover) Make(ctx context.Context, r Request) (*Made, error) {
 	made, err := m.make(ctx, r)
 	return made, wrap("move", fmt.Sprintf("%d (%s) from %s to %s", r.ID, r.Filename, r.From.Name, r.To.Name), err)
@@ -240,6 +240,22 @@ func (m *Mover) openIn(step fsys.Step, dir *fsys.File, name string) (*fsys.File,
 	return m.fs.Open(step, dir, name)
 }
 
+// inPlace tells whether a content that was opened some time ago still has its name. One that a releaser has taken
+// away meanwhile may be half deleted, though the descriptor shows it: what was read of a directory counts only if
+// it is in place afterwards. The open descriptor keeps its inode from being used again.
+func (m *Mover) inPlace(step fsys.Step, root *tier.Root, filename string, i *item) (bool, error) {
+	now, err := m.find(step, root, filename)
+	var kind *fsys.KindError
+	if missing(err) || errors.As(err, &kind) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	defer now.Close()
+	return fsys.Same(&now.st, &i.st), nil
+}
+
 // source opens the content at its present place and adds up its size.
 func (j *job) source(ctx context.Context) (*item, error) {
 	src, err := j.find(fsys.OpenSource, j.from, j.r.Filename)
@@ -301,6 +317,11 @@ func (j *job) prepare(ctx context.Context, src *item, made *Made) error {
 			return err
 		}
 		made.Method, made.Digest = method, digest(sum)
+	}
+	if there, err := j.inPlace(fsys.RecheckSource, j.from, j.r.Filename, src); err != nil {
+		return err
+	} else if !there {
+		return changed(src.file.Path())
 	}
 	// What records a publication must not be less durable than the publication.
 	if err := j.fs.Fsync(fsys.FsyncRecord, j.to.Tmp); err != nil {

@@ -177,6 +177,11 @@ func (j *job) adopt(ctx context.Context, src *item) (*Made, error) {
 	}
 	defer have.Close()
 	n, err := j.same(ctx, src, have)
+	if err == nil || fault.Is(err, fault.Conflict) {
+		if perr := j.bothInPlace(src, have); perr != nil {
+			return nil, perr
+		}
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -205,6 +210,17 @@ func (j *job) adopt(ctx context.Context, src *item) (*Made, error) {
 	return made, nil
 }
 
+func (j *job) bothInPlace(src, have *item) error {
+	there, err := j.inPlace(fsys.RecheckSource, j.from, j.r.Filename, src)
+	if err == nil && there {
+		there, err = j.inPlace(fsys.LookTarget, j.to, j.r.Filename, have)
+	}
+	if err == nil && !there {
+		err = fault.New(fault.Busy, "compare", j.r.Filename, errors.New("it was taken away while it was read"))
+	}
+	return err
+}
+
 // same compares what is at the source, a, with what is at the target, b, and makes b durable on the way. A
 // difference is a conflict. Bytes count, and names; owners, modes and times do not.
 func (j *job) same(ctx context.Context, a, b *item) (*node, error) {
@@ -223,8 +239,13 @@ func (j *job) same(ctx context.Context, a, b *item) (*node, error) {
 		return n, j.fsyncAdopted(b.file)
 	}
 	n.method = Copied
-	if a.st.Size != b.st.Size {
-		return nil, conflict(b.file.Path(), "it has %d bytes, and the source %d", b.st.Size, a.st.Size)
+	// Looked at anew: a link that we have made ourselves has changed the source's times.
+	before, err := j.fs.Stat(fsys.RecheckSource, a.file)
+	if err != nil {
+		return nil, err
+	}
+	if before.Size != b.st.Size {
+		return nil, conflict(b.file.Path(), "it has %d bytes, and the source %d", b.st.Size, before.Size)
 	}
 	if err := j.fsyncAdopted(b.file); err != nil {
 		return nil, err
@@ -245,7 +266,7 @@ func (j *job) same(ctx context.Context, a, b *item) (*node, error) {
 	if err != nil {
 		return nil, err
 	}
-	if !unchanged(&now, &a.st) {
+	if !unchanged(&now, &before) {
 		return nil, changed(a.file.Path())
 	}
 	if !bytes.Equal(theirs, n.sum) {

@@ -43,7 +43,7 @@ type ReleaseRequest struct {
 // way back: an error or a crash after that leaves a folder in released/ for the sweep.
 //
 // Kinds: InvalidName, Unsupported (something other than a file or folder has the name: it is left alone),
-// TierRefused, Suspect. A cancelled context gives its cause.
+// TierRefused, Suspect, Busy. A cancelled context gives its cause.
 func (m *Mover) Release(ctx context.Context, r ReleaseRequest) (ReleaseOutcome, error) {
 	outcome, err := m.release(ctx, r)
 	return outcome, wrap("release", r.ID.String()+" ("+r.Filename+") from "+r.Tier.Name, err)

@@ -166,8 +166,11 @@ func (r *Root) Close() {
 // disk unmounted or exchanged meanwhile is fault.TierRefused: what was written went somewhere else.
 func (r *Root) Check(step fsys.Step) error {
 	dir, st, err := r.fs.OpenRoot(step, r.Level.Path)
-	if err != nil {
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
 		return refused(r.Level, "the tier went away during the job: mount the disk", err)
+	}
+	if err != nil {
+		return fail(r.Level, err)
 	}
 	defer dir.Close()
 	if !fsys.Same(&st, &r.st) {
@@ -187,8 +190,9 @@ func (r *Root) Check(step fsys.Step) error {
 // SameFolder tells whether two roots are one folder, by whatever paths and mounts.
 func (r *Root) SameFolder(o *Root) bool { return fsys.Same(&r.st, &o.st) }
 
-// CheckDistinct refuses tiers that are the same folder, or lie within each other, by bind mounts or links: there,
-// the release of an old copy would delete the only one.
+// CheckDistinct refuses tiers that are the same folder, by a bind mount or a link, or that lie within each other by
+// a link: there, the release of an old copy would delete the only one. A bind mount of a folder inside another
+// tier is not seen.
 func CheckDistinct(roots ...*Root) error {
 	paths := make([]string, len(roots))
 	for i, a := range roots {

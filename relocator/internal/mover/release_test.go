@@ -1,0 +1,353 @@
+package mover_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/tierflow/tierflow/relocator/internal/fsys"
+	"github.com/tierflow/tierflow/relocator/internal/mover"
+	"github.com/tierflow/tierflow/shared/content"
+	"github.com/tierflow/tierflow/shared/fault"
+)
+
+func fence(answer bool) func(context.Context) (bool, error) {
+	return func(context.Context) (bool, error) { return answer, nil }
+}
+
+func release(l content.Level, filename string) mover.ReleaseRequest {
+	return mover.ReleaseRequest{ID: 7, Token: token(), Filename: filename, Tier: l, Fence: fence(true)}
+}
+
+func wantOutcome(t *testing.T, got mover.ReleaseOutcome, err error, want mover.ReleaseOutcome) {
+	t.Helper()
+	if err != nil || got != want {
+		t.Fatalf("got %q, %v, want %q", got, err, want)
+	}
+}
+
+func TestAReleaseRemovesTheCopyAndFoldersThatAreEmptyThen(t *testing.T) {
+	for _, kind := range []string{"file", "directory"} {
+		t.Run(kind, func(t *testing.T) {
+			l := newLevel(t, t.TempDir(), "bronze")
+			write(t, l.Path+"/a/other", nil)
+			if kind == "file" {
+				write(t, l.Path+"/a/b/c/x", random(1000))
+			} else {
+				writeTree(t, l.Path+"/a/b/c/x")
+			}
+			var steps []fsys.Step
+			m := mover.New(mover.Options{FS: recorder(&steps)})
+			r := release(l, "a/b/c/x")
+			r.Fence = func(context.Context) (bool, error) {
+				if contains(steps, fsys.RenameReleased) || !contains(steps, fsys.MkdirReleased) {
+					t.Errorf("the fence came at the wrong time: %v", steps)
+				}
+				return true, nil
+			}
+			out, err := m.Release(context.Background(), r)
+			wantOutcome(t, out, err, mover.Released)
+			wantAbsent(t, l.Path+"/a/b")
+			if _, err := os.Stat(l.Path + "/a/other"); err != nil {
+				t.Error(err)
+			}
+			wantClean(t, l)
+			if !contains(steps, fsys.FsyncEmptied) {
+				t.Error("it was not made durable")
+			}
+			out, err = m.Release(context.Background(), release(l, "a/b/c/x"))
+			wantOutcome(t, out, err, mover.Gone)
+			out, err = m.Release(context.Background(), release(l, "a/other"))
+			wantOutcome(t, out, err, mover.Released)
+			if es, _ := os.ReadDir(l.Path); len(es) != 1 {
+				t.Errorf("left %v", es)
+			}
+			out, err = m.Release(context.Background(), release(l, "top"))
+			wantOutcome(t, out, err, mover.Gone)
+			wantClean(t, l)
+		})
+	}
+}
+
+func TestAReleaseLeavesWhatTheRowNames(t *testing.T) {
+	l := newLevel(t, t.TempDir(), "bronze")
+	write(t, l.Path+"/a/x", []byte("x"))
+	m := mover.New(mover.Options{})
+	r := release(l, "a/x")
+	r.Fence = fence(false)
+	out, err := m.Release(context.Background(), r)
+	wantOutcome(t, out, err, mover.Lives)
+	sameBytes(t, l.Path+"/a/x", []byte("x"))
+	away := errors.New("MySQL is away")
+	r.Fence = func(context.Context) (bool, error) { return false, away }
+	if _, err := m.Release(context.Background(), r); !errors.Is(err, away) {
+		t.Errorf("got %v", err)
+	}
+	sameBytes(t, l.Path+"/a/x", []byte("x"))
+	wantClean(t, l)
+}
+
+func TestAReleaseWhoseFolderWasTakenAwayTouchesNothing(t *testing.T) {
+	for _, there := range []bool{true, false} {
+		from, to := routes[0].tiers(t)
+		write(t, from.Path+"/a/x", []byte("x"))
+		if there {
+			write(t, to.Path+"/a/x", []byte("x"))
+		}
+		m := mover.New(mover.Options{})
+		r := release(to, "a/x")
+		r.Fence = func(context.Context) (bool, error) {
+			mustMake(t, m, request(from, to, "a/x")) // a mover comes in between
+			if !there {
+				return true, os.RemoveAll(to.Path + "/a")
+			}
+			return true, nil
+		}
+		out, err := m.Release(context.Background(), r)
+		wantOutcome(t, out, err, mover.Again)
+		if there {
+			sameBytes(t, to.Path+"/a/x", []byte("x"))
+		}
+		wantClean(t, from, to)
+	}
+}
+
+func TestAReleaseLeavesAloneWhatIsNoContent(t *testing.T) {
+	outside := t.TempDir()
+	write(t, outside+"/x", []byte("outside"))
+	l := newLevel(t, t.TempDir(), "bronze")
+	err := errors.Join(os.Symlink(outside+"/x", l.Path+"/link"), os.Symlink(outside, l.Path+"/linked"), unix.Mkfifo(l.Path+"/fifo", 0o600))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"link", "linked", "linked/x", "fifo"} {
+		_, err := mover.New(mover.Options{}).Release(context.Background(), release(l, name))
+		wantKind(t, err, fault.Unsupported)
+	}
+	sameBytes(t, outside+"/x", []byte("outside"))
+	if es, _ := os.ReadDir(l.Path); len(es) != 4 {
+		t.Errorf("left %v", es)
+	}
+	wantClean(t, l)
+}
+
+func TestAReleaseOnATierThatWentAwayTouchesNothing(t *testing.T) {
+	l := newLevel(t, t.TempDir(), "bronze")
+	write(t, l.Path+"/x", []byte("x"))
+	r := release(l, "x")
+	r.Fence = func(context.Context) (bool, error) { return true, os.Rename(l.Path, l.Path+"-away") }
+	_, err := mover.New(mover.Options{}).Release(context.Background(), r)
+	wantKind(t, err, fault.TierRefused)
+	sameBytes(t, l.Path+"-away/x", []byte("x"))
+}
+
+func TestAReleaseThatWasCutShortIsFinishedByTheNextAndTheSweep(t *testing.T) {
+	boom := errors.New("boom")
+	for _, kind := range []string{"file", "directory"} {
+		for n, done := 0, false; !done; n++ {
+			l := newLevel(t, inMemory(t), "bronze")
+			if kind == "file" {
+				write(t, l.Path+"/a/x", random(10))
+			} else {
+				writeTree(t, l.Path+"/a/x")
+			}
+			before := tree(t, l.Path+"/a/x")
+			count := 0
+			broken := fsys.FS{Hook: func(fsys.Step, string) error {
+				if count++; count > n { // dead from here on
+					return boom
+				}
+				return nil
+			}}
+			_, err := mover.New(mover.Options{FS: broken}).Release(context.Background(), release(l, "a/x"))
+			done = err == nil
+			if !done && !errors.Is(err, boom) {
+				t.Fatalf("operation %d: %v", n, err)
+			}
+			if now := tree(t, l.Path+"/a/x"); len(now) > 0 { // all of it or nothing
+				equalTrees(t, "after operation", now, before)
+			}
+			m := mover.New(mover.Options{})
+			if _, err := m.Release(context.Background(), release(l, "a/x")); err != nil {
+				t.Fatalf("after operation %d: %v", n, err)
+			}
+			wantAbsent(t, l.Path+"/a")
+			sweepAll(t, m, l)
+			wantClean(t, l)
+			if done && n < 20 {
+				t.Errorf("only %d operations went through the seam", n)
+			}
+		}
+	}
+}
+
+// sweepAll sweeps whatever the age.
+func sweepAll(t testing.TB, m *mover.Mover, l content.Level) mover.SweepReport {
+	t.Helper()
+	report, err := m.Sweep(context.Background(), l, -time.Minute, func(content.ID, string) bool { return false },
+		func(context.Context, content.ID, string) error { return nil })
+	if err != nil {
+		t.Fatal(err)
+	}
+	return report
+}
+
+func TestTheSweepReportsAStrayBeforeItRemovesItsRecord(t *testing.T) {
+	from, to := routes[0].tiers(t)
+	write(t, from.Path+"/x", []byte("x"))
+	writeTree(t, from.Path+"/d")
+	tmp := to.Path + "/.tierflow/tmp/"
+	m := mover.New(mover.Options{})
+	made := map[string]mover.Request{}
+	for i, name := range []string{"x", "d"} {
+		r := request(from, to, name)
+		r.ID = content.ID(100 + i)
+		if _, err := m.Make(context.Background(), r); err != nil {
+			t.Fatal(err)
+		}
+		made[r.Token] = r
+	}
+	write(t, tmp+"8.event.used", nil)
+	write(t, tmp+"9.event.failing", nil)
+	write(t, tmp+"10.event.folder/tree/sub/file", nil)
+	write(t, to.Path+"/.tierflow/released/7.abc/copy/y", nil)
+	for _, odd := range []string{"tmp/notes.txt", "tmp/0.a.b", "tmp/1.a.b.c", "tmp/1..b", "released/1", "released/1.a.b"} {
+		write(t, to.Path+"/.tierflow/"+odd, nil)
+	}
+	var strays []string
+	boom := errors.New("Redis is away")
+	sweep := func(olderThan time.Duration) (mover.SweepReport, error) {
+		strays = nil
+		return m.Sweep(context.Background(), to, olderThan, func(id content.ID, token string) bool { return id == 8 && token == "used" },
+			func(_ context.Context, id content.ID, event string) error {
+				if id == 9 {
+					return boom
+				}
+				if left, _ := filepath.Glob(tmp + id.String() + ".*"); len(left) != 1 {
+					t.Errorf("the record of %d went before it was reported: %v", id, left)
+				}
+				strays = append(strays, id.String()+" "+event)
+				return nil
+			})
+	}
+	if report, err := sweep(time.Hour); err != nil || report.Temporaries+report.Released+len(report.Unknown)+len(strays) != 0 {
+		t.Errorf("swept what is young: %+v, %v", report, err)
+	}
+	report, err := sweep(-time.Minute)
+	if !errors.Is(err, boom) {
+		t.Errorf("got %v", err)
+	}
+	if report.Temporaries != 3 || report.Released != 1 || len(report.Unknown) != 6 {
+		t.Errorf("report %+v", report)
+	}
+	if len(strays) != 3 || strays[0] != "10 event" || strays[1] != "100 "+eventID {
+		t.Errorf("strays %q", strays)
+	}
+	for _, left := range []string{"8.event.used", "9.event.failing", "notes.txt", "0.a.b"} {
+		if _, err := os.Stat(tmp + left); err != nil {
+			t.Error(err)
+		}
+	}
+	if es, _ := os.ReadDir(tmp); len(es) != 6 {
+		t.Errorf("left %v", es)
+	}
+	sameBytes(t, to.Path+"/x", []byte("x"))
+	equalTrees(t, "published", tree(t, to.Path+"/d"), tree(t, from.Path+"/d"))
+}
+
+func TestASweepOfALivingAttemptNeverLetsItPublishAPart(t *testing.T) {
+	for _, r := range routes {
+		for _, name := range []string{"x", "d"} {
+			for _, step := range []fsys.Step{fsys.FsyncRecord, fsys.RecheckTier, fsys.MakeFolder, fsys.Publish} {
+				t.Run(r.name+" "+name+" "+string(step), func(t *testing.T) {
+					from, to := r.tiers(t)
+					write(t, from.Path+"/a/x", []byte("x"))
+					writeTree(t, from.Path+"/a/d")
+					boom := errors.New("boom")
+					// The sweep itself is cut short while it deletes.
+					n := 0
+					cut := fsys.FS{Hook: func(s fsys.Step, p string) error {
+						if s == fsys.Sweep && filepath.Base(filepath.Dir(p)) == "360p" {
+							if n++; n > 1 {
+								return boom
+							}
+						}
+						return nil
+					}}
+					m := mover.New(mover.Options{FS: at(step, 1, func(string) error {
+						_, _ = mover.New(mover.Options{FS: cut}).Sweep(context.Background(), to, -time.Minute,
+							func(content.ID, string) bool { return false },
+							func(context.Context, content.ID, string) error { return nil })
+						return nil
+					})})
+					made, err := m.Make(context.Background(), request(from, to, "a/"+name))
+					wantKind(t, err, fault.Lost)
+					if made != nil {
+						t.Errorf("made %+v", made)
+					}
+					wantAbsent(t, to.Path+"/a/"+name)
+					mustMake(t, mover.New(mover.Options{}), request(from, to, "a/"+name))
+					equalTrees(t, "target", tree(t, to.Path+"/a/"+name), tree(t, from.Path+"/a/"+name))
+				})
+			}
+		}
+	}
+}
+
+// TestAHalfDeletedDirectoryIsNeitherCopiedNorCompared lets a release take a directory away, and stop in the middle of
+// deleting it, while a late mover reads it through its open descriptor.
+func TestAHalfDeletedDirectoryIsNeitherCopiedNorCompared(t *testing.T) {
+	takeAway := func(l content.Level) {
+		n := 0
+		cut := fsys.FS{Hook: func(s fsys.Step, _ string) error {
+			if s == fsys.DeleteReleased {
+				if n++; n > 12 {
+					return errors.New("cut short")
+				}
+			}
+			return nil
+		}}
+		if _, err := mover.New(mover.Options{FS: cut}).Release(context.Background(), release(l, "d")); err == nil {
+			t.Error("the release was not cut short")
+		}
+	}
+	for _, r := range routes {
+		for op := 4; op < 20; op++ { // from the first look into the open directory on
+			t.Run(fmt.Sprintf("source, operation %d, %s", op, r.name), func(t *testing.T) {
+				from, to := r.tiers(t)
+				writeTree(t, from.Path+"/d")
+				m := mover.New(mover.Options{FS: at(fsys.OpenSource, op, func(string) error { takeAway(from); return nil })})
+				made, err := m.Make(context.Background(), request(from, to, "d"))
+				wantKind(t, err, fault.MissingFile)
+				if made != nil {
+					t.Errorf("made %+v", made)
+				}
+				wantAbsent(t, to.Path+"/d")
+				wantClean(t, to)
+			})
+		}
+		for _, side := range []string{"source", "target"} {
+			t.Run("adopted, "+side+", "+r.name, func(t *testing.T) {
+				from, to := r.tiers(t)
+				writeTree(t, from.Path+"/d")
+				mustMake(t, mover.New(mover.Options{}), request(from, to, "d"))
+				l := from
+				if side == "target" {
+					l = to
+				}
+				m := mover.New(mover.Options{FS: at(fsys.ReadAdopted, 1, func(string) error { takeAway(l); return nil })})
+				made, err := m.Make(context.Background(), request(from, to, "d"))
+				wantKind(t, err, fault.Busy)
+				if made != nil {
+					t.Errorf("made %+v", made)
+				}
+			})
+		}
+	}
+}
