@@ -1,0 +1,13 @@
+// Command committer writes relocations to MySQL.
+package main
+
+import (
+	"context"
+	"os"
+
+	"github.com/tierflow/tierflow/shared/process"
+)
+
+func main() {
+	os.Exit(process.Run(func(ctx context.Context) int { return run(ctx, os.Args[1:], os.Stdout, os.Stderr) }))
+}

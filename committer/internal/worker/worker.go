@@ -1,0 +1,254 @@
+// Package worker is the committer's consumer of `relocated`: it takes what there is as one batch, has it applied to
+// MySQL, spreads the news through Redis and settles the entries (protocol steps 6 and 7). It talks, logs and counts.
+//
+// What ends how:
+//
+//	committed or superseded            the finish script has acked the entry, after COMMIT
+//	cannot be read, or hopeless        dead at once
+//	MySQL or Redis is away, row locked Later: stays pending, no attempt
+//	failed otherwise                   Failed: the next attempt after a back-off, dead after the last
+//
+// Whatever is delivered again was perhaps committed: apply finds out, and the finish script may run again.
+package worker
+
+import (
+	"context"
+	"sync/atomic"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+
+	"github.com/tierflow/tierflow/committer/internal/apply"
+	"github.com/tierflow/tierflow/shared/event"
+	"github.com/tierflow/tierflow/shared/fault"
+	"github.com/tierflow/tierflow/shared/state"
+	"github.com/tierflow/tierflow/shared/stream"
+)
+
+const (
+	// batchSize bounds a transaction. While one runs, the next batch gathers, so a busy committer has big ones.
+	batchSize = 500
+	// leastBudget is for a MinIdle so short that a part of it would not do.
+	leastBudget = time.Second
+	// awayWait is how long entries rest that found a server away; all the same, so that they stay one batch.
+	awayWait = 500 * time.Millisecond
+	// stage and exhausted are what dead letters say.
+	stage     = "commit"
+	exhausted = "exhausted"
+)
+
+// Options of a Worker. All are required.
+type Options struct {
+	Redis       redis.UniversalClient
+	Store       *state.Store
+	Apply       func(ctx context.Context, entries []event.Relocated) []apply.Result
+	Consumer    string // worker id
+	MinIdle     time.Duration
+	Drain       time.Duration
+	MaxAttempts int64
+	Hold        func() bool // no new entries while it is true
+	Look        func()      // called when a server was found away
+	Metrics     *Metrics
+	Log         *zap.Logger
+}
+
+// Worker is one committer. Make it with New, start it with Run.
+type Worker struct {
+	o      Options
+	budget time.Duration // of Apply, and of all that Redis is asked after it
+}
+
+// New makes a Worker.
+func New(o Options) *Worker {
+	// An entry is somebody else's after MinIdle without a sign of life. Apply and what follows it have a third each,
+	// and give one before they begin.
+	return &Worker{o: o, budget: max(o.MinIdle/3, leastBudget)}
+}
+
+// Run works until ctx ends, then finishes what is in hand, at most the drain time.
+func (w *Worker) Run(ctx context.Context) {
+	stream.New(stream.Options{
+		Redis: w.o.Redis, Stream: w.o.Store.Keys().Relocated(), Group: state.GroupCommitter, Consumer: w.o.Consumer,
+		MinIdle: w.o.MinIdle, Slots: 1, Batch: batchSize, Drain: w.o.Drain,
+		Hold: w.o.Hold, Handle: w.handle, Log: w.o.Log,
+		Lost: func(string) { w.o.Metrics.lost.Inc() },
+	}).Run(ctx)
+}
+
+// job is an entry and what became of it. Where it could not be read, result.Err says why.
+type job struct {
+	d      *stream.Delivery
+	entry  event.Relocated
+	result apply.Result
+}
+
+func (w *Worker) handle(ds []*stream.Delivery) {
+	ctx, stop := together(ds)
+	defer stop()
+	w.o.Metrics.batch.Observe(float64(len(ds)))
+
+	jobs := make([]job, len(ds))
+	for i, d := range ds {
+		jobs[i].d = d
+		jobs[i].entry, jobs[i].result.Err = event.ParseRelocated(d.Values)
+	}
+	w.apply(ctx, jobs)
+
+	ctx, cancel := context.WithTimeout(ctx, w.budget)
+	defer cancel()
+	var decided, refused []job
+	for _, j := range jobs {
+		if j.result.Err == nil {
+			decided = append(decided, j)
+		} else {
+			refused = append(refused, j)
+		}
+	}
+	w.finish(ctx, decided)
+	for _, j := range refused {
+		w.refuse(ctx, j)
+	}
+}
+
+// together makes a context that ends when those of all deliveries have: one lost entry must not stop the others, but
+// at the end of the drain time all stop.
+func together(ds []*stream.Delivery) (context.Context, func()) {
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ds[0].Context))
+	var left atomic.Int64
+	left.Store(int64(len(ds)))
+	stops := make([]func() bool, len(ds))
+	for i, d := range ds {
+		stops[i] = context.AfterFunc(d.Context, func() {
+			if left.Add(-1) == 0 {
+				cancel()
+			}
+		})
+	}
+	return ctx, func() {
+		for _, stop := range stops {
+			stop()
+		}
+		cancel()
+	}
+}
+
+// apply fills the results of the entries that could be read.
+func (w *Worker) apply(ctx context.Context, jobs []job) {
+	var entries []event.Relocated
+	var of []*job
+	for i := range jobs {
+		j := &jobs[i]
+		j.d.Progress()
+		if j.result.Err == nil {
+			entries = append(entries, j.entry)
+			of = append(of, j)
+		}
+	}
+	if len(entries) == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, w.budget)
+	defer cancel()
+	began := time.Now()
+	var away error
+	for i, r := range w.o.Apply(ctx, entries) {
+		of[i].result = r
+		of[i].d.Progress()
+		if fault.Is(r.Err, fault.Unavailable) {
+			away = r.Err
+		}
+	}
+	w.o.Metrics.seconds.Observe(time.Since(began).Seconds())
+	if away != nil {
+		w.o.Log.Warn("could not commit, trying again", zap.Int("entries", len(entries)), zap.Error(away))
+		w.o.Look()
+	}
+}
+
+// refuse does what an error of an entry asks for.
+func (w *Worker) refuse(ctx context.Context, j job) {
+	err := j.result.Err
+	switch kind := fault.KindOf(err); {
+	case kind == fault.Unavailable:
+		j.d.Later(awayWait)
+	case kind == fault.Busy:
+		w.logEntry(zap.DebugLevel, "busy, trying again", j, zap.Error(err))
+		j.d.Later(0)
+	case kind.Permanent():
+		w.bury(ctx, j.d, string(kind), err)
+	case j.d.Attempt >= w.o.MaxAttempts:
+		w.bury(ctx, j.d, exhausted, err)
+	default:
+		w.logEntry(zap.WarnLevel, "failed, trying again", j, zap.Error(err), zap.Int64("attempt", j.d.Attempt))
+		j.d.Failed(err)
+	}
+}
+
+// bury settles an entry that failed for good. Its copy stays where it is: POST /v1/dead/{id}/retry may want it, and
+// `relocator verify --repair` clears what no row names.
+func (w *Worker) bury(ctx context.Context, d *stream.Delivery, reason string, cause error) {
+	buried, err := w.o.Store.Bury(ctx, state.GroupCommitter, w.o.Consumer, d.Values, event.Failure{
+		Stage: stage, Reason: reason, Error: cause.Error(), Attempts: d.Attempt,
+		SourceStream: w.o.Store.Keys().Relocated(), SourceID: d.ID, FailedAt: time.Now(),
+	})
+	if err != nil {
+		w.o.Log.Warn("could not be put into dead, trying again", zap.String("entry", d.ID), zap.Error(err))
+		w.o.Look()
+		d.Later(awayWait)
+		return
+	}
+	d.Settled()
+	if !buried { // somebody else has settled it
+		return
+	}
+	w.o.Metrics.dead.WithLabelValues(reason).Inc()
+	w.o.Log.Error("failed for good: see GET /v1/dead", zap.String("entry", d.ID), zap.String("cid", d.Values["cid"]),
+		zap.String("event_id", d.Values["event_id"]), zap.String("reason", reason), zap.Error(cause))
+}
+
+// finish spreads the news of what has been decided and settles it.
+func (w *Worker) finish(ctx context.Context, jobs []job) {
+	if len(jobs) == 0 {
+		return
+	}
+	news := make([]state.Finished, len(jobs))
+	for i, j := range jobs {
+		e, r := j.entry, j.result
+		news[i] = state.Finished{EntryID: j.d.ID, RowLevel: r.RowLevel, Event: event.Committed{
+			EventID: e.EventID, ID: e.ID, From: e.From, To: e.To, Filename: e.Filename,
+			Generation: r.Generation, Outcome: r.Outcome, CommittedAt: r.At,
+		}}
+	}
+	var failed int
+	var last error
+	for i, err := range w.o.Store.Finish(ctx, news) {
+		j := jobs[i]
+		if err != nil {
+			failed, last = failed+1, err
+			j.d.Later(awayWait)
+			continue
+		}
+		j.d.Settled()
+		w.o.Metrics.settled.WithLabelValues(string(j.result.Outcome)).Inc()
+		if j.result.Outcome == event.OutcomeSuperseded {
+			w.logEntry(zap.InfoLevel, "superseded: the row had changed", j, zap.String("row", j.result.RowLevel))
+			continue
+		}
+		w.o.Metrics.latency.Observe(time.Since(j.entry.FinishedAt).Seconds())
+		w.logEntry(zap.DebugLevel, "committed", j, zap.Bool("again", j.result.Again))
+	}
+	if failed > 0 {
+		w.o.Log.Warn("decided, but Redis could not be told; trying again", zap.Int("entries", failed), zap.Error(last))
+		w.o.Look()
+	}
+}
+
+func (w *Worker) logEntry(level zapcore.Level, message string, j job, fields ...zap.Field) {
+	if c := w.o.Log.Check(level, message); c != nil {
+		e := j.entry
+		c.Write(append(fields, zap.String("entry", j.d.ID), zap.Stringer("cid", e.ID), zap.String("event_id", e.EventID),
+			zap.String("from", e.From), zap.String("to", e.To))...)
+	}
+}

@@ -1,0 +1,590 @@
+package worker_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/redis/go-redis/v9"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest"
+
+	"github.com/tierflow/tierflow/committer/internal/apply"
+	"github.com/tierflow/tierflow/committer/internal/worker"
+	"github.com/tierflow/tierflow/shared/catalog"
+	"github.com/tierflow/tierflow/shared/content"
+	"github.com/tierflow/tierflow/shared/event"
+	"github.com/tierflow/tierflow/shared/fault"
+	"github.com/tierflow/tierflow/shared/state"
+	"github.com/tierflow/tierflow/shared/testserver"
+)
+
+func TestMain(m *testing.M) { testserver.Main(m) }
+
+// world is Redis and MySQL of a test's own, as the test sees them: past every gate.
+type world struct {
+	t        testing.TB
+	rdb      *redis.Client
+	store    *state.Store
+	db       *catalog.Catalog
+	redisURL string
+	dsn      string
+	metrics  *prometheus.Registry
+	attempts int64
+	looked   atomic.Int64 // how often a worker found a server away
+	apply    func(next func(context.Context, []event.Relocated) []apply.Result) func(context.Context, []event.Relocated) []apply.Result
+}
+
+func newWorld(t testing.TB, contents int) *world {
+	t.Helper()
+	w := &world{t: t, redisURL: testserver.Redis(t), dsn: testserver.MySQL(t), attempts: 8, metrics: prometheus.NewRegistry()}
+	w.rdb = connect(t, w.redisURL)
+	w.store = state.NewStore(state.Options{Redis: w.rdb, Keys: state.NewKeys(testserver.Prefix(t)), TTL: time.Hour, Lease: 30 * time.Second})
+	w.db = open(t, w.dsn)
+	if _, err := w.db.Migrate(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for id := 1; id <= contents; id++ {
+		w.exec("INSERT INTO contents (cid, content_level, filename) VALUES (?, 'bronze', ?)", id, filename(content.ID(id)))
+	}
+	return w
+}
+
+func connect(t testing.TB, url string) *redis.Client {
+	t.Helper()
+	c, err := state.Connect(url, -1) // go-redis repeats nothing by itself: what must be repeated, the worker repeats
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	return c
+}
+
+func open(t testing.TB, dsn string) *catalog.Catalog {
+	t.Helper()
+	c, err := catalog.Open(dsn, catalog.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	return c
+}
+
+func (w *world) exec(query string, args ...any) {
+	w.t.Helper()
+	if _, err := w.db.DB().ExecContext(context.Background(), query, args...); err != nil {
+		w.t.Fatalf("%s: %v", query, err)
+	}
+}
+
+// start runs a committer until the end of the test, or until stop is called. redisURL and dsn may lead through gates.
+func (w *world) start(name, redisURL, dsn string) (stop func()) {
+	w.t.Helper()
+	rdb := connect(w.t, redisURL)
+	do := apply.New(open(w.t, dsn).DB()).Apply
+	if w.apply != nil {
+		do = w.apply(do)
+	}
+	reg := prometheus.NewRegistry()
+	if name == "w1" {
+		reg = w.metrics
+	}
+	c := worker.New(worker.Options{
+		Redis: rdb,
+		Store: state.NewStore(state.Options{Redis: rdb, Keys: w.store.Keys(), TTL: time.Hour, Lease: 30 * time.Second}),
+		Apply: do, Consumer: name, MinIdle: 3 * time.Second, Drain: 5 * time.Second, MaxAttempts: w.attempts,
+		Hold: func() bool { return false }, Look: func() { w.looked.Add(1) },
+		Metrics: worker.NewMetrics(reg), Log: zaptest.NewLogger(w.t, zaptest.Level(zap.WarnLevel)),
+	})
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() { defer close(done); c.Run(ctx) }()
+	stop = func() { cancel(); <-done }
+	w.t.Cleanup(stop)
+	return stop
+}
+
+func (w *world) run() (stop func()) { return w.start("w1", w.redisURL, w.dsn) }
+
+func filename(id content.ID) string { return "f" + id.String() + ".mp4" }
+
+func eventID(n int) string { return fmt.Sprintf("0198a5b0-0000-7000-8000-%012x", n) }
+
+// relocated is event n: content id went from bronze to gold, seen with generation 0.
+func relocated(n int, id content.ID) event.Relocated {
+	now := time.Now()
+	return event.Relocated{
+		EventID: eventID(n), ID: id, From: "bronze", To: "gold", Filename: filename(id), Count: 2500, Bytes: 4096,
+		Digest: "sha256:" + strings.Repeat("ab", 32), Method: "copy", WorkerID: "r1", StartedAt: now, FinishedAt: now,
+	}
+}
+
+// post appends view event n and has it settled, as a relocator would that has emitted its move.
+func (w *world) post(n int, id content.ID, target string) {
+	w.t.Helper()
+	counts := map[string]content.Count{"bronze": 1, "silver": 1500, "gold": 2500}
+	_, err := w.store.Append(context.Background(), []event.View{{
+		EventID: eventID(n), ID: id, Count: counts[target], Target: target, DBLevel: "bronze", Filename: filename(id), PostedAt: time.Now(),
+	}})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// emit appends the entry of a move that nobody has locked.
+func (w *world) emit(fields []string) (id string) {
+	w.t.Helper()
+	id, err := w.rdb.XAdd(context.Background(), &redis.XAddArgs{Stream: w.store.Keys().Relocated(), Values: fields}).Result()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return id
+}
+
+// settled waits until every entry of relocated has been read and acked.
+func (w *world) settled() {
+	w.t.Helper()
+	testserver.Eventually(w.t, "all is settled", 30*time.Second, func() error {
+		groups, err := w.rdb.XInfoGroups(context.Background(), w.store.Keys().Relocated()).Result()
+		if err != nil {
+			return err
+		}
+		for _, g := range groups {
+			if g.Name == state.GroupCommitter && g.Pending == 0 && g.Lag == 0 {
+				return nil
+			}
+		}
+		return fmt.Errorf("%+v", groups)
+	})
+}
+
+func (w *world) entries(key string) []redis.XMessage {
+	w.t.Helper()
+	ms, err := w.rdb.XRange(context.Background(), key, "-", "+").Result()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return ms
+}
+
+// committed are the entries of committed.
+func (w *world) committed() []event.Committed {
+	w.t.Helper()
+	var cs []event.Committed
+	for _, m := range w.entries(w.store.Keys().Committed()) {
+		c, err := event.ParseCommitted(texts(m))
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		cs = append(cs, c)
+	}
+	return cs
+}
+
+func texts(m redis.XMessage) map[string]string {
+	v := map[string]string{}
+	for k, x := range m.Values {
+		v[k] = x.(string)
+	}
+	return v
+}
+
+// dead are the failures in dead, and what failed.
+func (w *world) dead() (fs []event.Failure, entries []map[string]string) {
+	w.t.Helper()
+	for _, m := range w.entries(w.store.Keys().Dead()) {
+		f, e, err := event.ParseDead(texts(m))
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		fs, entries = append(fs, f), append(entries, e)
+	}
+	return fs, entries
+}
+
+func (w *world) state(id content.ID) state.State {
+	w.t.Helper()
+	s, ok, err := w.store.Get(context.Background(), id)
+	if !ok || err != nil {
+		w.t.Fatalf("no state of %s: %v", id, err)
+	}
+	return s
+}
+
+func (w *world) expectRow(id content.ID, level string, generation int64, history int) {
+	w.t.Helper()
+	r, err := w.db.Content(context.Background(), id)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	hs, err := w.db.History(context.Background(), id, 0, 100)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	if r.Level != level || r.Generation != generation || len(hs) != history {
+		w.t.Errorf("content %s: %s, generation %d, %d rows of history; want %s, %d, %d", id, r.Level, r.Generation, len(hs), level, generation, history)
+	}
+}
+
+// counted reads a counter of the first worker.
+func (w *world) counted(name string) (sum float64) {
+	w.t.Helper()
+	fams, err := w.metrics.Gather()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	for _, f := range fams {
+		for _, m := range f.GetMetric() {
+			full := f.GetName()
+			for _, l := range m.GetLabel() {
+				full += " " + l.GetValue()
+			}
+			if full == name {
+				sum += m.GetCounter().GetValue() + float64(m.GetHistogram().GetSampleCount())
+			}
+		}
+	}
+	return sum
+}
+
+func TestACommitIsToldToRedisAndSettled(t *testing.T) {
+	w := newWorld(t, 1)
+	w.post(1, 1, "gold")
+	lock := w.store.Keys().Lock(1)
+	w.rdb.Set(t.Context(), lock, "emitted "+eventID(1)+" relocating "+eventID(1)+" r1 x", time.Minute)
+	w.run()
+	w.emit(relocated(1, 1).Fields())
+	w.settled()
+	w.expectRow(1, "gold", 1, 1)
+	if s := w.state(1); s.DBLevel != "gold" {
+		t.Errorf("state: %s", s.JSON())
+	}
+	if n := w.rdb.Exists(t.Context(), lock).Val(); n != 0 {
+		t.Error("the lock is still there")
+	}
+	cs := w.committed()
+	if len(cs) != 1 {
+		t.Fatalf("committed: %+v", cs)
+	}
+	c := cs[0]
+	if time.Since(c.CommittedAt).Abs() > time.Minute {
+		t.Errorf("committed at %s", c.CommittedAt)
+	}
+	c.CommittedAt = time.Time{}
+	if c != (event.Committed{EventID: eventID(1), ID: 1, From: "bronze", To: "gold", Filename: "f1.mp4", Generation: 1,
+		Outcome: event.OutcomeCommitted}) {
+		t.Errorf("committed: %+v", c)
+	}
+	if views := w.entries(w.store.Keys().Views()); len(views) != 1 {
+		t.Errorf("views: %v", views)
+	}
+	for name, want := range map[string]float64{
+		"tierflow_committer_settled_total committed": 1, "tierflow_committer_settled_total superseded": 0,
+		"tierflow_committer_latency_seconds": 1, "tierflow_committer_commit_seconds": 1, "tierflow_committer_batch_entries": 1,
+	} {
+		if got := w.counted(name); got != want {
+			t.Errorf("%s is %v, want %v", name, got, want)
+		}
+	}
+}
+
+func TestASupersededMoveHasItsCopyCleared(t *testing.T) {
+	w := newWorld(t, 1)
+	w.exec("UPDATE contents SET generation = 3")
+	w.run()
+	w.emit(relocated(1, 1).Fields())
+	w.settled()
+	w.expectRow(1, "bronze", 3, 0)
+	if cs := w.committed(); len(cs) != 1 || cs[0].Outcome != event.OutcomeSuperseded || cs[0].Clears() != "gold" {
+		t.Errorf("committed: %+v", cs)
+	}
+	if got := w.counted("tierflow_committer_settled_total superseded"); got != 1 {
+		t.Errorf("%v counted", got)
+	}
+}
+
+func TestTheNewestEventIsAppendedAgain(t *testing.T) {
+	t.Run("when a commit led elsewhere", func(t *testing.T) {
+		w := newWorld(t, 1)
+		w.post(1, 1, "gold")
+		w.post(2, 1, "silver")
+		w.run()
+		w.emit(relocated(1, 1).Fields())
+		w.settled()
+		w.expectAppended(eventID(2), "silver", "gold", 3)
+	})
+	t.Run("when it was superseded itself", func(t *testing.T) {
+		w := newWorld(t, 1)
+		w.post(1, 1, "gold")
+		w.exec("UPDATE contents SET generation = 1")
+		w.run()
+		w.emit(relocated(1, 1).Fields())
+		w.settled()
+		w.expectAppended(eventID(1), "gold", "bronze", 2)
+	})
+	t.Run("but not when an older one was superseded", func(t *testing.T) {
+		w := newWorld(t, 1)
+		w.post(2, 1, "silver")
+		w.exec("UPDATE contents SET generation = 1")
+		w.run()
+		w.emit(relocated(1, 1).Fields())
+		w.settled()
+		if views := w.entries(w.store.Keys().Views()); len(views) != 1 {
+			t.Errorf("views: %v", views)
+		}
+	})
+}
+
+// expectAppended checks the newest of n view entries, and that the state is its.
+func (w *world) expectAppended(eventID, target, dbLevel string, n int) {
+	w.t.Helper()
+	views := w.entries(w.store.Keys().Views())
+	if len(views) != n {
+		w.t.Fatalf("%d view entries, want %d", len(views), n)
+	}
+	last := views[n-1]
+	v, err := event.ParseView(texts(last))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	if v.EventID != eventID || v.Target != target || v.DBLevel != dbLevel || v.Filename != "f1.mp4" {
+		w.t.Errorf("appended: %+v", v)
+	}
+	if s := w.state(1); s.EventID != eventID || s.EntryID != last.ID || s.Status != state.Update || s.DBLevel != dbLevel {
+		w.t.Errorf("state: %s", s.JSON())
+	}
+}
+
+func TestWhatIsHopelessIsDeadAtOnceAndHoldsUpNothing(t *testing.T) {
+	w := newWorld(t, 3)
+	nowhere := relocated(2, 2)
+	nowhere.To = "nowhere"
+	unreadable := map[string]string{"event_id": "not one", "cid": "3", "extra": "kept"}
+	w.emit(relocated(1, 1).Fields())
+	second := w.emit(nowhere.Fields())
+	third := w.emit(event.Ordered(unreadable))
+	w.emit(relocated(3, 3).Fields())
+	w.run()
+	w.settled()
+	w.expectRow(1, "gold", 1, 1)
+	w.expectRow(2, "bronze", 0, 0)
+	w.expectRow(3, "gold", 1, 1)
+	fs, es := w.dead()
+	slices.SortFunc(fs, func(a, b event.Failure) int { return strings.Compare(a.SourceID, b.SourceID) })
+	if len(fs) != 2 {
+		t.Fatalf("dead: %+v", fs)
+	}
+	for i, want := range []event.Failure{
+		{Reason: string(fault.Unprocessable), SourceID: second}, {Reason: string(fault.Malformed), SourceID: third},
+	} {
+		f := fs[i]
+		if f.Stage != "commit" || f.Reason != want.Reason || f.SourceID != want.SourceID || f.Error == "" || f.Attempts != 1 ||
+			f.SourceStream != w.store.Keys().Relocated() {
+			t.Errorf("dead: %+v", f)
+		}
+		if got := w.counted("tierflow_committer_dead_total " + want.Reason); got != 1 {
+			t.Errorf("%v of %s counted", got, want.Reason)
+		}
+	}
+	if !slices.ContainsFunc(es, func(e map[string]string) bool { return maps.Equal(e, unreadable) }) {
+		t.Errorf("the unreadable entry is not as it was: %v", es)
+	}
+}
+
+func TestAnEntryThatFailsForReasonsUnknownIsTriedAgainAndThenDead(t *testing.T) {
+	w := newWorld(t, 2)
+	w.attempts = 2
+	var failed atomic.Int64
+	// The real thing, but for one event.
+	w.apply = func(next func(context.Context, []event.Relocated) []apply.Result) func(context.Context, []event.Relocated) []apply.Result {
+		return func(ctx context.Context, es []event.Relocated) []apply.Result {
+			rs := make([]apply.Result, len(es))
+			for i, e := range es {
+				if e.EventID == eventID(1) {
+					failed.Add(1)
+					rs[i].Err = errors.New("no idea")
+					continue
+				}
+				rs[i] = next(ctx, es[i:i+1])[0]
+			}
+			return rs
+		}
+	}
+	w.emit(relocated(1, 1).Fields())
+	w.emit(relocated(2, 2).Fields())
+	w.run()
+	w.settled()
+	fs, _ := w.dead()
+	if len(fs) != 1 || fs[0].Reason != "exhausted" || fs[0].Attempts != 2 || fs[0].Error != "no idea" || failed.Load() != 2 {
+		t.Errorf("dead after %d failures: %+v", failed.Load(), fs)
+	}
+	w.expectRow(1, "bronze", 0, 0)
+	w.expectRow(2, "gold", 1, 1)
+}
+
+func TestWhileARowIsLockedItsEntryWaitsAndIsNoFailure(t *testing.T) {
+	w := newWorld(t, 2)
+	w.attempts = 1
+	tx, err := w.db.DB().BeginTx(t.Context(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tx.Rollback()
+	if _, err := tx.Exec("UPDATE contents SET view_count = 1 WHERE cid = 1"); err != nil {
+		t.Fatal(err)
+	}
+	w.emit(relocated(1, 1).Fields())
+	w.emit(relocated(2, 2).Fields())
+	w.run()
+	testserver.Eventually(t, "the other one is committed", 20*time.Second, func() error {
+		if cs := w.committed(); len(cs) != 1 || cs[0].ID != 2 {
+			return fmt.Errorf("committed: %+v", cs)
+		}
+		return nil
+	})
+	if err := tx.Commit(); err != nil {
+		t.Fatal(err)
+	}
+	w.settled()
+	w.expectRow(1, "gold", 1, 1)
+	if fs, _ := w.dead(); len(fs) != 0 {
+		t.Errorf("dead: %+v", fs)
+	}
+}
+
+func TestAFinishWhoseAnswerIsLostIsRepeated(t *testing.T) {
+	w := newWorld(t, 1)
+	w.post(1, 1, "gold")
+	gate, url := testserver.RedisGate(t, w.redisURL)
+	cut := gate.CutReply("emitted " + eventID(1))
+	w.start("w1", url, w.dsn)
+	w.emit(relocated(1, 1).Fields())
+	<-cut
+	testserver.Eventually(t, "it is finished a second time", 20*time.Second, func() error {
+		if cs := w.committed(); len(cs) != 2 || cs[0] != cs[1] {
+			return fmt.Errorf("committed: %+v", cs)
+		}
+		return nil
+	})
+	w.settled()
+	w.expectRow(1, "gold", 1, 1)
+	if s := w.state(1); s.DBLevel != "gold" {
+		t.Errorf("state: %s", s.JSON())
+	}
+}
+
+func TestACommitThatMySQLDidNotConfirmIsCommittedOnce(t *testing.T) {
+	w := newWorld(t, 20)
+	gate, dsn := testserver.MySQLGate(t, w.dsn)
+	for id := content.ID(1); id <= 20; id++ {
+		w.emit(relocated(int(id), id).Fields())
+	}
+	cut := gate.CutReply("\x03COMMIT")
+	w.start("w1", w.redisURL, dsn)
+	<-cut
+	w.settled()
+	for id := content.ID(1); id <= 20; id++ {
+		w.expectRow(id, "gold", 1, 1)
+	}
+	if cs := w.committed(); len(cs) != 20 {
+		t.Errorf("%d entries of committed", len(cs))
+	}
+}
+
+func TestWhileAServerIsAwayNothingIsLost(t *testing.T) {
+	for _, server := range []string{"mysql", "redis"} {
+		t.Run(server, func(t *testing.T) {
+			w := newWorld(t, 30)
+			w.attempts = 1 // being away is no attempt
+			redisURL, dsn := w.redisURL, w.dsn
+			var gate *testserver.Gate
+			if server == "mysql" {
+				gate, dsn = testserver.MySQLGate(t, w.dsn)
+			} else {
+				gate, redisURL = testserver.RedisGate(t, w.redisURL)
+			}
+			w.start("w1", redisURL, dsn)
+			for id := content.ID(1); id <= 10; id++ {
+				w.emit(relocated(int(id), id).Fields())
+			}
+			w.settled()
+			gate.Close()
+			for id := content.ID(11); id <= 30; id++ {
+				w.emit(relocated(int(id), id).Fields())
+			}
+			if server == "mysql" {
+				testserver.Eventually(t, "a batch was given up", 20*time.Second, func() error {
+					if w.looked.Load() == 0 {
+						return errors.New("not yet")
+					}
+					return nil
+				})
+			}
+			gate.Open()
+			w.settled()
+			for id := content.ID(1); id <= 30; id++ {
+				w.expectRow(id, "gold", 1, 1)
+			}
+			if fs, _ := w.dead(); len(fs) != 0 {
+				t.Errorf("dead: %+v", fs)
+			}
+		})
+	}
+}
+
+func TestSeveralCommittersAndDoubleEntriesCommitEachMoveOnce(t *testing.T) {
+	const n = 300
+	w := newWorld(t, n)
+	stops := []func(){w.run(), w.start("w2", w.redisURL, w.dsn)}
+	w.start("w3", w.redisURL, w.dsn)
+	for id := content.ID(1); id <= n; id++ {
+		w.emit(relocated(int(id), id).Fields())
+		w.emit(relocated(int(id), id).Fields())
+		if id == n/3 || id == n/2 {
+			stops[0]() // what it has in hand it finishes or hands back
+			stops = stops[1:]
+		}
+	}
+	w.settled()
+	for id := content.ID(1); id <= n; id++ {
+		w.expectRow(id, "gold", 1, 1)
+	}
+	for _, c := range w.committed() {
+		if c.Outcome != event.OutcomeCommitted {
+			t.Errorf("%+v", c)
+		}
+	}
+	if fs, _ := w.dead(); len(fs) != 0 {
+		t.Errorf("dead: %+v", fs)
+	}
+}
+
+func TestEntriesOfACommitterThatDiedAreTakenOver(t *testing.T) {
+	w := newWorld(t, 2)
+	key := w.store.Keys().Relocated()
+	if err := w.rdb.XGroupCreateMkStream(t.Context(), key, state.GroupCommitter, "0").Err(); err != nil {
+		t.Fatal(err)
+	}
+	w.emit(relocated(1, 1).Fields())
+	w.emit(relocated(2, 2).Fields())
+	if err := w.rdb.XReadGroup(t.Context(), &redis.XReadGroupArgs{Group: state.GroupCommitter, Consumer: "died",
+		Streams: []string{key, ">"}, Count: 10}).Err(); err != nil {
+		t.Fatal(err)
+	}
+	// It had committed the first before it died, and told nobody.
+	apply.New(w.db.DB()).Apply(t.Context(), []event.Relocated{relocated(1, 1)})
+	w.run()
+	w.settled()
+	w.expectRow(1, "gold", 1, 1)
+	w.expectRow(2, "gold", 1, 1)
+	if cs := w.committed(); len(cs) != 2 {
+		t.Errorf("committed: %+v", cs)
+	}
+}

@@ -1,0 +1,546 @@
+/*
+ * relocation.pml: the relocation protocol of one content, for the model checker Spin.
+ *
+ * What it is. Three tiers (0, 1, 2; the content starts on 0), two or three view events posted in order, two
+ * relocator workers (each is mover and releaser), one or two committers, the sweep of .tierflow/, Redis and MySQL.
+ * Every `::` line that changes something is one atomic step of the real system: one Redis script, one MySQL
+ * statement or transaction, one file-system call. Between two steps anything may happen to anybody.
+ *
+ * Faults. A crash (the process forgets everything; locks, files and entries stay); the lock of a living holder
+ * expires; an entry that somebody holds is delivered to somebody else as well; a script's reply is lost, so that
+ * it runs again. FAULTS is how many of them one run may have, in any mixture. Being paused costs nothing: a
+ * process that does not step is paused. COMMIT with a lost reply is a crash after COMMIT. WIPE adds: Redis loses
+ * everything, once, at any moment.
+ *
+ * Simplifications, and why they are safe.
+ *  - A stream is a set without order; a second entry for the same event joins one that is pending, but an ack
+ *    settles only the entry that its process has read (own, rown).
+ *  - A generation number is kept as a bit at every copy of it: "is still the row's". newGen() clears them all.
+ *  - The two tokens of one event's emitted lock are not told apart: a wrong unlock is an early expiry.
+ *  - Files never differ and fsync is taken for granted; power cuts are tested elsewhere. The grace is any time.
+ *  - Attempts are named by worker: a crash turns a temporary name or a folder into a stray one of the tier.
+ *
+ * What is checked.
+ *  check()      at every change of row or files: never lost (some complete copy under some name) and G1 (the tier
+ *               that the row names has the file). -DG1W counts a copy on its way out of the same tier as found.
+ *  G5           by construction of the transaction (history row and level change are one step, guarded by both).
+ *  last option  of Env: when all are idle, all entries settled and nothing is left for the sweep: exactly one copy,
+ *               on the row's tier (G2), and this is where the newest event wants it (G3).
+ *
+ * Names on the tiers: f[t] the content's name; tmp[w] the attempt's temporary name, which stays until the emit
+ * and thereby records what may have been published; d[w] the attempt's own folder in released/.
+ *
+ * Without options the model holds the corrected protocol, with FENCE=1. Each of these takes one rule out, or
+ * tries another reading, and yields a counter-example (README.md):
+ *  FENCE=0          rename to released/, check lock and row again, rename back (needs G1W, BACKAPPENDS)
+ *  FENCE=2          an flock around {row, rename} and around {adopt}, {publish}
+ *  NOBUMP           the release reads the row instead of raising its generation
+ *  NOREVOKE         the mover does not take away releasers' folders; REVOKEFIRST: it does so before its look-up
+ *  KEEPLOCK         with NOBUMP: the lock has no expiry between emit and commit
+ *  BUSYSETTLES      an event that finds the lock busy is settled; UNLOCKREAPPENDS: every unlock appends it again
+ *  ANYORDER         a worker moves for an event that is not the newest
+ *  NOEMITFENCE      the emit does not ask whose lock it is
+ *  REAPPENDLOCKED   finish appends the newest event again only if the lock is still this event's
+ *  NOSUPREAPPEND    finish does not append a superseded newest event again
+ *  NOSUPCLEAR       finish does not have a superseded move's copy cleared
+ *  NORECORD         the temporary name goes before the emit, and the sweep only unlinks
+ *  SHAREDTMP        one temporary name per event, not per attempt
+ *  RESEND           event 1 is posted again after event 2; RESENDIGNORED: the api ignores what is not newer
+ *  BACKAPPENDS      with FENCE=0: who renames back has the name looked at again
+ *  SWEEPLIVE        the sweep also takes what is in use
+ *  LOSTONLY         only never-lost is checked
+ *  REACH            is violated when a good end after all events have been committed is reachable (it must be)
+ */
+
+#ifndef T1
+#define T1 1            /* targets of events 1, 2, 3; tiers are 0 (A), 1 (B), 2 (C); the content starts on 0 */
+#endif
+#ifndef T2
+#define T2 0
+#endif
+#ifndef T3
+#define T3 2
+#endif
+#ifndef NE
+#define NE 2            /* view events */
+#endif
+#ifndef NC
+#define NC 1            /* committers */
+#endif
+#ifndef FENCE
+#define FENCE 1         /* 0 the draft: rename, check again, rename back; 1 a folder per attempt; 2 flock */
+#endif
+#ifndef FAULTS
+#define FAULTS 255      /* how many faults, 255: any number */
+#endif
+#define NW 2            /* relocator workers */
+#define NR 2            /* entries that the model's `relocated` can hold at once */
+
+#define TGT(e) ((e)==1 -> T1 : ((e)==2 -> T2 : T3))
+#define EV(e)  (NW+(e))          /* lock value after the emit: waits for the commit of event e */
+#define DEAD   9                 /* lock value: its holder is gone */
+
+/* ---- MySQL ---- */
+byte lev;                        /* contents.content_level */
+bit  hist[4];                    /* update_history has event e */
+bit  gok[NW];                    /* the generation that worker w has read is still the row's */
+
+/* ---- Redis ---- */
+byte posted;                     /* events accepted */
+byte state;                      /* content:{cid}: the newest event, 0 none */
+byte lock;                       /* 0 free, w+1 worker w, EV(e) */
+bit  vp[4];                      /* `views`: an entry of event e is not settled */
+bit  cp[3];                      /* `committed`: an entry that asks to clear tier t is not settled */
+byte re[NR]; byte rfrom[NR]; bit rok[NR];   /* `relocated`: event (0: free), from, generation is the row's */
+
+/* ---- files ---- */
+byte f[3];                       /* the name in the tier's root: 0 absent, 1 partial, 2 complete */
+byte tmp[NW];  byte tmpt[NW];    /* the attempt's temporary name and its tier */
+bit  strayT[3];                  /* temporary names left by a dead worker */
+byte d[NW];    byte dt[NW];      /* released/<attempt>: 0 absent, 1 empty, 2 holds the copy; its tier */
+byte strayD[3];                  /* the same, left by a dead worker */
+byte src[NW];                    /* tier+1 of the source that w has open, 0 when that has lost its name */
+
+/* ---- who holds what: an ack settles the entry that was read, never a later one ---- */
+byte hv[NW]; byte hc[NW];        /* event / tier+1 in hand */
+bit  own[NW];                    /* the entry in hand is the pending one */
+byte hr[NC]; bit rown[NC]; bit cok[NC];      /* committer: slot+1 in hand, still pending, generation still the row's */
+byte faults;
+byte msw[3];                     /* left in released/, checked, about to be deleted (FENCE 0, 2) */
+#ifdef WIPE
+bit wiped; bit dirty;
+#endif
+#ifdef SHAREDTMP
+byte ts[3]; bit tl[3]; bit mine[NW];
+#endif
+#ifdef RESEND
+bit resent;
+#endif
+#if FENCE==2
+byte fl[3];                      /* flock: 0 or w+1 */
+#define UNFL(x) if :: fl[x]==w+1 -> fl[x]=0 :: else fi
+#define FLFREE(x) (fl[x]==0)
+#else
+#define UNFL(x) skip
+#define FLFREE(x) true
+#endif
+
+#ifdef LOSTONLY
+#define FOUND true
+#elif defined(G1W)
+#define FOUND (f[lev]==2 || (d[0]==2 && dt[0]==lev) || (d[1]==2 && dt[1]==lev) || strayD[lev]==2)
+#else
+#define FOUND (f[lev]==2)
+#endif
+#define COPIES (f[0]==2 || f[1]==2 || f[2]==2 || d[0]==2 || d[1]==2 || strayD[0]==2 || strayD[1]==2 || strayD[2]==2)
+inline check() { assert(COPIES); assert(FOUND) }
+
+inline addV(e_) {
+	vp[e_]=1;
+	if :: hv[0]==e_ -> own[0]=0 :: else fi;
+	if :: hv[1]==e_ -> own[1]=0 :: else fi
+}
+inline addC(t_) {
+	cp[t_]=1;
+	if :: hc[0]==t_+1 -> own[0]=0 :: else fi;
+	if :: hc[1]==t_+1 -> own[1]=0 :: else fi
+}
+#define SAMER(i,e_,l_,o_) (re[i]==(e_) && rfrom[i]==(l_) && rok[i]==(o_))
+#if NC>1
+inline disown(i) { if :: hr[0]==i+1 -> rown[0]=0 :: else fi; if :: hr[1]==i+1 -> rown[1]=0 :: else fi }
+#define CSTALE cok[0]=0; cok[1]=0
+#define CIDLE (!hr[0] && !hr[1])
+#else
+inline disown(i) { if :: hr[0]==i+1 -> rown[0]=0 :: else fi }
+#define CSTALE cok[0]=0
+#define CIDLE (!hr[0])
+#endif
+inline putR(i,e_,l_,o_) { re[i]=e_; rfrom[i]=l_; rok[i]=o_; disown(i) }
+inline addR(e_,l_,o_) {
+	if
+	:: SAMER(0,e_,l_,o_) -> disown(0)
+	:: SAMER(1,e_,l_,o_) -> disown(1)
+	:: else -> if :: re[0]==0 -> putR(0,e_,l_,o_) :: else -> putR(1,e_,l_,o_) fi
+	fi
+}
+#define ROOM (re[0]==0 || re[1]==0)
+
+/* the generation goes up: every copy of the old one is stale */
+inline newGen() { gok[0]=0; gok[1]=0; rok[0]=0; rok[1]=0; CSTALE }
+
+inline revoke(t_) {	/* take every attempt's folder under released/ away, with what is in it */
+	if :: d[0] && dt[0]==t_ -> d[0]=0; dt[0]=0 :: else fi;
+	if :: d[1] && dt[1]==t_ -> d[1]=0; dt[1]=0 :: else fi;
+	strayD[t_]=0;
+	check()
+}
+inline shut(t_) {	/* the name is gone: whoever reads what it named may read less than all of it */
+	if :: src[0]==t_+1 -> src[0]=0 :: else fi;
+	if :: src[1]==t_+1 -> src[1]=0 :: else fi
+}
+#ifdef UNLOCKREAPPENDS
+#define AGAIN if :: state!=0 && TGT(state)!=lev -> addV(state) :: else fi
+#else
+#define AGAIN skip
+#endif
+inline unlock() { if :: lock==w+1 -> lock=0; AGAIN :: else fi }
+inline ackV() { if :: own[w] -> vp[e]=0 :: else fi }
+inline ackC() { if :: own[w] -> cp[t]=0 :: else fi }
+inline clr() { if :: lock==w+1 -> lock=DEAD :: else fi; src[w]=0; e=0; t=0; L=0; gok[w]=0; hv[w]=0; hc[w]=0; own[w]=0 }
+
+#define FAULT faults<FAULTS
+#define FAULTED if :: FAULTS<255 -> faults++ :: else fi
+#define CRASH :: FAULT -> goto crash
+
+proctype Worker(byte w) {
+	byte e, t, L;
+	/* an entry that another worker holds is taken only as a fault (the other one is paused); idle workers are
+	   alike, so the first idle one takes */
+#define MAY (w==0 || hv[0] || hc[0])
+#define HELDV(x) (hv[1-w]==x && own[1-w])
+#define HELDC(x) (hc[1-w]==x+1 && own[1-w])
+#define TAKEV(x) :: d_step { MAY && vp[x] && (!HELDV(x) || FAULT) -> if :: HELDV(x) -> FAULTED :: else fi; \
+		e=x; t=TGT(x); hv[w]=x; own[w]=1 }; goto m_lock
+#define TAKEC(x) :: d_step { MAY && cp[x] && (!HELDC(x) || FAULT) -> if :: HELDC(x) -> FAULTED :: else fi; \
+		t=x; hc[w]=x+1; own[w]=1 }; goto x_lock
+take:	if
+	TAKEV(1)
+	TAKEV(2)
+#if NE>2
+	TAKEV(3)
+#endif
+	TAKEC(0)
+	TAKEC(1)
+	TAKEC(2)
+	fi;
+
+/* ------------------------------------------------ mover ------------------------------------------------ */
+m_lock:	if		/* one script */
+#ifndef ANYORDER
+	:: d_step { state>e -> ackV(); clr() }; goto take		/* a newer event has an entry of its own */
+	:: d_step { state<=e && lock==0 -> lock=w+1 }
+#else
+	:: d_step { lock==0 -> lock=w+1 }
+#endif
+#ifdef BUSYSETTLES
+	:: d_step { lock!=0 -> ackV(); clr() }; goto take
+#else
+	:: d_step { lock!=0 -> clr() }; goto take			/* busy: stays pending */
+#endif
+	CRASH
+	fi;
+#ifdef REVOKEFIRST
+	if :: d_step { revoke(t) } CRASH fi;
+#endif
+m_look:	if		/* one SELECT */
+	:: d_step { lev!=t -> L=lev; gok[w]=1 }
+	:: lev==t -> goto m_done
+	CRASH
+	fi;
+#if FENCE==1 && !defined(NOREVOKE) && !defined(REVOKEFIRST)
+m_rev:	if :: d_step { revoke(t) } CRASH fi;
+#endif
+m_have:	if
+	:: f[t]!=0 && FLFREE(t) -> goto m_emit			/* the name is taken, same bytes: adopt */
+	:: f[t]==0 && FLFREE(t)
+	CRASH
+	fi;
+#ifdef SHAREDTMP
+	if :: d_step { tmp[w]=1; tmpt[w]=t; ts[t]=1; tl[t]=0; mine[0]=0; mine[1]=0; mine[w]=1 } CRASH fi;
+	if
+	:: d_step { f[L]==2 -> if :: mine[w] -> ts[t]=2; if :: tl[t] -> f[t]=2 :: else fi :: else fi }
+	:: f[L]!=2 -> goto m_drop
+	CRASH
+	fi;
+	if
+	:: f[t]!=0
+	:: f[t]==0 && ts[t]==0 -> goto m_drop
+	:: d_step { f[t]==0 && ts[t]!=0 -> f[t]=ts[t]; tl[t]=1 }
+	CRASH
+	fi;
+#else
+m_open:	if		/* open the source */
+	:: d_step { f[L]==2 -> src[w]=L+1 }
+	:: f[L]!=2 -> goto m_drop					/* the source has gone: look again later */
+	CRASH
+	fi;
+m_copy:	if		/* create the temporary file or tree, fill it, sync it, read it back */
+	:: d_step { tmp[w]=2; tmpt[w]=t }
+	:: d_step { src[w]==0 -> tmp[w]=1; tmpt[w]=t }			/* a releaser was deleting what was read */
+	CRASH
+	fi;
+m_still:if		/* the source still has its name: what was read is whole */
+#ifdef NOSTILL
+	:: d_step { src[w]=0 }
+#else
+	:: d_step { src[w]!=0 -> src[w]=0 }
+	:: src[w]==0 -> goto m_drop
+#endif
+	CRASH
+	fi;
+m_link:	if		/* link(temporary name, name) */
+	:: tmp[w]==0 -> goto m_drop					/* swept: ENOENT */
+	:: d_step { tmp[w]!=0 && f[t]==0 && FLFREE(t) -> f[t]=tmp[w] }
+	:: tmp[w]!=0 && f[t]!=0 && FLFREE(t)				/* EEXIST, same bytes: adopt */
+	CRASH
+	fi;
+#endif
+#ifdef NORECORD
+	if :: d_step { tmp[w]=0; tmpt[w]=0 } CRASH fi;
+#endif
+m_emit:	if		/* one script */
+#ifdef NOEMITFENCE
+	:: d_step { ROOM -> addR(e,L,gok[w]); if :: lock==w+1 -> lock=EV(e) :: else fi; ackV() }
+#else
+	:: d_step { lock==w+1 && ROOM -> addR(e,L,gok[w]); lock=EV(e); ackV() }
+	:: d_step { lock==w+1 && ROOM && FAULT -> addR(e,L,gok[w]); lock=EV(e); ackV(); FAULTED }; goto m_emit	/* reply lost: again */
+	:: lock==EV(e)							/* emitted before */
+	:: lock!=w+1 && lock!=EV(e) -> goto m_clear
+#endif
+	CRASH
+	fi;
+m_drop:	if :: d_step { tmp[w]=0; tmpt[w]=0; unlock(); clr() }; goto take CRASH fi;
+m_clear:if		/* not my lock any more: what was published goes through the releaser; the entry stays pending */
+#ifdef NORECORD
+	:: d_step { addC(t) }
+#else
+	:: d_step { if :: tmp[w] -> addC(t) :: else fi }
+#endif
+	CRASH
+	fi;
+	goto m_drop;
+m_done:	if		/* one script: target = level */
+	:: d_step { unlock(); ackV(); clr() }; goto take
+	CRASH
+	fi;
+
+/* ----------------------------------------------- releaser ---------------------------------------------- */
+x_lock:	if
+	:: d_step { lock==0 -> lock=w+1 }
+	:: d_step { lock!=0 -> clr() }; goto take
+	CRASH
+	fi;
+#if FENCE==1
+x_dir:	if :: d_step { d[w]=1; dt[w]=t } CRASH fi;			/* mkdir released/<attempt> */
+#endif
+#if FENCE==2
+x_flock:if :: d_step { fl[t]==0 -> fl[t]=w+1 } CRASH fi;
+#endif
+x_row:	if		/* UPDATE contents SET generation = generation + 1 WHERE cid = ? AND content_level <> t */
+	:: lev==t -> goto x_end
+#ifdef NOBUMP
+	:: lev!=t
+#else
+	:: d_step { lev!=t -> newGen() }
+#endif
+	CRASH
+	fi;
+x_ren:	if		/* rename the old copy into released/ */
+#if FENCE==1
+	:: d_step { d[w]==0 -> unlock(); clr() }; goto take		/* the folder was taken away: again later */
+	:: d[w]!=0 && f[t]==0 -> goto x_end
+	:: d_step { d[w]!=0 && f[t]!=0 -> d[w]=f[t]; f[t]=0; shut(t); check() }
+#else
+	:: f[t]==0 -> goto x_end
+	:: d_step { f[t]!=0 -> d[w]=f[t]; dt[w]=t; f[t]=0; shut(t); check() }
+#endif
+	CRASH
+	fi;
+#if FENCE==2
+	if :: d_step { UNFL(t) } CRASH fi;
+#endif
+#if FENCE==0
+x_chk:	if :: lock==w+1 :: lock!=w+1 -> goto x_back CRASH fi;
+	if
+	:: lev==t -> goto x_back
+#ifdef NOBUMP
+	:: lev!=t
+#else
+	:: d_step { lev!=t -> newGen() }
+#endif
+	CRASH
+	fi;
+#endif
+x_del:	if :: d_step { d[w]=0; dt[w]=0; check() } CRASH fi;
+x_end:	if		/* remove the empty folder; one script: unlock, ack */
+	:: d_step { d[w]=0; dt[w]=0; UNFL(t); unlock(); ackC(); clr() }; goto take
+	CRASH
+	fi;
+#if FENCE==0
+x_back:	if		/* link back, never over a name; then the released name goes; the entry stays pending */
+	:: d_step { if :: f[t]==0 -> f[t]=d[w] :: else fi; d[w]=0; dt[w]=0; unlock();
+#ifdef BACKAPPENDS
+		addC(t);
+#endif
+		clr() }; goto take
+	CRASH
+	fi;
+#endif
+
+crash:	if :: d_step {
+		FAULTED;
+		if :: tmp[w] -> strayT[tmpt[w]]=1; tmp[w]=0; tmpt[w]=0 :: else fi;
+		if :: d[w]>strayD[dt[w]] -> strayD[dt[w]]=d[w]; msw[dt[w]]=0 :: else fi;
+		d[w]=0; dt[w]=0;
+#if FENCE==2
+		UNFL(0); UNFL(1); UNFL(2);
+#endif
+#ifdef SHAREDTMP
+		mine[w]=0;
+#endif
+		clr()
+	} fi;
+	goto take
+}
+
+proctype Committer(byte c) {
+	bit sup; byte e, from;
+#if NC>1
+#define CMAY (c==0 || hr[0])
+#define HELDR(i) (hr[1-c]==i+1 && rown[1-c])
+#else
+#define CMAY true
+#define HELDR(i) false
+#endif
+#define TAKER(i) :: d_step { CMAY && re[i] && (!HELDR(i) || FAULT) -> if :: HELDR(i) -> FAULTED :: else fi; \
+		e=re[i]; from=rfrom[i]; cok[c]=rok[i]; hr[c]=i+1; rown[c]=1 }
+take:	if
+	TAKER(0)
+	TAKER(1)
+	fi;
+commit:	if		/* one transaction */
+	:: d_step { hist[e] -> sup=0; cok[c]=0 }			/* committed before */
+	:: d_step { !hist[e] && cok[c] -> newGen(); lev=TGT(e); hist[e]=1; sup=0; check() }
+	:: d_step { !hist[e] && !cok[c] -> sup=1 }			/* superseded */
+	CRASH
+	fi;
+finish:	if		/* one script */
+	:: d_step {
+		if
+		:: !sup ->
+#ifdef REAPPENDLOCKED
+			if :: lock==EV(e) && state!=0 && TGT(state)!=TGT(e) -> addV(state) :: else fi;
+#else
+			if :: state!=0 && TGT(state)!=TGT(e) -> addV(state) :: else fi;
+#endif
+			addC(from)
+		:: sup ->
+#ifndef NOSUPREAPPEND
+			if :: state==e -> addV(e) :: else fi;
+#endif
+#ifndef NOSUPCLEAR
+			addC(TGT(e))
+#endif
+		fi;
+		if :: lock==EV(e) -> lock=0 :: else fi;
+		if :: rown[c] -> re[hr[c]-1]=0; rfrom[hr[c]-1]=0; rok[hr[c]-1]=0 :: else fi
+		};
+		if
+		:: d_step { sup=0; e=0; from=0; hr[c]=0; rown[c]=0; cok[c]=0 }; goto take
+		:: FAULT -> d_step { FAULTED }; goto finish		/* reply lost: again */
+		fi
+	CRASH
+	fi;
+crash:	if :: d_step { FAULTED; sup=0; e=0; from=0; hr[c]=0; rown[c]=0; cok[c]=0 } fi;
+	goto take
+}
+
+#ifdef KEEPLOCK
+#define KEPT lock<=NW
+#else
+#define KEPT true
+#endif
+#define IDLE (!vp[1]&&!vp[2]&&!vp[3]&&!cp[0]&&!cp[1]&&!cp[2]&&!re[0]&&!re[1]&&!hv[0]&&!hv[1]&&!hc[0]&&!hc[1]&&CIDLE)
+#define NOSTRAY (!strayT[0]&&!strayT[1]&&!strayT[2]&&!strayD[0]&&!strayD[1]&&!strayD[2])
+#define LEFT(x) d_step { strayT[x] -> addC(x); strayT[x]=0 } :: d_step { strayT[x] && !cp[x] && FAULT -> addC(x); FAULTED }
+
+proctype Env() {
+	do
+	:: d_step { posted<NE -> posted++; state=posted; addV(posted) }		/* api: one script */
+#ifdef RESEND
+	:: d_step { posted==2 && !resent -> resent=1;
+#ifndef RESENDIGNORED
+		addV(1); state=1
+#endif
+	}
+#endif
+	:: d_step { lock!=0 && lock!=DEAD && FAULT && KEPT -> lock=0; FAULTED }		/* the lock of a paused worker expires */
+	:: d_step { lock==DEAD -> lock=0 }
+	/* the sweep of .tierflow/, run by every relocator: it may meet any state */
+#ifdef NORECORD
+	:: d_step { strayT[0] -> strayT[0]=0 }
+	:: d_step { strayT[1] -> strayT[1]=0 }
+	:: d_step { strayT[2] -> strayT[2]=0 }
+#else
+	:: LEFT(0)
+	:: LEFT(1)
+	:: LEFT(2)
+#endif
+#ifdef SWEEPLIVE
+	:: d_step { tmp[0] -> addC(tmpt[0]); tmp[0]=0; tmpt[0]=0 }
+	:: d_step { tmp[1] -> addC(tmpt[1]); tmp[1]=0; tmpt[1]=0 }
+	:: d_step { d[0] -> d[0]=0; dt[0]=0; check() }
+	:: d_step { d[1] -> d[1]=0; dt[1]=0; check() }
+#endif
+#define SWD(x) d_step { strayD[x] -> strayD[x]=0; check() }
+#ifdef NOBUMP
+#define BUMP skip
+#else
+#define BUMP newGen()
+#endif
+#ifdef BACKAPPENDS
+#define SWAPP(x) addC(x)
+#else
+#define SWAPP(x) skip
+#endif
+#define SWR(x) d_step { strayD[x] && lev==x -> if :: f[x]==0 -> f[x]=strayD[x] :: else fi; strayD[x]=0; msw[x]=0; SWAPP(x) } \
+	:: d_step { strayD[x] && lev!=x && !msw[x] -> BUMP; msw[x]=1 } \
+	:: d_step { strayD[x] && msw[x] -> strayD[x]=0; msw[x]=0; check() }
+#if FENCE==1
+	:: SWD(0)
+	:: SWD(1)
+	:: SWD(2)
+#else
+	:: SWR(0)
+	:: SWR(1)
+	:: SWR(2)
+#endif
+#ifdef WIPE
+	:: d_step { !wiped -> wiped=1; dirty=1; state=0; lock=0; vp[1]=0; vp[2]=0; vp[3]=0; cp[0]=0; cp[1]=0; cp[2]=0;
+		re[0]=0; re[1]=0; rfrom[0]=0; rfrom[1]=0; rok[0]=0; rok[1]=0; own[0]=0; own[1]=0; rown[0]=0; 
+#if NC>1
+		rown[1]=0
+#endif
+	}
+	:: d_step { IDLE && dirty -> dirty=0;					/* verify --repair */
+		if :: lev!=0 && f[0] -> addC(0) :: else fi;
+		if :: lev!=1 && f[1] -> addC(1) :: else fi;
+		if :: lev!=2 && f[2] -> addC(2) :: else fi;
+		if :: state!=0 && TGT(state)!=lev -> addV(state) :: else fi }
+#define REPAIRED !dirty
+#else
+#define REPAIRED true
+#endif
+#ifdef REACH
+	:: d_step { posted==NE && IDLE && NOSTRAY && hist[1] && hist[NE] -> assert(false) }
+#endif
+#ifndef LOSTONLY
+	:: d_step { posted==NE && IDLE && NOSTRAY && REPAIRED && 
+		!(f[lev]==2 && (f[0]!=0)+(f[1]!=0)+(f[2]!=0)==1 && (state==0 || lev==(state==1 -> T1 : (state==2 -> T2 : T3)))) ->
+		assert(f[lev]==2);
+		assert((f[0]!=0)+(f[1]!=0)+(f[2]!=0)==1);			/* G2: one copy */
+		assert(state==0 || lev==TGT(state)) }				/* G2, G3: where the newest event wants it */
+#endif
+	od
+}
+
+init {
+	d_step { f[0]=2 };
+	atomic {
+		run Worker(0); run Worker(1); run Committer(0);
+#if NC>1
+		run Committer(1);
+#endif
+		run Env()
+	}
+}
