@@ -1,0 +1,203 @@
+// Package appraise posts the last count of contents again, where something else than a new count may have changed
+// their target: a pin, or the levels.
+package appraise
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+	"go.uber.org/zap"
+
+	"github.com/tierflow/tierflow/api/internal/lookup"
+	"github.com/tierflow/tierflow/shared/catalog"
+	"github.com/tierflow/tierflow/shared/content"
+	"github.com/tierflow/tierflow/shared/event"
+	"github.com/tierflow/tierflow/shared/fault"
+	"github.com/tierflow/tierflow/shared/state"
+)
+
+// Options of an Appraiser. All are required.
+type Options struct {
+	Store   *state.Store // its client must not retry
+	Catalog *catalog.Catalog
+	Full    func() bool // tells whether the backlog has reached its limit
+	Log     *zap.Logger
+}
+
+// Appraiser posts last counts. Run must be started.
+type Appraiser struct {
+	Options
+	kick chan struct{}
+
+	mu     sync.Mutex
+	before []content.Level // the levels before the oldest change that is still to be appraised
+}
+
+// New makes an Appraiser.
+func New(o Options) *Appraiser { return &Appraiser{Options: o, kick: make(chan struct{}, 1)} }
+
+// NewView makes the view event of a count, now, with a new id.
+func NewView(row *catalog.Row, p content.Policy, count content.Count) event.View {
+	return event.View{
+		EventID: uuid.Must(uuid.NewV7()).String(), ID: row.ID, Count: count, Target: lookup.Target(*row, p, count),
+		DBLevel: row.Level, Filename: row.Filename, PostedAt: time.Now(),
+	}
+}
+
+// Again posts a content's last count once more: the newest event's, else that of its last relocation. A count that
+// is posted meanwhile goes first and is then the one that is repeated.
+func (a *Appraiser) Again(ctx context.Context, row catalog.Row, p content.Policy) (event.View, error) {
+	for range 10 {
+		st, ok, err := a.Store.Get(ctx, row.ID)
+		if err != nil {
+			return event.View{}, err
+		}
+		count, newest := row.ViewCount, ""
+		if ok {
+			count, newest = st.Count, st.EntryID
+		}
+		v := NewView(&row, p, count)
+		id, err := a.Store.AppendIf(ctx, newest, v)
+		if err != nil {
+			return event.View{}, err
+		}
+		if id != "" {
+			return v, nil
+		}
+	}
+	return event.View{}, fault.New(fault.Unavailable, "post the last count of content", row.ID.String(),
+		errors.New("new counts keep coming"))
+}
+
+// LevelsChanged has all contents looked at, in the background, and the last count posted again of those that it
+// concerns. before are the levels as they were.
+func (a *Appraiser) LevelsChanged(before []content.Level) {
+	a.mu.Lock()
+	if a.before == nil {
+		a.before = before
+	}
+	a.mu.Unlock()
+	select {
+	case a.kick <- struct{}{}:
+	default:
+	}
+}
+
+const (
+	pageSize = 1000
+	// pauseAfter is the wait after a failure, and while the backlog is full.
+	pauseAfter = time.Second
+)
+
+// Run appraises until ctx ends. A change that comes while one is appraised starts it over.
+func (a *Appraiser) Run(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-a.kick:
+		}
+		a.mu.Lock()
+		before := a.before
+		a.mu.Unlock()
+		posted, done := a.all(ctx, before)
+		switch {
+		case done:
+			a.mu.Lock()
+			if len(a.kick) == 0 {
+				a.before = nil
+			}
+			a.mu.Unlock()
+			a.Log.Info("the levels have changed: contents were looked at again", zap.Int("posted", posted))
+		case ctx.Err() != nil:
+			a.Log.Warn("stopped before all contents were looked at after a change of levels: repeat PUT /v1/levels",
+				zap.Int("posted", posted))
+		}
+	}
+}
+
+// all is false where it was interrupted, by ctx or by another change.
+func (a *Appraiser) all(ctx context.Context, before []content.Level) (posted int, done bool) {
+	for after := content.ID(0); ; {
+		if ctx.Err() != nil || len(a.kick) > 0 {
+			return posted, false
+		}
+		n, rows, err := a.page(ctx, before, after)
+		posted += n
+		if err != nil || a.Full() {
+			if err != nil && ctx.Err() == nil {
+				a.Log.Warn("contents cannot be looked at again after a change of levels; trying on", zap.Error(err))
+			}
+			select {
+			case <-ctx.Done():
+			case <-time.After(pauseAfter):
+			}
+		}
+		if err != nil {
+			continue // what was posted already needs no more and is passed over
+		}
+		if len(rows) < pageSize {
+			return posted, true
+		}
+		after = rows[len(rows)-1].ID
+	}
+}
+
+func (a *Appraiser) page(ctx context.Context, before []content.Level, after content.ID) (posted int, rows []catalog.Row, err error) {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	p, err := a.Catalog.Policy(ctx)
+	if err != nil {
+		return 0, nil, err
+	}
+	rows, err = a.Catalog.List(ctx, "", after, pageSize)
+	if err != nil || len(rows) == 0 {
+		return 0, nil, err
+	}
+	ids := make([]content.ID, len(rows))
+	for i, r := range rows {
+		ids[i] = r.ID
+	}
+	states, err := a.Store.GetMany(ctx, ids)
+	if err != nil {
+		return 0, nil, err
+	}
+	for i, r := range rows {
+		if !concerns(r, states[i], before, p) {
+			continue
+		}
+		if _, err := a.Again(ctx, r, p); err != nil {
+			return posted, nil, err
+		}
+		posted++
+	}
+	return posted, rows, nil
+}
+
+// concerns tells whether a content does not lie, and is not about to, where the new levels want it. One that was never
+// counted may have been put anywhere on purpose: it is left alone unless the change is about the count 0.
+func concerns(row catalog.Row, st *state.State, before []content.Level, p content.Policy) bool {
+	count, counted := row.ViewCount, row.ViewCount > 0 || row.Generation > 0
+	if st != nil {
+		count, counted = st.Count, true
+	}
+	target := lookup.Target(row, p, count)
+	if st != nil && (st.Status == state.Update || st.Target != row.Level) {
+		return st.Target != target // it is on its way somewhere
+	}
+	if row.Level == target {
+		return false
+	}
+	if counted {
+		return true
+	}
+	for _, l := range before {
+		if l.Min <= count && count <= l.Max {
+			return l.Name != target
+		}
+	}
+	return true
+}

@@ -1,0 +1,370 @@
+package httpapi
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"os"
+	"strconv"
+	"strings"
+
+	"github.com/labstack/echo/v4"
+
+	"github.com/tierflow/tierflow/shared/content"
+	"github.com/tierflow/tierflow/shared/fault"
+)
+
+// Media types of bodies.
+const (
+	formType   = "application/x-www-form-urlencoded"
+	jsonType   = "application/json"
+	ndjsonType = "application/x-ndjson"
+)
+
+// mediaType is the request's type without parameters; allowed are those that the call takes.
+func mediaType(r *http.Request, allowed ...string) (string, error) {
+	refuse := func(format string, args ...any) (string, error) {
+		return "", fault.New(unsupportedMedia, "", "", fmt.Errorf(format, args...))
+	}
+	if e := r.Header.Get("Content-Encoding"); e != "" && !strings.EqualFold(e, "identity") {
+		return refuse("the body must not be compressed, and this one is %q", e)
+	}
+	given := r.Header.Get("Content-Type")
+	got, _, _ := strings.Cut(given, ";")
+	got = strings.TrimSpace(got)
+	for _, a := range allowed {
+		if strings.EqualFold(got, a) {
+			return a, nil
+		}
+	}
+	return refuse("Content-Type must be %s, not %q", strings.Join(allowed, " or "), given)
+}
+
+// readBody appends the body, maxBody bytes at most, to b.
+func readBody(r *http.Request, b []byte) ([]byte, error) {
+	if r.ContentLength > maxBody {
+		return b, errTooLarge
+	}
+	for {
+		if len(b) == cap(b) {
+			b = append(b, 0)[:len(b)]
+		}
+		n, err := r.Body.Read(b[len(b):cap(b)])
+		b = b[:len(b)+n]
+		if len(b) > maxBody {
+			return b, errTooLarge
+		}
+		if err == io.EOF {
+			return b, nil
+		}
+		if err != nil {
+			return b, readError(err)
+		}
+	}
+}
+
+var errTooLarge error = fault.New(tooLarge, "", "", fmt.Errorf("the body has more than %d bytes", maxBody))
+
+func readError(err error) error {
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return malformed("the body did not arrive in time")
+	}
+	return malformed("the body did not arrive as announced: %v", err)
+}
+
+// field is a parameter that a body must have once.
+type field struct {
+	name  string
+	value []byte // as text, of JSON strings what is between the quotes; part of the body, or a copy
+	seen  bool
+}
+
+func set(fields []field, name, value []byte) error {
+	for i := range fields {
+		if f := &fields[i]; f.name == string(name) {
+			if f.seen {
+				return malformed("%s is given twice", f.name)
+			}
+			f.value, f.seen = value, true
+		}
+	}
+	return nil
+}
+
+func complete(fields []field) error {
+	for _, f := range fields {
+		if !f.seen {
+			return malformed("%s is missing", f.name)
+		}
+	}
+	return nil
+}
+
+// parseBody reads the fields of a body of this type.
+func parseBody(mediaType string, b []byte, fields []field) error {
+	if mediaType == formType {
+		return parseForm(b, fields)
+	}
+	return parseObject(b, fields)
+}
+
+// parseForm reads the fields of a form and ignores what else there is. It allocates only for escapes, which our
+// numbers have none of.
+func parseForm(b []byte, fields []field) error {
+	for len(b) > 0 {
+		pair := b
+		if i := bytes.IndexByte(b, '&'); i >= 0 {
+			pair, b = b[:i], b[i+1:]
+		} else {
+			b = nil
+		}
+		if len(pair) == 0 {
+			continue
+		}
+		name, value, _ := bytes.Cut(pair, []byte("="))
+		name, err := unescape(name)
+		if err != nil {
+			return err
+		}
+		if value, err = unescape(value); err != nil {
+			return err
+		}
+		if err := set(fields, name, value); err != nil {
+			return err
+		}
+	}
+	return complete(fields)
+}
+
+func unescape(b []byte) ([]byte, error) {
+	if bytes.IndexByte(b, '%') < 0 && bytes.IndexByte(b, '+') < 0 {
+		return b, nil
+	}
+	s, err := url.QueryUnescape(string(b))
+	if err != nil {
+		return nil, malformed("the form is not percent-encoded as it should be: %v", err)
+	}
+	return []byte(s), nil
+}
+
+// parseObject reads the fields of a JSON object and ignores what else there is. Numbers come as they are written.
+func parseObject(b []byte, fields []field) error {
+	err := eachMember(b, func(name, value []byte) error {
+		if value[0] == '"' {
+			text, err := unquote(value)
+			if err != nil {
+				return err
+			}
+			value = text
+		}
+		return set(fields, name, value)
+	})
+	if err != nil {
+		return err
+	}
+	return complete(fields)
+}
+
+// eachMember calls fn with every name and value of a JSON object, which must be all there is in b. encoding/json says
+// that it is valid; finding the members is easy then, costs no allocation, and shows names that are there twice.
+func eachMember(b []byte, fn func(name, value []byte) error) error {
+	if !json.Valid(b) {
+		var any json.RawMessage
+		return malformed("this is not JSON: %v", json.Unmarshal(b, &any))
+	}
+	b = bytes.TrimLeft(b, jsonSpace)
+	if b[0] != '{' {
+		return malformed("this is not a JSON object")
+	}
+	b = bytes.TrimLeft(b[1:], jsonSpace)
+	for b[0] != '}' {
+		n := valueLen(b)
+		name, err := unquote(b[:n])
+		if err != nil {
+			return err
+		}
+		b = bytes.TrimLeft(b[n:], jsonSpace)
+		b = bytes.TrimLeft(b[1:], jsonSpace) // the colon
+		n = valueLen(b)
+		if err := fn(name, b[:n]); err != nil {
+			return err
+		}
+		b = bytes.TrimLeft(b[n:], jsonSpace)
+		if b[0] == ',' {
+			b = bytes.TrimLeft(b[1:], jsonSpace)
+		}
+	}
+	return nil
+}
+
+const jsonSpace = " \t\r\n"
+
+// valueLen is the length of the value that valid JSON begins with.
+func valueLen(b []byte) int {
+	switch b[0] {
+	case '"':
+		for i := 1; ; i++ {
+			if b[i] == '\\' {
+				i++
+			} else if b[i] == '"' {
+				return i + 1
+			}
+		}
+	case '{', '[':
+		depth := 0
+		for i := 0; ; i++ {
+			switch b[i] {
+			case '"':
+				i += valueLen(b[i:]) - 1
+			case '{', '[':
+				depth++
+			case '}', ']':
+				if depth--; depth == 0 {
+					return i + 1
+				}
+			}
+		}
+	}
+	if i := bytes.IndexAny(b, ",]}"+jsonSpace); i >= 0 {
+		return i
+	}
+	return len(b)
+}
+
+// unquote returns what a JSON string says.
+func unquote(b []byte) ([]byte, error) {
+	if bytes.IndexByte(b, '\\') < 0 {
+		return b[1 : len(b)-1], nil
+	}
+	var s string
+	if err := json.Unmarshal(b, &s); err != nil {
+		return nil, malformed("this is not JSON: %v", err)
+	}
+	return []byte(s), nil
+}
+
+func parseID(f field) (content.ID, error) {
+	id, err := content.ParseID(string(f.value))
+	if err != nil {
+		return 0, malformed("%s %v", f.name, err)
+	}
+	return id, nil
+}
+
+func parseCount(f field) (content.Count, error) {
+	n, err := content.ParseCount(string(f.value))
+	if err != nil {
+		return 0, malformed("%s %v", f.name, err)
+	}
+	return n, nil
+}
+
+// decode reads a JSON body into v, a pointer to a struct. Nothing may be there twice, and nothing that is not known:
+// a slip of the pen in what an operator writes should not pass for a default.
+func decode(r *http.Request, v any) error {
+	if _, err := mediaType(r, jsonType); err != nil {
+		return err
+	}
+	b, err := readBody(r, nil)
+	if err != nil {
+		return err
+	}
+	seen := map[string]bool{}
+	err = eachMember(b, func(name, _ []byte) error {
+		if seen[string(name)] {
+			return malformed("%s is given twice", name)
+		}
+		seen[string(name)] = true
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.DisallowUnknownFields()
+	if err := d.Decode(v); err != nil {
+		var kind *json.UnmarshalTypeError
+		if errors.As(err, &kind) {
+			return malformed("%s must not be a %s", kind.Field, kind.Value)
+		}
+		return malformed("%s", strings.TrimPrefix(err.Error(), "json: "))
+	}
+	return nil
+}
+
+// query checks that a call's query has nothing but these parameters, each once.
+func query(c echo.Context, allowed ...string) (url.Values, error) {
+	q, err := url.ParseQuery(c.Request().URL.RawQuery)
+	if err != nil {
+		return nil, malformed("the query cannot be read: %v", err)
+	}
+	for name, values := range q {
+		known := false
+		for _, a := range allowed {
+			known = known || a == name
+		}
+		switch {
+		case !known && len(allowed) == 0:
+			return nil, malformed("there is no parameter %q: this call takes none in the query", name)
+		case !known:
+			return nil, malformed("there is no parameter %q: this call takes %s in the query", name, strings.Join(allowed, ", "))
+		case len(values) > 1:
+			return nil, malformed("%s is given twice", name)
+		}
+	}
+	return q, nil
+}
+
+// Limits of lists.
+const (
+	defaultLimit = 100
+	maxLimit     = 1000
+)
+
+func limit(q url.Values) (int, error) {
+	if !q.Has("limit") {
+		return defaultLimit, nil
+	}
+	n, err := content.ParseCount(q.Get("limit"))
+	if err != nil || n < 1 || n > maxLimit {
+		return 0, malformed("limit must be a whole number from 1 to %d", maxLimit)
+	}
+	return int(n), nil
+}
+
+// pathID is the cid in the path.
+func pathID(c echo.Context) (content.ID, error) {
+	return parseID(field{name: "cid", value: []byte(c.Param("cid"))})
+}
+
+// number is a positive number in the query, 0 where it is not given.
+func number(q url.Values, name string) (int64, error) {
+	if !q.Has(name) {
+		return 0, nil
+	}
+	n, err := content.ParseCount(q.Get(name))
+	if err != nil {
+		return 0, malformed("%s %v", name, err)
+	}
+	return int64(n), nil
+}
+
+// flexID is a cid in JSON, as number or as string of digits.
+type flexID string
+
+// UnmarshalJSON keeps the text: parseID says what is wrong with it, by the parameter's name.
+func (f *flexID) UnmarshalJSON(b []byte) error {
+	*f = flexID(b)
+	if b[0] == '"' {
+		s, err := strconv.Unquote(string(b))
+		if err != nil {
+			return malformed("cid is not a number")
+		}
+		*f = flexID(s)
+	}
+	return nil
+}

@@ -1,0 +1,134 @@
+package httpapi
+
+import (
+	"net/http"
+	"time"
+
+	"github.com/labstack/echo/v4"
+
+	"github.com/tierflow/tierflow/api/internal/appraise"
+	"github.com/tierflow/tierflow/shared/content"
+	"github.com/tierflow/tierflow/shared/state"
+)
+
+// The two calls of the original system. Their answers are fixed to the byte.
+
+const (
+	// commitWait is how long update_sentence waits for a commit that is on its way.
+	commitWait = 2 * time.Second
+	// commitPoll is how often it looks meanwhile, in case that the news was missed.
+	commitPoll = 100 * time.Millisecond
+
+	notYet = "check your status again"
+)
+
+var (
+	jsonHeader = []string{"application/json"}
+	textHeader = []string{"text/plain; charset=utf-8"}
+)
+
+// postSentence takes a view count and answers with the content's state. It is the path that must be fast: the body is
+// parsed by hand, nothing is reflected on, and a row that is known costs no query.
+func (s *Server) postSentence(c echo.Context) error {
+	r := c.Request()
+	buf := s.buffers.Get().(*[]byte)
+	defer s.buffers.Put(buf)
+	kind, err := mediaType(r, formType, jsonType)
+	if err != nil {
+		return err
+	}
+	b, err := readBody(r, (*buf)[:0])
+	*buf = b
+	if err != nil {
+		return err
+	}
+	id, count, err := parseView(kind, b)
+	if err != nil {
+		return err
+	}
+	found, err := s.Lookup.Find(r.Context(), id)
+	if err != nil {
+		return err
+	}
+	v := appraise.NewView(found.Row, found.Policy, count)
+	if err := s.Ingest.Append(v); err != nil {
+		return err
+	}
+	*buf = state.NewState(v).AppendAnswer(b[:0])
+	return answer(c, jsonHeader, *buf)
+}
+
+// parseView reads one view count.
+func parseView(kind string, b []byte) (content.ID, content.Count, error) {
+	fields := [...]field{{name: "cid"}, {name: "count"}}
+	if err := parseBody(kind, b, fields[:]); err != nil {
+		return 0, 0, err
+	}
+	id, err := parseID(fields[0])
+	if err != nil {
+		return 0, 0, err
+	}
+	count, err := parseCount(fields[1])
+	return id, count, err
+}
+
+func answer(c echo.Context, contentType []string, b []byte) error {
+	w := c.Response()
+	w.Header()["Content-Type"] = contentType
+	w.WriteHeader(http.StatusOK)
+	_, _ = w.Write(b) // the peer has gone: what was done is done
+	return nil
+}
+
+// updateSentence answers with the cid once nothing is left to do for a content: its newest event is done and MySQL
+// names its target.
+func (s *Server) updateSentence(c echo.Context) error {
+	r := c.Request()
+	kind, err := mediaType(r, formType, jsonType)
+	if err != nil {
+		return err
+	}
+	b, err := readBody(r, nil)
+	if err != nil {
+		return err
+	}
+	fields := [...]field{{name: "cid"}}
+	if err := parseBody(kind, b, fields[:]); err != nil {
+		return err
+	}
+	id, err := parseID(fields[0])
+	if err != nil {
+		return err
+	}
+	// Listen before looking, so that no news falls between.
+	news, stop := s.Commits.Next(id)
+	defer stop()
+	deadline := time.NewTimer(commitWait)
+	defer deadline.Stop()
+	poll := time.NewTicker(commitPoll)
+	defer poll.Stop()
+	for {
+		found, err := s.Lookup.Fresh(r.Context(), id)
+		if err != nil {
+			return err
+		}
+		st, ok, err := s.Reads.Get(r.Context(), id)
+		if err != nil {
+			return err
+		}
+		switch {
+		case !ok || st.Status != state.Done:
+			return answer(c, textHeader, []byte(notYet))
+		case st.Target == found.Row.Level:
+			return answer(c, textHeader, []byte(id.String()))
+		}
+		select {
+		case <-news:
+		case <-poll.C:
+		case <-deadline.C:
+			return answer(c, textHeader, []byte(notYet))
+		case <-r.Context().Done():
+			return nil
+		}
+	}
+}

@@ -1,0 +1,245 @@
+package httpapi
+
+import (
+	"bufio"
+	"bytes"
+	"cmp"
+	"errors"
+	"io"
+	"net/http"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/labstack/echo/v4"
+
+	"github.com/tierflow/tierflow/api/internal/appraise"
+	"github.com/tierflow/tierflow/api/internal/lookup"
+	"github.com/tierflow/tierflow/shared/content"
+	"github.com/tierflow/tierflow/shared/event"
+	"github.com/tierflow/tierflow/shared/fault"
+	"github.com/tierflow/tierflow/shared/state"
+)
+
+const (
+	// maxLine is the longest line of a batch, without its end.
+	maxLine = 4 << 10
+	// batchPart is how many lines are looked up and appended together: memory does not grow with the body.
+	batchPart = 512
+	// maxRefused is how many refused lines are named.
+	maxRefused = 1000
+	// patience is how long a batch may bring nothing new.
+	patience = 30 * time.Second
+)
+
+func (s *Server) postViews(c echo.Context) error {
+	if _, err := query(c); err != nil {
+		return err
+	}
+	kind, err := mediaType(c.Request(), jsonType, ndjsonType)
+	if err != nil {
+		return err
+	}
+	if kind == ndjsonType {
+		return s.postBatch(c)
+	}
+	b, err := readBody(c.Request(), nil)
+	if err != nil {
+		return err
+	}
+	id, count, err := parseView(kind, b)
+	if err != nil {
+		return err
+	}
+	found, err := s.Lookup.Find(c.Request().Context(), id)
+	if err != nil {
+		return err
+	}
+	v := appraise.NewView(found.Row, found.Policy, count)
+	if err := s.Ingest.Append(v); err != nil {
+		return err
+	}
+	return c.JSON(http.StatusAccepted, acceptedView(v))
+}
+
+// viewAnswer says what became of a view event.
+type viewAnswer struct {
+	EventID string       `json:"event_id"`
+	Status  state.Status `json:"status"`
+	Target  string       `json:"target"`
+}
+
+func acceptedView(v event.View) viewAnswer {
+	return viewAnswer{v.EventID, state.NewState(v).Status, v.Target}
+}
+
+// refusal is a line of a batch that was not accepted.
+type refusal struct {
+	Line   int64  `json:"line"`
+	Type   string `json:"type"`
+	Detail string `json:"detail"`
+}
+
+// batchAnswer is what a batch came to.
+type batchAnswer struct {
+	Accepted     int64     `json:"accepted"` // for certain
+	Refused      []refusal `json:"refused"`  // the first ones
+	RefusedTotal int64     `json:"refused_total"`
+	// LinesDone is only in problems: up to this line each has been accepted or refused; of later ones some may have
+	// been accepted as well.
+	LinesDone *int64 `json:"lines_done,omitempty"`
+}
+
+// batchError is the end of a batch before its end.
+type batchError struct {
+	error
+	batchAnswer
+}
+
+// batch is a batch that is being read.
+type batch struct {
+	server *Server
+	batchAnswer
+	line    int64 // the last one that was read
+	done    int64 // the last one that was accepted or refused, and all before it
+	ids     []content.ID
+	counts  []content.Count
+	lines   []int64
+	views   []event.View
+	refused []refusal // of this part, in no order
+}
+
+var readers = sync.Pool{New: func() any { return bufio.NewReaderSize(nil, 64<<10) }}
+
+// postBatch reads events line by line. What has arrived is appended before more is waited for, part by part; a line
+// that is refused holds up no other.
+func (s *Server) postBatch(c echo.Context) error {
+	r := readers.Get().(*bufio.Reader)
+	defer func() {
+		r.Reset(nil)
+		readers.Put(r)
+	}()
+	r.Reset(patient{c.Request().Body, http.NewResponseController(c.Response())})
+	b := &batch{server: s, batchAnswer: batchAnswer{Refused: []refusal{}}}
+	for {
+		if len(b.ids) == batchPart || !buffered(r) {
+			if err := b.flush(c); err != nil {
+				return b.fail(c, err)
+			}
+		}
+		line, err := readLine(r)
+		if err != nil && err != io.EOF && err != bufio.ErrBufferFull {
+			if ferr := b.flush(c); ferr != nil {
+				return b.fail(c, ferr)
+			}
+			return b.fail(c, readError(err))
+		}
+		if err == io.EOF && len(line) == 0 {
+			break
+		}
+		b.take(line, err == bufio.ErrBufferFull)
+	}
+	if err := b.flush(c); err != nil {
+		return b.fail(c, err)
+	}
+	return c.JSON(http.StatusOK, b.batchAnswer)
+}
+
+// patient prolongs the request's deadlines at each read: a batch may take as long as it goes on.
+type patient struct {
+	from io.Reader
+	rc   *http.ResponseController
+}
+
+func (p patient) Read(b []byte) (int, error) {
+	end := time.Now().Add(patience)
+	if err := errors.Join(p.rc.SetReadDeadline(end), p.rc.SetWriteDeadline(end.Add(writeTimeout))); err != nil {
+		return 0, err
+	}
+	return p.from.Read(b)
+}
+
+// buffered tells whether the next line can be read without waiting.
+func buffered(r *bufio.Reader) bool {
+	b, _ := r.Peek(r.Buffered())
+	return bytes.IndexByte(b, '\n') >= 0
+}
+
+// readLine reads up to the next newline or the end. bufio.ErrBufferFull: it is far too long, and was passed over.
+func readLine(r *bufio.Reader) ([]byte, error) {
+	line, err := r.ReadSlice('\n')
+	if err != bufio.ErrBufferFull {
+		return line, err
+	}
+	for err == bufio.ErrBufferFull {
+		_, err = r.ReadSlice('\n')
+	}
+	if err != nil && err != io.EOF {
+		return nil, err
+	}
+	return nil, bufio.ErrBufferFull
+}
+
+// take parses a line.
+func (b *batch) take(line []byte, long bool) {
+	b.line++
+	line = bytes.TrimRight(line, "\r\n")
+	if long || len(line) > maxLine {
+		b.refuse(b.line, fault.New(tooLarge, "", "", errLine))
+		return
+	}
+	if len(bytes.TrimLeft(line, jsonSpace)) == 0 {
+		return
+	}
+	id, count, err := parseView(ndjsonType, line)
+	if err != nil {
+		b.refuse(b.line, err)
+		return
+	}
+	b.ids, b.counts, b.lines = append(b.ids, id), append(b.counts, count), append(b.lines, b.line)
+}
+
+var errLine = errors.New("the line has more than 4096 bytes")
+
+func (b *batch) refuse(line int64, err error) {
+	b.RefusedTotal++
+	if len(b.Refused)+len(b.refused) < maxRefused+batchPart {
+		b.refused = append(b.refused, refusal{line, problemType(fault.KindOf(err)), detail(err)})
+	}
+}
+
+// flush looks up and appends what was read since the last time.
+func (b *batch) flush(c echo.Context) error {
+	var err error
+	if len(b.ids) > 0 {
+		b.server.Lookup.FindMany(c.Request().Context(), b.ids, func(i int, f lookup.Found, ferr error) {
+			if ferr != nil {
+				b.refuse(b.lines[i], ferr)
+				return
+			}
+			b.views = append(b.views, appraise.NewView(f.Row, f.Policy, b.counts[i]))
+		})
+		var n int
+		n, err = b.server.Ingest.AppendAll(c.Request().Context(), b.views)
+		b.Accepted += int64(n)
+		clear(b.views)
+		b.ids, b.counts, b.lines, b.views = b.ids[:0], b.counts[:0], b.lines[:0], b.views[:0]
+	}
+	if len(b.refused) > 0 {
+		slices.SortFunc(b.refused, func(x, y refusal) int { return cmp.Compare(x.Line, y.Line) })
+		b.Refused = append(b.Refused, b.refused[:min(len(b.refused), maxRefused-len(b.Refused))]...)
+		b.refused = b.refused[:0]
+	}
+	if err == nil {
+		b.done = b.line
+	}
+	return err
+}
+
+// fail ends a batch whose rest is not wanted any more.
+func (b *batch) fail(c echo.Context, err error) error {
+	// Else the server would wait for the rest of the body before it sends the answer.
+	c.Response().Header().Set("Connection", "close")
+	b.LinesDone = &b.done
+	return &batchError{err, b.batchAnswer}
+}

@@ -1,0 +1,274 @@
+// Package registry is what only the api writes to MySQL: which contents there are, their pins, and the levels.
+// The place of a content is the committer's alone.
+package registry
+
+import (
+	"context"
+	"crypto/sha256"
+	"database/sql"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/tierflow/tierflow/shared/catalog"
+	"github.com/tierflow/tierflow/shared/content"
+	"github.com/tierflow/tierflow/shared/fault"
+)
+
+// Registry writes. Its errors are fault errors.
+type Registry struct{ db *sql.DB }
+
+// New takes the pool of a catalog.
+func New(db *sql.DB) *Registry { return &Registry{db} }
+
+// lockWait is how long one registration waits for others; unlockTimeout bounds the way out.
+const (
+	lockWait      = 5 * time.Second
+	unlockTimeout = 2 * time.Second
+)
+
+// Register adds a content, on the level whose range starts at 0 where level is "". fault.Conflict: the cid or the
+// filename is taken, or one filename is a path prefix of another, which would make a content lie inside another.
+func (r *Registry) Register(ctx context.Context, id content.ID, filename, level string) error {
+	if err := content.CheckFilename(filename); err != nil {
+		return fault.New(fault.Unprocessable, "register content", id.String(), err)
+	}
+	return r.locked(ctx, "contents", func(conn *sql.Conn) error {
+		where, args := "min_counts = 0", []any{}
+		if level != "" {
+			where, args = "content_level = ?", append(args, level)
+		}
+		var on string
+		err := conn.QueryRowContext(ctx, "SELECT content_level FROM `level` WHERE "+where, args...).Scan(&on)
+		if errors.Is(err, sql.ErrNoRows) {
+			return fault.New(fault.Unprocessable, "register content", id.String(), noLevel(level))
+		} else if err != nil {
+			return catalog.Wrap("register content", id.String(), err)
+		}
+		if err := r.free(ctx, conn, id, filename); err != nil {
+			return err
+		}
+		_, err = conn.ExecContext(ctx, "INSERT INTO contents (cid, content_level, filename) VALUES (?, ?, ?)", id, on, filename)
+		return catalog.Wrap("register content", id.String(), err)
+	})
+}
+
+func noLevel(name string) error {
+	if name == "" {
+		return errors.New("there is no level that starts at 0: set the levels first")
+	}
+	return fmt.Errorf("there is no level %q", name)
+}
+
+// free tells whether cid and filename can be taken. The lock makes sure that they still can when they are.
+func (r *Registry) free(ctx context.Context, conn *sql.Conn, id content.ID, filename string) error {
+	names := []any{filename}
+	for i, c := range filename {
+		if c == '/' {
+			names = append(names, filename[:i])
+		}
+	}
+	// What lies below filename/ sorts from there to before the byte that follows the slash.
+	args := append([]any{id}, names...)
+	args = append(args, filename+"/", filename+"0")
+	var otherID content.ID
+	var other string
+	// Three selects and no OR: each takes its own index, however many contents there are.
+	err := conn.QueryRowContext(ctx, "SELECT cid, filename FROM contents WHERE cid = ? "+
+		"UNION ALL SELECT cid, filename FROM contents WHERE filename IN (?"+strings.Repeat(", ?", len(names)-1)+") "+
+		"UNION ALL SELECT cid, filename FROM contents WHERE filename >= ? AND filename < ? LIMIT 1",
+		args...).Scan(&otherID, &other)
+	conflict := func(format string, a ...any) error {
+		return fault.New(fault.Conflict, "register content", id.String(), fmt.Errorf(format, a...))
+	}
+	switch {
+	case errors.Is(err, sql.ErrNoRows):
+		return nil
+	case err != nil:
+		return catalog.Wrap("register content", id.String(), err)
+	case otherID == id:
+		return conflict("cid %d is taken, by %q", id, other)
+	case other == filename:
+		return conflict("filename %q is taken, by content %d", filename, otherID)
+	case len(other) < len(filename):
+		return conflict("%q lies inside %q, which is content %d", filename, other, otherID)
+	}
+	return conflict("%q, which is content %d, would lie inside %q", other, otherID, filename)
+}
+
+// Forget deletes a row; the file stays. fault.Unknown where there is none.
+func (r *Registry) Forget(ctx context.Context, id content.ID) error {
+	res, err := r.db.ExecContext(ctx, "DELETE FROM contents WHERE cid = ?", id)
+	return one(res, "forget content", id, err)
+}
+
+// Pin holds a content on a level; "" lets it go. fault.Unknown where there is no such content, fault.Unprocessable
+// where there is no such level.
+func (r *Registry) Pin(ctx context.Context, id content.ID, level string) error {
+	res, err := r.db.ExecContext(ctx, "UPDATE contents SET pinned_level = NULLIF(?, '') WHERE cid = ?", level, id)
+	if catalog.Kind(err) == fault.Unprocessable {
+		return fault.New(fault.Unprocessable, "pin content", id.String(), noLevel(level))
+	}
+	return one(res, "pin content", id, err)
+}
+
+// one wants one row to have been found.
+func one(res sql.Result, op string, id content.ID, err error) error {
+	if err != nil {
+		return catalog.Wrap(op, id.String(), err)
+	}
+	if n, err := res.RowsAffected(); err != nil {
+		return catalog.Wrap(op, id.String(), err)
+	} else if n == 0 {
+		return fault.New(fault.Unknown, op, id.String(), errors.New("there is no such content"))
+	}
+	return nil
+}
+
+// Location is the place of a content.
+type Location struct {
+	Level      string
+	Path       string // absolute, of the file or folder
+	Generation int64
+	Filename   string
+}
+
+// Locate reads the place of a content now. fault.Unknown where there is no such content.
+func (r *Registry) Locate(ctx context.Context, id content.ID) (Location, error) {
+	var l Location
+	var root string
+	err := r.db.QueryRowContext(ctx, "SELECT l.content_level, l.path, c.filename, c.generation FROM contents c "+
+		"JOIN `level` l ON l.content_level = c.content_level WHERE c.cid = ?", id).
+		Scan(&l.Level, &root, &l.Filename, &l.Generation)
+	if errors.Is(err, sql.ErrNoRows) {
+		return Location{}, fault.New(fault.Unknown, "locate content", id.String(), errors.New("there is no such content"))
+	}
+	l.Path = root + "/" + l.Filename
+	return l, catalog.Wrap("locate content", id.String(), err)
+}
+
+// Counts is the number of contents on each level. It reads an index as long as the table: give it a deadline.
+func (r *Registry) Counts(ctx context.Context) (map[string]int64, error) {
+	rows, err := r.db.QueryContext(ctx, "SELECT content_level, COUNT(*) FROM contents GROUP BY content_level")
+	if err != nil {
+		return nil, catalog.Wrap("count contents", "", err)
+	}
+	defer rows.Close()
+	counts := map[string]int64{}
+	for rows.Next() {
+		var level string
+		var n int64
+		if err := rows.Scan(&level, &n); err != nil {
+			return nil, catalog.Wrap("count contents", "", err)
+		}
+		counts[level] = n
+	}
+	return counts, catalog.Wrap("count contents", "", rows.Err())
+}
+
+// SetLevels replaces the levels, in one transaction, and returns those that were there. A level that goes must not
+// be used by a content, or it is fault.Conflict. tier ids stay as they are: they belong to `relocator init-tiers`.
+func (r *Registry) SetLevels(ctx context.Context, p content.Policy) (before []content.Level, err error) {
+	err = r.locked(ctx, "levels", func(conn *sql.Conn) error {
+		tx, err := conn.BeginTx(ctx, nil)
+		if err != nil {
+			return catalog.Wrap("set levels", "", err)
+		}
+		defer func() { _ = tx.Rollback() }() // after COMMIT it does nothing, and where it fails the session's end does it
+		if before, err = levels(ctx, tx); err != nil {
+			return err
+		}
+		if err := replace(ctx, tx, before, p); err != nil {
+			return err
+		}
+		return catalog.Wrap("set levels", "", tx.Commit())
+	})
+	return before, err
+}
+
+func levels(ctx context.Context, tx *sql.Tx) ([]content.Level, error) {
+	rows, err := tx.QueryContext(ctx, "SELECT content_level, min_counts, COALESCE(max_counts, ?) FROM `level`", content.Open)
+	if err != nil {
+		return nil, catalog.Wrap("read levels", "", err)
+	}
+	defer rows.Close()
+	var ls []content.Level
+	for rows.Next() {
+		var l content.Level
+		if err := rows.Scan(&l.Name, &l.Min, &l.Max); err != nil {
+			return nil, catalog.Wrap("read levels", "", err)
+		}
+		ls = append(ls, l)
+	}
+	return ls, catalog.Wrap("read levels", "", rows.Err())
+}
+
+func replace(ctx context.Context, tx *sql.Tx, before []content.Level, p content.Policy) error {
+	exec := func(level, statement string, args ...any) error {
+		_, err := tx.ExecContext(ctx, statement, args...)
+		return catalog.Wrap("set level", level, err)
+	}
+	named := func(name string) bool {
+		return slices.ContainsFunc(before, func(l content.Level) bool { return l.Name == name })
+	}
+	for _, l := range p.Levels() {
+		top := sql.NullInt64{Int64: int64(l.Max), Valid: l.Max != content.Open}
+		var err error
+		if named(l.Name) {
+			err = exec(l.Name, "UPDATE `level` SET min_counts = ?, max_counts = ?, path = ? WHERE content_level = ?",
+				l.Min, top, l.Path, l.Name)
+		} else {
+			err = exec(l.Name, "INSERT INTO `level` (content_level, min_counts, max_counts, path) VALUES (?, ?, ?, ?)",
+				l.Name, l.Min, top, l.Path)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	for _, l := range before {
+		if _, stays := p.Level(l.Name); stays {
+			continue
+		}
+		err := exec(l.Name, "DELETE FROM `level` WHERE content_level = ?", l.Name)
+		if fault.Is(err, fault.Conflict) {
+			return fault.New(fault.Conflict, "remove level", l.Name, errors.New("contents lie on it or are pinned to it: "+
+				"give it a range that sends them elsewhere, wait until they have moved, and remove it then"))
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// locked calls fn with a connection that holds a lock of this database: what fn finds stays so until it has written,
+// as far as this program goes. The lock is the server's and goes with the connection.
+func (r *Registry) locked(ctx context.Context, what string, fn func(*sql.Conn) error) error {
+	conn, err := r.db.Conn(ctx)
+	if err != nil {
+		return catalog.Wrap("lock", what, err)
+	}
+	defer conn.Close()
+	var database string
+	if err := conn.QueryRowContext(ctx, "SELECT DATABASE()").Scan(&database); err != nil {
+		return catalog.Wrap("lock", what, err)
+	}
+	// Names of locks are the server's and have 64 characters at most.
+	name := fmt.Sprintf("tierflow:%s:%.16x", what, sha256.Sum256([]byte(database)))
+	var got sql.NullInt64
+	if err := conn.QueryRowContext(ctx, "SELECT GET_LOCK(?, ?)", name, int(lockWait.Seconds())).Scan(&got); err != nil {
+		return catalog.Wrap("lock", what, err)
+	}
+	if got.Int64 != 1 {
+		return fault.New(fault.Unavailable, "lock", what, fmt.Errorf("others have held it for %s", lockWait))
+	}
+	defer func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), unlockTimeout)
+		defer cancel()
+		// A connection that cannot be asked any more has lost its lock with its session.
+		_, _ = conn.ExecContext(ctx, "SELECT RELEASE_LOCK(?)", name)
+	}()
+	return fn(conn)
+}

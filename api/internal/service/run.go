@@ -1,0 +1,118 @@
+package service
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+
+	"go.uber.org/zap"
+
+	"github.com/tierflow/tierflow/api/internal/appraise"
+	"github.com/tierflow/tierflow/api/internal/httpapi"
+	"github.com/tierflow/tierflow/api/internal/ingest"
+	"github.com/tierflow/tierflow/api/internal/live"
+	"github.com/tierflow/tierflow/api/internal/lookup"
+	"github.com/tierflow/tierflow/api/internal/registry"
+	"github.com/tierflow/tierflow/shared/admin"
+	"github.com/tierflow/tierflow/shared/state"
+)
+
+// Run serves until ctx ends, and then for the drain time at most. It comes up without Redis, MySQL and schema, says in
+// /readyz what is missing, and works when it is there. listening is called with the address once connections are taken.
+//
+//	clients
+//	   │ HTTP
+//	httpapi ── find ──▶ lookup ── one query for many ──▶ MySQL (catalog)
+//	   │  │               ▲ invalidate                     ▲
+//	   │  │            commits ◀── XREAD committed ── Redis │
+//	   │  │            hub ◀────── XREAD all, while somebody watches
+//	   │  └── contents, pins, levels ──▶ registry ─────────┘
+//	   │                    └─ then the last counts again ─▶ appraise ──▶ Redis
+//	   └── append ──▶ ingest ── one script for many, never sent twice ──▶ Redis (state)
+//
+// What ends first is what others depend on: the listener, the requests in hand, the batcher with what it holds, and
+// then the readers.
+func Run(ctx context.Context, c Config, log *zap.Logger, listening func(net.Addr)) error {
+	defer c.reads.Close()
+	defer c.writes.Close()
+	defer c.catalog.Close()
+	listener, err := net.Listen("tcp", c.Listen)
+	if err != nil {
+		return fmt.Errorf("the HTTP service cannot listen: %w", err)
+	}
+
+	keys := state.NewKeys(c.RedisPrefix)
+	writes := state.NewStore(state.Options{Redis: c.writes, Keys: keys, TTL: c.StateTTL, Lease: lease})
+	reads := state.NewStore(state.Options{Redis: c.reads, Keys: keys, TTL: c.StateTTL, Lease: lease})
+	metrics := admin.NewRegistry()
+
+	ready := admin.NewReady(log,
+		admin.Check{Name: "redis", Do: redisCheck(c, keys)},
+		admin.Check{Name: "mysql", Do: c.catalog.Ping},
+		admin.Check{Name: "schema", Do: c.catalog.CheckSchema})
+	find := lookup.New(lookup.Options{Catalog: c.catalog, Log: log, Metrics: metrics})
+	batcher := ingest.New(ingest.Options{Store: writes, MaxBacklog: c.MaxBacklog, Metrics: metrics})
+	appraiser := appraise.New(appraise.Options{Store: writes, Catalog: c.catalog, Full: batcher.Full, Log: log})
+	commits := live.NewCommits(c.reads, keys, find.Invalidate, log)
+	hub := live.NewHub(c.reads, reads, log)
+
+	// Their context outlives ctx: requests in hand need them.
+	work, stop := context.WithCancel(context.WithoutCancel(ctx))
+	var workers sync.WaitGroup
+	workers.Go(func() { ready.Run(work) })
+	workers.Go(func() { find.Run(work) })
+	workers.Go(func() { appraiser.Run(work) })
+	workers.Go(func() { commits.Run(work) })
+	workers.Go(func() { hub.Run(work) })
+	workers.Go(batcher.Run)
+
+	server := httpapi.New(httpapi.Options{
+		Ingest: batcher, Lookup: find, Catalog: c.catalog, Registry: registry.New(c.catalog.DB()), Appraise: appraiser,
+		Commits: commits, Hub: hub, Reads: reads, Writes: writes, Redis: c.reads, Ready: ready, Metrics: metrics, Log: log,
+	}).HTTP()
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(listener) }()
+	log.Info("serving", zap.Stringer("listen", listener.Addr()))
+	listening(listener.Addr())
+
+	select {
+	case <-ctx.Done():
+		log.Info("stopping: finishing the requests in hand", zap.Duration("drain", c.Drain))
+		drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.Drain)
+		if err := server.Shutdown(drain); err != nil {
+			log.Warn("requests were cut off at the end of the drain time", zap.Error(err))
+			_ = server.Close() // the connections go with the process
+		}
+		cancel()
+		err = <-served
+	case err = <-served:
+	}
+	batcher.Stop()
+	stop()
+	workers.Wait()
+	if errors.Is(err, http.ErrServerClosed) {
+		err = nil
+	}
+	return err
+}
+
+// redisCheck tells whether Redis answers. The first time that it does, the relocators' group is made, so that the
+// backlog is known from the first view on; later it is theirs.
+func redisCheck(c Config, keys state.Keys) func(context.Context) error {
+	made := false
+	return func(ctx context.Context) error {
+		if made {
+			return c.reads.Ping(ctx).Err()
+		}
+		err := c.reads.XGroupCreateMkStream(ctx, keys.Views(), state.GroupRelocator, "0").Err()
+		if err != nil && !strings.HasPrefix(err.Error(), "BUSYGROUP") {
+			return err
+		}
+		made = true
+		return nil
+	}
+}
