@@ -1,0 +1,70 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/tierflow/tierflow/scripts/internal/stack"
+	"github.com/tierflow/tierflow/shared/content"
+	"github.com/tierflow/tierflow/shared/event"
+)
+
+// move is a committed relocation, as the streams tell it.
+type move struct {
+	id       content.ID
+	from, to string
+	filename string
+	method   string // "" where its entry in relocated was not seen
+	bytes    int64
+	took     time.Duration
+}
+
+// follow reads the streams of made and committed relocations from their beginning and sends each committed one.
+// It returns when ctx ends or Redis fails.
+func follow(ctx context.Context, s *stack.Stack, moves chan<- move) error {
+	made := map[string]event.Relocated{} // by event id, until committed
+	last := map[string]string{s.Keys.Relocated(): "0", s.Keys.Committed(): "0"}
+	for {
+		streams, err := s.Redis.XRead(ctx, &redis.XReadArgs{
+			Streams: []string{s.Keys.Relocated(), s.Keys.Committed(), last[s.Keys.Relocated()], last[s.Keys.Committed()]},
+			Block:   500 * time.Millisecond,
+		}).Result()
+		if err != nil && !errors.Is(err, redis.Nil) {
+			return err
+		}
+		for _, stream := range streams { // relocated before committed
+			for _, m := range stream.Messages {
+				last[stream.Stream] = m.ID
+				if stream.Stream == s.Keys.Relocated() {
+					if r, err := event.ParseRelocated(text(m.Values)); err == nil {
+						made[r.EventID] = r
+					}
+					continue
+				}
+				c, err := event.ParseCommitted(text(m.Values))
+				if err != nil || c.Outcome != event.OutcomeCommitted {
+					continue
+				}
+				r := made[c.EventID]
+				delete(made, c.EventID)
+				select {
+				case moves <- move{c.ID, c.From, c.To, c.Filename, r.Method, r.Bytes, r.FinishedAt.Sub(r.StartedAt)}:
+				case <-ctx.Done():
+					return ctx.Err()
+				}
+			}
+		}
+	}
+}
+
+// text is an entry's values as strings, which they all are.
+func text(values map[string]any) map[string]string {
+	m := make(map[string]string, len(values))
+	for k, v := range values {
+		m[k], _ = v.(string)
+	}
+	return m
+}

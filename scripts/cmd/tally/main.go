@@ -1,0 +1,150 @@
+// Command tally reads what `go test -json` writes and prints what a person wants of it: each package's result as it
+// ends, the whole output of what failed, and at the end how many tests passed and failed. Subtests count as tests; a
+// package that fails without a failed test (it does not compile, it panics) counts as one failure.
+//
+//	go test -json ./... | tally [FILE]
+//
+// The counts are appended to FILE as a line "passed failed". The exit code is 1 where something failed or no test ran.
+package main
+
+import (
+	"bufio"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/tierflow/tierflow/shared/process"
+)
+
+func main() {
+	t, err := read(os.Stdin, os.Stdout)
+	if err == nil && len(os.Args) > 1 {
+		err = t.append(os.Args[1])
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "tally:", err)
+		os.Exit(process.Failed)
+	}
+	fmt.Println(t)
+	if t.failed > 0 || t.passed == 0 {
+		os.Exit(process.Failed)
+	}
+}
+
+// event is a line of `go test -json`; see `go doc test2json` and, for the build's events, `go help buildjson`.
+type event struct {
+	Action      string
+	Package     string
+	ImportPath  string // of a build event, in place of Package
+	Test        string // "" where the event is the package's
+	Elapsed     float64
+	Output      string
+	FailedBuild string
+}
+
+// tally is what was counted.
+type tally struct{ passed, failed, skipped int }
+
+func (t tally) String() string {
+	s := fmt.Sprintf("%d passed, %d failed", t.passed, t.failed)
+	if t.skipped > 0 {
+		s += fmt.Sprintf(", %d skipped", t.skipped)
+	}
+	return s
+}
+
+func (t tally) append(file string) error {
+	f, err := os.OpenFile(file, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644)
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintln(f, t.passed, t.failed)
+	return errors.Join(err, f.Close())
+}
+
+// read counts events until in ends. Lines that are no JSON, which go writes before it starts, are printed as they are.
+func read(in io.Reader, out io.Writer) (tally, error) {
+	var t tally
+	output := map[string][]string{} // by package, or package and test; what succeeds is forgotten
+	failedIn := map[string]int{}    // by package
+	lines := bufio.NewReader(in)
+	for {
+		line, err := lines.ReadString('\n')
+		if line != "" {
+			var e event
+			if json.Unmarshal([]byte(line), &e) != nil {
+				fmt.Fprint(out, line)
+			} else {
+				t.add(e, output, failedIn, out)
+			}
+		}
+		if err == io.EOF {
+			return t, nil
+		}
+		if err != nil {
+			return t, err
+		}
+	}
+}
+
+func (t *tally) add(e event, output map[string][]string, failedIn map[string]int, out io.Writer) {
+	key := e.Package + e.ImportPath + " " + e.Test
+	show := func(key string) {
+		for _, s := range output[key] {
+			fmt.Fprint(out, s)
+		}
+	}
+	switch e.Action {
+	case "output", "build-output":
+		output[key] = append(output[key], e.Output)
+		return
+	case "build-fail":
+		show(key)
+	case "pass", "fail", "skip":
+		if e.Test == "" {
+			t.endPackage(e, output, failedIn[e.Package], out)
+			break
+		}
+		switch e.Action {
+		case "pass":
+			t.passed++
+		case "skip":
+			t.skipped++
+			show(key)
+		case "fail":
+			t.failed++
+			failedIn[e.Package]++
+			show(key)
+		}
+	default:
+		return // start, run, pause, cont
+	}
+	delete(output, key)
+}
+
+func (t *tally) endPackage(e event, output map[string][]string, failures int, out io.Writer) {
+	said := output[e.Package+" "]
+	if e.Action == "fail" && failures == 0 {
+		t.failed++
+		// Tests that never ended, because of a panic or a timeout, have the reason in what they said.
+		for _, key := range slices.Sorted(maps.Keys(output)) {
+			if strings.HasPrefix(key, e.Package+" ") && key != e.Package+" " {
+				said = slices.Concat(output[key], said)
+			}
+		}
+		for _, s := range said {
+			fmt.Fprint(out, s)
+		}
+		return
+	}
+	// Of a package's own words only its result counts, such as "ok  	path	1.2s" or "FAIL	path	1.2s".
+	at := slices.IndexFunc(said, func(s string) bool { return strings.HasPrefix(s, "ok ") || strings.HasPrefix(s, "FAIL\t") })
+	if at >= 0 {
+		fmt.Fprint(out, said[at])
+	}
+}

@@ -1,0 +1,259 @@
+package stack
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/tierflow/tierflow/shared/catalog"
+	"github.com/tierflow/tierflow/shared/content"
+	"github.com/tierflow/tierflow/shared/state"
+)
+
+// CheckSettled waits until nothing is on its way any more, and then checks everything that must be true of a Tierflow
+// at rest: every content that was added lies at the level that its last count (or its pin) calls for, with its
+// bytes, and nowhere else; row, state and history say so too; nothing is left on the tiers that no row names;
+// nothing is dead. The error names everything that is wrong.
+func (s *Stack) CheckSettled(ctx context.Context) error {
+	err := poll(ctx, func() error {
+		if err := s.Settled(ctx); err != nil {
+			return err
+		}
+		return s.noLeftovers(ctx)
+	})
+	if err != nil {
+		return err
+	}
+	policy, err := s.Catalog.Policy(ctx)
+	if err != nil {
+		return err
+	}
+	c := check{s: s, policy: policy}
+	if err := c.rows(ctx); err != nil {
+		return err
+	}
+	if err := c.tiers(); err != nil {
+		return err
+	}
+	if err := c.dead(ctx); err != nil {
+		return err
+	}
+	return errors.Join(c.problems...)
+}
+
+// Settled is nil when every entry of the three streams has been delivered to its group and settled there. It looks
+// at all streams in one transaction, because a commit may append views again.
+func (s *Stack) Settled(ctx context.Context) error {
+	type look struct {
+		stream, group string
+		groups        *redis.XInfoGroupsCmd
+		newest        *redis.XMessageSliceCmd
+	}
+	looks := []look{
+		{stream: s.Keys.Views(), group: state.GroupRelocator},
+		{stream: s.Keys.Relocated(), group: state.GroupCommitter},
+		{stream: s.Keys.Committed(), group: state.GroupReleaser},
+	}
+	pipe := s.Redis.TxPipeline()
+	for i := range looks {
+		looks[i].groups = pipe.XInfoGroups(ctx, looks[i].stream)
+		looks[i].newest = pipe.XRevRangeN(ctx, looks[i].stream, "+", "-", 1)
+	}
+	if _, err := pipe.Exec(ctx); err != nil {
+		return fmt.Errorf("look at the streams: %w", err)
+	}
+	var errs []error
+	for _, l := range looks {
+		at := slices.IndexFunc(l.groups.Val(), func(g redis.XInfoGroup) bool { return g.Name == l.group })
+		if at < 0 {
+			errs = append(errs, fmt.Errorf("stream %s has no group %s", l.stream, l.group))
+			continue
+		}
+		group := l.groups.Val()[at]
+		if group.Pending > 0 {
+			errs = append(errs, fmt.Errorf("stream %s: %d entries are pending in group %s", l.stream, group.Pending, l.group))
+		}
+		for _, newest := range l.newest.Val() {
+			if state.Newer(newest.ID, group.LastDeliveredID) {
+				errs = append(errs, fmt.Errorf("stream %s: group %s has read up to %s, the newest entry is %s",
+					l.stream, l.group, group.LastDeliveredID, newest.ID))
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// noLeftovers is nil when .tierflow/tmp and .tierflow/released of all tiers are empty.
+func (s *Stack) noLeftovers(ctx context.Context) error {
+	levels, err := s.Catalog.Levels(ctx)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, l := range levels {
+		for _, folder := range []string{"tmp", "released"} {
+			left, err := os.ReadDir(filepath.Join(l.Path, content.MetaFolder, folder))
+			errs = append(errs, err)
+			for _, d := range left {
+				errs = append(errs, fmt.Errorf("level %s: left in %s/%s: %s", l.Name, content.MetaFolder, folder, d.Name()))
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// check collects what is wrong.
+type check struct {
+	s        *Stack
+	policy   content.Policy
+	named    []catalog.Row
+	problems []error
+}
+
+func (c *check) problem(format string, args ...any) {
+	c.problems = append(c.problems, fmt.Errorf(format, args...))
+}
+
+// rows checks each row against what was posted, its file, its state and its history. An error means that it could
+// not look.
+func (c *check) rows(ctx context.Context) error {
+	seen := 0
+	err := c.s.Catalog.Each(ctx, func(row catalog.Row) error {
+		c.named = append(c.named, row)
+		level, ok := c.policy.Level(row.Level)
+		if !ok {
+			c.problem("content %s: its level %s is not there", row.ID, row.Level)
+			return nil
+		}
+		digest, err := Digest(filepath.Join(level.Path, row.Filename))
+		if err != nil {
+			c.problem("content %s: %w", row.ID, err)
+		}
+		c.s.mu.Lock()
+		e := c.s.contents[row.ID]
+		c.s.mu.Unlock()
+		first := ""
+		if e != nil {
+			seen++
+			first = e.Level
+			c.expected(*e, row, digest)
+		}
+		if row.Digest != "" && row.Digest != digest {
+			c.problem("content %s: the row's digest is %s, the file's %s", row.ID, row.Digest, digest)
+		}
+		if err := c.state(ctx, row); err != nil {
+			return err
+		}
+		return c.history(ctx, row, first)
+	})
+	c.s.mu.Lock()
+	defer c.s.mu.Unlock()
+	if err == nil && seen < len(c.s.contents) {
+		c.problem("%d of %d contents have no row", len(c.s.contents)-seen, len(c.s.contents))
+	}
+	return err
+}
+
+func (c *check) expected(e expected, row catalog.Row, digest string) {
+	want := e.Level
+	switch {
+	case row.Pinned != "":
+		want = row.Pinned
+	case e.posted:
+		want = c.policy.Target(e.count).Name
+	}
+	if row.Level != want {
+		c.problem("content %s: it is on %s; its last count, %s, calls for %s", row.ID, row.Level, e.count, want)
+	}
+	if digest != e.digest {
+		c.problem("content %s: its bytes on %s are not those it had at first", row.ID, row.Level)
+	}
+}
+
+func (c *check) state(ctx context.Context, row catalog.Row) error {
+	value, err := c.s.Redis.Get(ctx, c.s.Keys.Content(row.ID)).Result()
+	if errors.Is(err, redis.Nil) {
+		return nil // never posted, or expired
+	}
+	if err != nil {
+		return err
+	}
+	st, err := state.Parse(value)
+	switch {
+	case err != nil:
+		c.problem("content %s: %w", row.ID, err)
+	case st.Status != state.Done || st.DBLevel != row.Level:
+		c.problem("content %s: its state is %s on %s, its row says %s", row.ID, st.Status, st.DBLevel, row.Level)
+	}
+	return nil
+}
+
+// history checks that the content's relocations form a chain that ends at its row; first is the level where it began,
+// where that is known.
+func (c *check) history(ctx context.Context, row catalog.Row, first string) error {
+	const more = 1000
+	moves, err := c.s.Catalog.History(ctx, row.ID, 0, more)
+	if err != nil {
+		return err
+	}
+	level := row.Level
+	for _, m := range moves { // newest first
+		if m.NewLevel != level {
+			c.problem("content %s: history row %d leads to %s, the next step starts at %s", row.ID, m.ID, m.NewLevel, level)
+		}
+		level = m.OldLevel
+	}
+	if first != "" && level != first && len(moves) < more {
+		c.problem("content %s: its history starts at %s, it started at %s", row.ID, level, first)
+	}
+	return nil
+}
+
+// tiers looks for files that no row names.
+func (c *check) tiers() error {
+	for _, l := range c.policy.Levels() {
+		here := map[string]bool{}
+		for _, row := range c.named {
+			here[row.Filename] = row.Level == l.Name
+		}
+		err := filepath.WalkDir(l.Path, func(path string, d fs.DirEntry, err error) error {
+			if err != nil {
+				return err
+			}
+			name := strings.TrimPrefix(strings.TrimPrefix(path, l.Path), "/")
+			if name == content.MetaFolder {
+				return fs.SkipDir
+			}
+			mine, known := here[name]
+			switch {
+			case known && !mine:
+				c.problem("level %s: %s lies here too, its row names another level", l.Name, name)
+			case !known && !d.IsDir():
+				c.problem("level %s: no row names %s", l.Name, name)
+			}
+			if known && d.IsDir() {
+				return fs.SkipDir
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (c *check) dead(ctx context.Context) error {
+	entries, err := c.s.Redis.XRange(ctx, c.s.Keys.Dead(), "-", "+").Result()
+	for _, e := range entries {
+		c.problem("dead: content %v at stage %v: %v", e.Values["cid"], e.Values["stage"], e.Values["error"])
+	}
+	return err
+}
