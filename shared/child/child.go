@@ -22,12 +22,12 @@ const (
 	logTail      = 4 << 10
 )
 
-// Options of a Process. All are required.
+// Options of a Process.
 type Options struct {
 	Name    string                                   // for errors
 	Log     string                                   // the file that the output is appended to
-	Command func() *exec.Cmd                         // the program to run, without its output; called for every start
-	Ready   func(ctx context.Context, pid int) error // nil when this very process answers
+	Command func() *exec.Cmd                         // the program to run, called for every start; a Stdout of its own is kept out of Log
+	Ready   func(ctx context.Context, pid int) error // nil when this very process answers; only Launch does without
 }
 
 // Process is one program over any number of stops and starts. Its methods may be called from several goroutines.

@@ -7,12 +7,11 @@ import (
 	"unicode/utf8"
 )
 
-// Limits of a filename: the column holds 700 characters, and Linux takes 255 bytes a component and
-// 4,095 a path.
+// Limits of a filename: the column holds 700 characters, which stay below Linux' limit of a path, and Linux takes
+// 255 bytes a component.
 const (
 	MaxFilenameChars  = 700
 	MaxComponentBytes = 255
-	MaxFilenameBytes  = 4095
 )
 
 // MetaFolder is the folder in every tier root that belongs to Tierflow; no content may lie in it.
@@ -35,8 +34,6 @@ func CheckFilename(name string) error {
 		return errors.New("filename ends with a slash")
 	case name[len(name)-1] == ' ':
 		return errors.New("filename ends with a space, which SQL comparisons ignore")
-	case len(name) > MaxFilenameBytes:
-		return fmt.Errorf("filename has %d bytes, the limit is %d", len(name), MaxFilenameBytes)
 	case utf8.RuneCountInString(name) > MaxFilenameChars:
 		return fmt.Errorf("filename has %d characters, the limit is %d", utf8.RuneCountInString(name), MaxFilenameChars)
 	}

@@ -100,7 +100,8 @@ func validLevelName(s string) bool {
 // Levels returns the levels, ascending. The caller must not change them.
 func (p Policy) Levels() []Level { return p.levels }
 
-// Target is the level whose range holds the count.
+// Target is the level whose range holds the count. A count below 0, which only a row written by hand can have, is
+// taken for 0.
 func (p Policy) Target(c Count) Level {
 	i, found := slices.BinarySearchFunc(p.levels, c, func(l Level, c Count) int {
 		switch {
@@ -114,7 +115,7 @@ func (p Policy) Target(c Count) Level {
 	if found {
 		return p.levels[i]
 	}
-	return p.levels[i-1]
+	return p.levels[max(i-1, 0)]
 }
 
 // Level finds a level by name.

@@ -131,7 +131,7 @@ func (c Committed) Fields() []string {
 func ParseCommitted(values map[string]string) (Committed, error) {
 	p := parser{values: values}
 	c := Committed{
-		EventID: p.optional("event_id"), ID: p.id(), From: p.optional("from"), To: p.text("to"),
+		EventID: p.optionalEventID(), ID: p.id(), From: p.optional("from"), To: p.text("to"),
 		Filename: p.text("filename"), Generation: p.number("generation"), Outcome: Outcome(p.text("outcome")),
 		CommittedAt: p.time("committed_at"),
 	}
@@ -231,8 +231,13 @@ func (p *parser) text(field string) string {
 
 // eventID also goes into file names, so its form is checked to the byte.
 func (p *parser) eventID() string {
-	v := p.text("event_id")
-	if p.err == nil && !ValidEventID(v) {
+	p.text("event_id")
+	return p.optionalEventID()
+}
+
+func (p *parser) optionalEventID() string {
+	v := p.optional("event_id")
+	if v != "" && !ValidEventID(v) {
 		p.fail("event_id", fmt.Errorf("%q is not a UUID", v))
 	}
 	return v
@@ -282,7 +287,8 @@ func (p *parser) number(field string) int64 {
 
 func (p *parser) time(field string) time.Time {
 	t, err := time.Parse(time.RFC3339Nano, p.values[field])
-	if err != nil {
+	t = t.UTC()
+	if err != nil || t.Year() < 0 || t.Year() > 9999 { // in UTC, the year of a time may be one that cannot be written
 		p.fail(field, fmt.Errorf("%q is not an RFC 3339 time", p.values[field]))
 	}
 	return t

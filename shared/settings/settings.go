@@ -53,11 +53,11 @@ func (p *Problems) Duration(name, value string, least time.Duration) time.Durati
 func (p *Problems) Int(name, value string, least, most int64) int64 {
 	n, err := strconv.ParseInt(value, 10, 64)
 	if err != nil || n < least || n > most {
-		upTo := strconv.FormatInt(most, 10)
 		if most == math.MaxInt64 {
-			upTo = "any"
+			p.Add(name, "%q is not a whole number of %d or more", value, least)
+		} else {
+			p.Add(name, "%q is not a whole number from %d to %d", value, least, most)
 		}
-		p.Add(name, "%q is not a whole number from %d to %s", value, least, upTo)
 		return 0
 	}
 	return n
@@ -185,7 +185,7 @@ func (w Worker) Check(p *Problems) string {
 // Parse fills cli, a pointer to a struct with kong's tags, from arguments and environment, and returns the verb that
 // was chosen. An error means exit code 2. --help prints and ends the process.
 func Parse(program, description string, cli any, args []string) (verb string, err error) {
-	k, err := kong.New(cli, kong.Name(program), kong.Description(description), kong.UsageOnError(),
+	k, err := kong.New(cli, kong.Name(program), kong.Description(description),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, NoExpandSubcommands: true}))
 	if err != nil {
 		return "", err

@@ -2,6 +2,7 @@ package state
 
 import (
 	"context"
+	"errors"
 
 	"github.com/redis/go-redis/v9"
 
@@ -53,7 +54,7 @@ func (s *Store) firstUnsettled(ctx context.Context, stream, group string) (strin
 			continue
 		}
 		p, err := s.rdb.XPending(ctx, stream, group).Result()
-		if err != nil && err != redis.Nil {
+		if err != nil && !errors.Is(err, redis.Nil) {
 			return "", err
 		}
 		if p != nil && p.Count > 0 && !Newer(p.Lower, g.LastDeliveredID) {

@@ -127,13 +127,14 @@ return 'emitted'`)
 //	      ('' unknown), event id, now, ttl, the fields and values of the entry of committed
 //	->    1 where the newest event was appended again, else 0
 var finishScript = redis.NewScript(library + `
+local s = read(KEYS[1])
+local readable, j = false
+if s then readable, j = pcall(cjson.decode, s.json) end
 redis.call('XADD', KEYS[4], '*', unpack(ARGV, 10))
 local held = redis.call('GET', KEYS[2])
 if held and string.sub(held, 1, #ARGV[3]) == ARGV[3] then redis.call('DEL', KEYS[2]) end
 local again = 0
-local s = read(KEYS[1])
-if s then
-  local j = cjson.decode(s.json)
+if readable then
   if ARGV[6] ~= '' then s.level = ARGV[6] end
   if ARGV[4] == 'committed' then
     if j.target ~= ARGV[5] then again = 1 end
@@ -189,8 +190,9 @@ return 1`)
 //	->    the id in dead, '' where the entry was settled before or is another consumer's now
 var deadScript = redis.NewScript(`
 if #redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[3], ARGV[3], 1, ARGV[2]) == 0 then return '' end
+local id = redis.call('XADD', KEYS[2], '*', unpack(ARGV, 4)) -- first: an entry with too many fields must stay pending
 redis.call('XACK', KEYS[1], ARGV[1], ARGV[3])
-return redis.call('XADD', KEYS[2], '*', unpack(ARGV, 4))`)
+return id`)
 
 // retryViewScript gives a dead view event another life (POST /v1/dead/{id}/retry).
 //

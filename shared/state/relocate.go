@@ -2,6 +2,7 @@ package state
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
 	"time"
@@ -131,7 +132,7 @@ func (s *Store) unlock(ctx context.Context, id content.ID, token Token, stream, 
 // Holder reads the value of a content's lock, "" where it is free.
 func (s *Store) Holder(ctx context.Context, id content.ID) (Token, error) {
 	v, err := s.rdb.Get(ctx, s.keys.Lock(id)).Result()
-	if err != nil && err != redis.Nil {
+	if err != nil && !errors.Is(err, redis.Nil) {
 		return "", unavailable("read lock", id.String(), err)
 	}
 	return Token(v), nil

@@ -49,6 +49,7 @@ func Connect(url string, maxRetries int) (*redis.Client, error) {
 	o.MaxRetries = maxRetries
 	o.ContextTimeoutEnabled = true
 	o.DialTimeout = 2 * time.Second
+	o.DialerRetries = 1 // whoever needs Redis tries again by himself, and the api must say at once that it is away
 	o.PipelinePoolSize = -1
 	// Only managed Redis offers it; asking costs a command for each connection.
 	o.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
@@ -67,6 +68,40 @@ func (s *Store) Get(ctx context.Context, id content.ID) (st State, ok bool, err 
 	}
 	st, err = Parse(v)
 	return st, err == nil, nil
+}
+
+// GetMany reads the states of many contents on one trip, nil for each that Get has none for.
+func (s *Store) GetMany(ctx context.Context, ids []content.ID) ([]*State, error) {
+	states := make([]*State, len(ids))
+	if len(ids) == 0 {
+		return states, nil
+	}
+	keys := make([]string, len(ids))
+	for i, id := range ids {
+		keys[i] = s.keys.Content(id)
+	}
+	values, err := s.rdb.MGet(ctx, keys...).Result()
+	if err != nil {
+		return nil, unavailable("read states", "", err)
+	}
+	for i, v := range values {
+		text, ok := v.(string)
+		if !ok {
+			continue
+		}
+		if st, err := Parse(text); err == nil {
+			states[i] = &st
+		}
+	}
+	return states, nil
+}
+
+// Forget deletes the state of a content that is no more.
+func (s *Store) Forget(ctx context.Context, id content.ID) error {
+	if err := s.rdb.Del(ctx, s.keys.Content(id)).Err(); err != nil {
+		return unavailable("forget state", id.String(), err)
+	}
+	return nil
 }
 
 // Unsettled is the number of view events that no relocator has settled: unread and pending.

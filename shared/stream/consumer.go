@@ -303,13 +303,20 @@ func (c *Consumer) count(ctx context.Context, id string, attempt int64) (ours bo
 
 func (c *Consumer) park(d *Delivery, wait time.Duration) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	if len(c.parked) >= maxParked {
+	full := len(c.parked) >= maxParked
+	if full {
 		delete(c.known, d.ID)
-		return
+	} else {
+		c.known[d.ID], d.parked = d, true
+		heap.Push(&c.parked, parkedDelivery{d, time.Now().Add(wait)})
 	}
-	c.known[d.ID], d.parked = d, true
-	heap.Push(&c.parked, parkedDelivery{d, time.Now().Add(wait)})
+	c.mu.Unlock()
+	if full {
+		// Taking it over will count as an attempt, so one less is written down. Where that fails, one attempt is lost.
+		ctx, cancel := context.WithTimeout(c.base, 5*time.Second)
+		defer cancel()
+		_, _ = c.count(ctx, d.ID, d.Attempt-1)
+	}
 }
 
 // remember parks deliveries that nobody has begun.

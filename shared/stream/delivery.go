@@ -15,7 +15,8 @@ type Delivery struct {
 	Values  map[string]string
 	Attempt int64 // 1 for the first
 
-	// Context is cancelled when the entry is somebody else's, or the drain time is over.
+	// Context is cancelled when the entry is somebody else's, or the drain time is over; and it may be as soon as
+	// the entry is acked, so what is left to do then needs a context of its own.
 	Context context.Context
 	cancel  context.CancelCauseFunc
 

@@ -17,7 +17,8 @@
 //     only while its handler reports progress. Losing an entry cancels its handler's context.
 //   - XAUTOCLAIM is followed to the end of the pending list: it looks at ten entries for each that it may return, so
 //     an empty page proves nothing. Ids that it reports as deleted are an error that somebody must see.
-//   - How often an entry was tried is its delivery count, so back-off goes on where it was after a restart.
+//   - How often an entry was tried is its delivery count, so back-off goes on where it was after a restart. A crash
+//     counts as an attempt, because the entry may be what has crashed its worker; being handed back does not.
 //   - BLOCK is always finite: cancelling a context does not interrupt a blocked read.
 //   - A stream is trimmed below what every group has settled and never by length, and keeps some settled entries for
 //     those who look.

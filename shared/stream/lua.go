@@ -36,7 +36,7 @@ local mine = redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, ARGV[3], 'RETRYC
 return #mine == 1 and 1 or -1`)
 
 // releaseScript makes entries that are still ours look idle, so that others take them over at once. Taking over
-// counts as an attempt, so one less is written down.
+// counts as an attempt, so one less is written down. What looks idle already is left alone.
 //
 //	KEYS  stream
 //	ARGV  group, consumer, idle in ms, ids
@@ -45,7 +45,7 @@ var releaseScript = redis.NewScript(`
 local deleted = {}
 for i = 4, #ARGV do
   local p = redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[i], ARGV[i], 1, ARGV[2])
-  if #p == 1 then
+  if #p == 1 and p[1][3] < tonumber(ARGV[3]) then
     local mine = redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, ARGV[i], 'IDLE', ARGV[3],
       'RETRYCOUNT', math.max(p[1][4] - 1, 0), 'JUSTID')
     if #mine == 0 then deleted[#deleted+1] = ARGV[i] end

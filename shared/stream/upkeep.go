@@ -68,6 +68,10 @@ func (c *Consumer) adopt(ctx context.Context) error {
 			if _, ok := before[p.ID]; ok || c.knows(p.ID) {
 				continue
 			}
+			if _, parked := c.Load(); parked >= maxParked { // it would be let go of at once
+				c.begun = true
+				return nil
+			}
 			msgs, err := c.o.Redis.XRange(ctx, c.o.Stream, p.ID, p.ID).Result()
 			if err != nil {
 				return err

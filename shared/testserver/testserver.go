@@ -60,8 +60,9 @@ func closeAtExit(c func() error) {
 	closers = append(closers, c)
 }
 
-// Main runs the tests of a package, stops the private servers, removes their folders and exits.
-func Main(m *testing.M) {
+// Main runs the tests of a package (m is its *testing.M, or what wraps it), stops the private servers, removes their
+// folders and exits.
+func Main(m interface{ Run() int }) {
 	mainRuns.Store(true)
 	code := m.Run()
 	closersMu.Lock()

@@ -1,0 +1,224 @@
+package admin_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"maps"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
+
+	"github.com/tierflow/tierflow/shared/admin"
+)
+
+// toggle is a check that a test turns on and off; "" is there.
+type toggle struct {
+	missing atomic.Value
+	rounds  atomic.Int64
+}
+
+func (c *toggle) set(missing string) { c.missing.Store(missing) }
+
+func (c *toggle) check(name string) admin.Check {
+	return admin.Check{Name: name, Do: func(context.Context) error {
+		c.rounds.Add(1)
+		if m, _ := c.missing.Load().(string); m != "" {
+			return errors.New(m)
+		}
+		return nil
+	}}
+}
+
+func TestUntilTheFirstRoundEverythingIsMissing(t *testing.T) {
+	var redis, mysql toggle
+	r := admin.NewReady(zap.NewNop(), redis.check("redis"), mysql.check("mysql"))
+	if r.OK() || r.OK("redis") || len(r.Missing()) != 2 {
+		t.Errorf("%v", r.Missing())
+	}
+}
+
+func TestReadyFollowsItsChecks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var redis, mysql toggle
+		mysql.set("no such table")
+		r := admin.NewReady(zap.NewNop(), redis.check("redis"), mysql.check("mysql"))
+		ctx, stop := context.WithCancel(t.Context())
+		defer stop()
+		go r.Run(ctx)
+		synctest.Wait()
+		if want := map[string]string{"mysql": "no such table"}; r.OK() || !r.OK("redis") || r.OK("mysql") || r.OK("redis", "mysql") || !maps.Equal(r.Missing(), want) {
+			t.Fatalf("%v", r.Missing())
+		}
+		r.Missing()["redis"] = "a copy"
+		if !r.OK("redis") {
+			t.Error("Missing is no copy")
+		}
+
+		mysql.set("")
+		time.Sleep(time.Second) // of the bubble: something is missing, so it looks twice a second
+		if !r.OK() || len(r.Missing()) != 0 {
+			t.Fatalf("%v", r.Missing())
+		}
+
+		rounds := redis.rounds.Load()
+		time.Sleep(20 * time.Second)
+		if n := redis.rounds.Load() - rounds; n < 9 || n > 11 {
+			t.Errorf("%d rounds in 20 s while nothing is missing", n)
+		}
+
+		redis.set("connection refused")
+		r.Look()
+		r.Look()
+		time.Sleep(100 * time.Millisecond)
+		if r.OK("redis") {
+			t.Error("nobody has looked")
+		}
+		// Those who see failures all the time do not make it a hot loop.
+		rounds = redis.rounds.Load()
+		for end := time.Now().Add(time.Second); time.Now().Before(end); time.Sleep(time.Millisecond) {
+			r.Look()
+		}
+		if n := redis.rounds.Load() - rounds; n > 25 {
+			t.Errorf("%d rounds in a second", n)
+		}
+	})
+}
+
+func TestACheckThatHangsIsGivenUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := admin.NewReady(zap.NewNop(), admin.Check{Name: "slow", Do: func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }})
+		ctx, stop := context.WithCancel(t.Context())
+		go r.Run(ctx)
+		time.Sleep(5 * time.Second)
+		if m := r.Missing()["slow"]; !strings.Contains(m, "deadline") {
+			t.Errorf("%q", m)
+		}
+		stop()
+	})
+}
+
+func get(t *testing.T, url string) (int, http.Header, string) {
+	t.Helper()
+	resp, err := http.Get(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp.StatusCode, resp.Header, string(body)
+}
+
+func TestHealthReadinessAndMetrics(t *testing.T) {
+	var mysql toggle
+	mysql.set("connection refused")
+	r := admin.NewReady(zap.NewNop(), mysql.check("mysql"))
+	reg := admin.NewRegistry()
+	counter := prometheus.NewCounter(prometheus.CounterOpts{Name: "things_total", Help: "Things."})
+	reg.MustRegister(counter)
+	counter.Add(3)
+	srv := httptest.NewServer(admin.Handler(r, reg))
+	defer srv.Close()
+
+	status, header, body := get(t, srv.URL+"/healthz")
+	if status != 200 || header.Get("Content-Type") != "application/json" || body != `{"status":"ok"}`+"\n" {
+		t.Errorf("%d %v %q", status, header, body)
+	}
+	status, header, body = get(t, srv.URL+"/readyz")
+	var answer struct {
+		Status  string
+		Missing map[string]string
+	}
+	if err := json.Unmarshal([]byte(body), &answer); err != nil {
+		t.Fatal(err)
+	}
+	if status != 503 || header.Get("Content-Type") != "application/json" || answer.Status != "not ready" || answer.Missing["mysql"] != "not checked yet" {
+		t.Errorf("%d %v %q", status, header, body)
+	}
+	if status, _, body = get(t, srv.URL+"/metrics"); status != 200 || !strings.Contains(body, "\nthings_total 3\n") ||
+		!strings.Contains(body, "go_goroutines") || !strings.Contains(body, "process_start_time_seconds") {
+		t.Errorf("%d %q", status, body)
+	}
+	if status, _, _ = get(t, srv.URL+"/nothing"); status != 404 {
+		t.Errorf("an unknown path is %d", status)
+	}
+	resp, err := http.Post(srv.URL+"/healthz", "text/plain", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	if resp.StatusCode != 405 {
+		t.Errorf("POST is %d", resp.StatusCode)
+	}
+}
+
+// freeAddress is a loopback address that nobody listens on.
+func freeAddress(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+func TestAProbeAsksARunningProgramWhetherItIsReady(t *testing.T) {
+	t.Setenv("HTTP_PROXY", "http://127.0.0.1:1") // nobody's business here
+	addr := freeAddress(t)
+	_, port, _ := net.SplitHostPort(addr)
+	if err := admin.Probe(t.Context(), addr); err == nil {
+		t.Error("ready, and nobody listens")
+	}
+	var mysql toggle
+	mysql.set("connection refused by tierflow's MySQL")
+	r := admin.NewReady(zap.NewNop(), mysql.check("mysql"))
+	ctx, stop := context.WithCancel(t.Context())
+	wait, err := admin.Serve(ctx, addr, admin.Handler(r, admin.NewRegistry()), zap.NewNop())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := admin.Serve(ctx, addr, nil, zap.NewNop()); err == nil {
+		t.Error("two listen on one address")
+	}
+	if err := admin.Probe(t.Context(), addr); err == nil || !strings.Contains(err.Error(), "not checked yet") {
+		t.Errorf("%v", err)
+	}
+	mysql.set("")
+	running := make(chan struct{})
+	go func() { defer close(running); r.Run(ctx) }()
+	for end := time.Now().Add(20 * time.Second); ; {
+		if err = admin.Probe(t.Context(), addr); err == nil || time.Now().After(end) {
+			break
+		}
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, host := range []string{"", "0.0.0.0", "[::]", "localhost"} { // where it listens everywhere, it is here as well
+		if err := admin.Probe(t.Context(), host+":"+port); err != nil {
+			t.Errorf("%q: %v", host, err)
+		}
+	}
+	if err := admin.Probe(t.Context(), "no address"); err == nil {
+		t.Error("an address that is none")
+	}
+	stop()
+	wait()
+	<-running
+	if err := admin.Probe(t.Context(), addr); err == nil {
+		t.Error("it still answers")
+	}
+}

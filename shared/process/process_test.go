@@ -1,0 +1,128 @@
+package process_test
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/tierflow/tierflow/shared/process"
+)
+
+// In a child, the test binary is a program whose work the variable names; it tells its parent what happens.
+func TestMain(m *testing.M) {
+	work := map[string]func(context.Context) int{
+		"drains": func(ctx context.Context) int {
+			fmt.Println("begun")
+			<-ctx.Done()
+			fmt.Println("stopping")
+			_, _ = io.ReadAll(os.Stdin) // what is in hand: it ends when the parent says so
+			fmt.Println("done")
+			return 7
+		},
+		"fails": func(context.Context) int { return process.Failed },
+	}
+	if f := work[os.Getenv("PROCESS_TEST_WORK")]; f != nil {
+		os.Exit(process.Run(f))
+	}
+	os.Exit(m.Run())
+}
+
+// child is a running program.
+type child struct {
+	*exec.Cmd
+	t      *testing.T
+	stdin  io.WriteCloser
+	says   *bufio.Scanner
+	stderr strings.Builder
+}
+
+func start(t *testing.T, work string) *child {
+	t.Helper()
+	c := &child{Cmd: exec.Command(os.Args[0]), t: t}
+	c.Env = append(os.Environ(), "PROCESS_TEST_WORK="+work, "GORACE=atexit_sleep_ms=0")
+	c.Stderr = &c.stderr
+	var err error
+	if c.stdin, err = c.StdinPipe(); err != nil {
+		t.Fatal(err)
+	}
+	out, err := c.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.says = bufio.NewScanner(out)
+	if err := c.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Process.Kill() }) // in case the test has failed half way
+	return c
+}
+
+func (c *child) expect(line string) {
+	c.t.Helper()
+	if !c.says.Scan() || c.says.Text() != line {
+		c.t.Fatalf("it says %q, not %q; %v, %s", c.says.Text(), line, c.says.Err(), c.stderr.String())
+	}
+}
+
+func (c *child) signal(s syscall.Signal) {
+	c.t.Helper()
+	if err := c.Process.Signal(s); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+func (c *child) exits(code int) {
+	c.t.Helper()
+	_ = c.Wait()
+	if got := c.ProcessState.ExitCode(); got != code {
+		c.t.Errorf("exit code %d (%s), not %d; %s", got, c.ProcessState, code, c.stderr.String())
+	}
+}
+
+func TestASignalEndsTheContextAndTheExitCodeIsTheProgramsOwn(t *testing.T) {
+	for _, s := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT} {
+		c := start(t, "drains")
+		c.expect("begun")
+		c.signal(s)
+		c.expect("stopping")
+		c.stdin.Close()
+		c.expect("done")
+		c.exits(7)
+	}
+}
+
+func TestASecondSignalMeansNow(t *testing.T) {
+	for _, s := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT} {
+		c := start(t, "drains")
+		c.expect("begun")
+		c.signal(syscall.SIGTERM)
+		c.expect("stopping")
+		c.signal(s)
+		c.exits(process.Failed)
+		if !strings.Contains(c.stderr.String(), "second signal") {
+			t.Errorf("it says %q", c.stderr.String())
+		}
+	}
+}
+
+func TestWithoutASignalTheExitCodeIsTheProgramsOwn(t *testing.T) {
+	start(t, "fails").exits(process.Failed)
+}
+
+func TestTheVersionTextNamesProgramVersionAndRevision(t *testing.T) {
+	version, revision := process.Version, process.Revision
+	defer func() { process.Version, process.Revision = version, revision }()
+	if got := process.VersionText("api"); !strings.HasPrefix(got, "api dev (revision ") {
+		t.Errorf("%q", got)
+	}
+	process.Version, process.Revision = "1.2.3", "abc"
+	if got := process.VersionText("api"); got != "api 1.2.3 (revision abc)" {
+		t.Errorf("%q", got)
+	}
+}
