@@ -16,8 +16,8 @@ import (
 
 type levelAnswer struct {
 	Level    string         `json:"level"`
-	MinCount content.Count  `json:"min_count"`
-	MaxCount *content.Count `json:"max_count"` // null: no upper end
+	MinCount content.Count  `json:"min_counts"`
+	MaxCount *content.Count `json:"max_counts"` // null: no upper end
 	Path     string         `json:"path"`
 	TierID   string         `json:"tier_id"`
 	Contents *int64         `json:"contents"` // null where counting would take too long
@@ -99,8 +99,8 @@ func (s *Server) putLevels(c echo.Context) error {
 	var in struct {
 		Levels []struct {
 			Level    *string        `json:"level"`
-			MinCount *content.Count `json:"min_count"`
-			MaxCount *content.Count `json:"max_count"`
+			MinCount *content.Count `json:"min_counts"`
+			MaxCount *content.Count `json:"max_counts"`
 			Path     *string        `json:"path"`
 			TierID   string         `json:"tier_id"`  // ignored, so that what GET answers can be sent back
 			Contents *int64         `json:"contents"` // the same
@@ -113,7 +113,7 @@ func (s *Server) putLevels(c echo.Context) error {
 	var errs []error
 	for i, l := range in.Levels {
 		if l.Level == nil || l.MinCount == nil || l.Path == nil {
-			return malformed("levels[%d]: level, min_count and path must be given; max_count only where there is an upper end", i)
+			return malformed("levels[%d]: level, min_counts and path must be given; max_counts only where there is an upper end", i)
 		}
 		level := content.Level{Name: *l.Level, Min: *l.MinCount, Max: content.Open, Path: *l.Path}
 		if l.MaxCount != nil {

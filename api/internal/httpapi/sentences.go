@@ -76,8 +76,8 @@ func answer(c echo.Context, contentType []string, b []byte) error {
 	w := c.Response()
 	w.Header()["Content-Type"] = contentType
 	w.WriteHeader(http.StatusOK)
-	_, _ = w.Write(b) // the peer has gone: what was done is done
-	return nil
+	_, err := w.Write(b)
+	return err // the peer has gone: what was done is done
 }
 
 // updateSentence answers with the cid once nothing is left to do for a content: its newest event is done and MySQL

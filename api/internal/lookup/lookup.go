@@ -287,6 +287,14 @@ func (t *trip) wait(ctx context.Context) error {
 	}
 }
 
+// Answers tells whether rows are read from MySQL again, nil, or only known ones served: readiness must not be ahead of it.
+func (c *Cache) Answers(context.Context) error {
+	if c.down.Load() {
+		return errAway
+	}
+	return nil
+}
+
 // Run queries until ctx ends. One query is under way at a time: what is asked for meanwhile is the next one.
 func (c *Cache) Run(ctx context.Context) {
 	for {

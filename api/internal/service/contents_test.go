@@ -168,7 +168,7 @@ func TestBadInputUnderV1IsRefused(t *testing.T) {
 		{"GET", "/v1/levels?x", "", 400, "malformed", "\"x\""},
 		{"PUT", "/v1/levels", `{"levels":[{"level":"a"}]}`, 400, "malformed", "levels[0]"},
 		{"PUT", "/v1/levels", `{"levels":[]}`, 422, "unprocessable", "no levels"},
-		{"PUT", "/v1/levels", `{"levels":[{"level":"a","min_count":1.5,"path":"/a"}]}`, 400, "malformed", "min_count"},
+		{"PUT", "/v1/levels", `{"levels":[{"level":"a","min_counts":1.5,"path":"/a"}]}`, 400, "malformed", "min_counts"},
 		{"GET", "/v1/relocations?after=x", "", 400, "malformed", "after"},
 		{"GET", "/v1/relocations?limit=x", "", 400, "malformed", "limit"},
 		{"GET", "/v1/dead?after=1", "", 400, "malformed", "after"},
@@ -308,8 +308,8 @@ func TestAPinNeverUndoesACountThatIsPostedMeanwhile(t *testing.T) {
 type levelsView struct {
 	Levels []struct {
 		Level    string
-		MinCount int64  `json:"min_count"`
-		MaxCount *int64 `json:"max_count"`
+		MinCount int64  `json:"min_counts"`
+		MaxCount *int64 `json:"max_counts"`
 		Path     string
 		TierID   string `json:"tier_id"`
 		Contents *int64
@@ -339,16 +339,16 @@ func TestLevelsAreReplacedAsAWholeAndContentsLookedAtAgain(t *testing.T) {
 	if ls.Levels[0].TierID != "T1" {
 		t.Fatalf("the tier's id is gone: %+v", ls)
 	}
-	a.wantProblem("PUT", "/v1/levels", jsonT, `{"levels":[{"level":"bronze","min_count":5,"max_count":9,"path":"x"},{"level":"bronze","min_count":7,"max_count":20,"path":"/y"}]}`,
+	a.wantProblem("PUT", "/v1/levels", jsonT, `{"levels":[{"level":"bronze","min_counts":5,"max_counts":9,"path":"x"},{"level":"bronze","min_counts":7,"max_counts":20,"path":"/y"}]}`,
 		422, "unprocessable", "must start at 0")
-	p := a.wantProblem("PUT", "/v1/levels", jsonT, `{"levels":[{"level":"bronze","min_count":5,"max_count":9,"path":"x"},{"level":"bronze","min_count":7,"max_count":20,"path":"/y"}]}`,
+	p := a.wantProblem("PUT", "/v1/levels", jsonT, `{"levels":[{"level":"bronze","min_counts":5,"max_counts":9,"path":"x"},{"level":"bronze","min_counts":7,"max_counts":20,"path":"/y"}]}`,
 		422, "unprocessable", "overlaps")
 	for _, part := range []string{"twice", "not a clean absolute path", "no upper end"} {
 		if !strings.Contains(p.Detail, part) {
 			t.Errorf("%q is not in %s", part, p.Detail)
 		}
 	}
-	a.wantProblem("PUT", "/v1/levels", jsonT, `{"levels":[{"level":"bronze","min_count":0,"max_count":999,"path":"/a"},{"level":"gold","min_count":1000,"path":"/b"}]}`,
+	a.wantProblem("PUT", "/v1/levels", jsonT, `{"levels":[{"level":"bronze","min_counts":0,"max_counts":999,"path":"/a"},{"level":"gold","min_counts":1000,"path":"/b"}]}`,
 		409, "conflict", "silver")
 	a.want(200, "GET", "/v1/levels", "", &ls)
 	if len(ls.Levels) != 3 || *ls.Levels[1].MaxCount != 1999 {
@@ -356,9 +356,9 @@ func TestLevelsAreReplacedAsAWholeAndContentsLookedAtAgain(t *testing.T) {
 	}
 	before := len(a.views())
 	a.want(200, "PUT", "/v1/levels", `{"levels":[
-		{"level":"gold","min_count":1000,"path":"/t/gold"},
-		{"level":"bronze","min_count":0,"max_count":99,"path":"/t/bronze"},
-		{"level":"silver","min_count":100,"max_count":999,"path":"/t/silver"}]}`, &ls)
+		{"level":"gold","min_counts":1000,"path":"/t/gold"},
+		{"level":"bronze","min_counts":0,"max_counts":99,"path":"/t/bronze"},
+		{"level":"silver","min_counts":100,"max_counts":999,"path":"/t/silver"}]}`, &ls)
 	if ls.Levels[2].Path != "/t/gold" || ls.Levels[0].TierID != "T1" {
 		t.Fatalf("%+v", ls)
 	}
@@ -390,7 +390,7 @@ func TestLevelsAreReplacedAsAWholeAndContentsLookedAtAgain(t *testing.T) {
 func TestALevelThatNothingUsesCanGo(t *testing.T) {
 	a := start(t, options{})
 	var ls levelsView
-	a.want(200, "PUT", "/v1/levels", `{"levels":[{"level":"one","min_count":0,"path":"/one"}]}`, &ls)
+	a.want(200, "PUT", "/v1/levels", `{"levels":[{"level":"one","min_counts":0,"path":"/one"}]}`, &ls)
 	if len(ls.Levels) != 1 || ls.Levels[0].Level != "one" {
 		t.Fatalf("%+v", ls)
 	}

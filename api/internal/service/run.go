@@ -50,11 +50,16 @@ func Run(ctx context.Context, c Config, log *zap.Logger, listening func(net.Addr
 	reads := state.NewStore(state.Options{Redis: c.reads, Keys: keys, TTL: c.StateTTL, Lease: lease})
 	metrics := admin.NewRegistry()
 
+	find := lookup.New(lookup.Options{Catalog: c.catalog, Log: log, Metrics: metrics})
 	ready := admin.NewReady(log,
 		admin.Check{Name: "redis", Do: redisCheck(c, keys)},
 		admin.Check{Name: "mysql", Do: c.catalog.Ping},
-		admin.Check{Name: "schema", Do: c.catalog.CheckSchema})
-	find := lookup.New(lookup.Options{Catalog: c.catalog, Log: log, Metrics: metrics})
+		admin.Check{Name: "schema", Do: func(ctx context.Context) error {
+			if err := c.catalog.CheckSchema(ctx); err != nil {
+				return err
+			}
+			return find.Answers(ctx)
+		}})
 	batcher := ingest.New(ingest.Options{Store: writes, MaxBacklog: c.MaxBacklog, Metrics: metrics})
 	appraiser := appraise.New(appraise.Options{Store: writes, Catalog: c.catalog, Full: batcher.Full, Log: log})
 	commits := live.NewCommits(c.reads, keys, find.Invalidate, log)
