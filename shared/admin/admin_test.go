@@ -39,6 +39,14 @@ func (c *toggle) check(name string) admin.Check {
 	}}
 }
 
+// run starts the checks; the function that it returns ends them.
+func run(t *testing.T, r *admin.Ready) (stop func()) {
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan struct{})
+	go func() { defer close(ended); r.Run(ctx) }()
+	return func() { cancel(); <-ended }
+}
+
 func TestUntilTheFirstRoundEverythingIsMissing(t *testing.T) {
 	var redis, mysql toggle
 	r := admin.NewReady(zap.NewNop(), redis.check("redis"), mysql.check("mysql"))
@@ -52,9 +60,7 @@ func TestReadyFollowsItsChecks(t *testing.T) {
 		var redis, mysql toggle
 		mysql.set("no such table")
 		r := admin.NewReady(zap.NewNop(), redis.check("redis"), mysql.check("mysql"))
-		ctx, stop := context.WithCancel(t.Context())
-		defer stop()
-		go r.Run(ctx)
+		defer run(t, r)()
 		synctest.Wait()
 		if want := map[string]string{"mysql": "no such table"}; r.OK() || !r.OK("redis") || r.OK("mysql") || r.OK("redis", "mysql") || !maps.Equal(r.Missing(), want) {
 			t.Fatalf("%v", r.Missing())
@@ -97,13 +103,11 @@ func TestReadyFollowsItsChecks(t *testing.T) {
 func TestACheckThatHangsIsGivenUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := admin.NewReady(zap.NewNop(), admin.Check{Name: "slow", Do: func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }})
-		ctx, stop := context.WithCancel(t.Context())
-		go r.Run(ctx)
+		defer run(t, r)()
 		time.Sleep(5 * time.Second)
 		if m := r.Missing()["slow"]; !strings.Contains(m, "deadline") {
 			t.Errorf("%q", m)
 		}
-		stop()
 	})
 }
 
@@ -197,8 +201,7 @@ func TestAProbeAsksARunningProgramWhetherItIsReady(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 	mysql.set("")
-	running := make(chan struct{})
-	go func() { defer close(running); r.Run(ctx) }()
+	defer run(t, r)()
 	for end := time.Now().Add(20 * time.Second); ; {
 		if err = admin.Probe(t.Context(), addr); err == nil || time.Now().After(end) {
 			break
@@ -217,7 +220,6 @@ func TestAProbeAsksARunningProgramWhetherItIsReady(t *testing.T) {
 	}
 	stop()
 	wait()
-	<-running
 	if err := admin.Probe(t.Context(), addr); err == nil {
 		t.Error("it still answers")
 	}

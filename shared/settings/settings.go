@@ -183,8 +183,16 @@ func (w Worker) Check(p *Problems) string {
 }
 
 // Parse fills cli, a pointer to a struct with kong's tags, from arguments and environment, and returns the verb that
-// was chosen. An error means exit code 2. --help prints and ends the process.
+// was chosen. An error means exit code 2. --help prints and ends the process. A variable that is set but empty counts
+// as not set: that is what ${X:-} in a compose file makes of a missing one.
 func Parse(program, description string, cli any, args []string) (verb string, err error) {
+	for _, v := range os.Environ() {
+		if name, value, _ := strings.Cut(v, "="); strings.HasPrefix(name, "TIERFLOW_") && value == "" {
+			if err := os.Unsetenv(name); err != nil {
+				return "", err
+			}
+		}
+	}
 	k, err := kong.New(cli, kong.Name(program), kong.Description(description),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, NoExpandSubcommands: true}))
 	if err != nil {

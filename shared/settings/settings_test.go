@@ -301,3 +301,17 @@ func TestWorkerIDs(t *testing.T) {
 		t.Errorf("the default is %q, %s", got, problem)
 	}
 }
+
+func TestAVariableThatIsSetButEmptyCountsAsNotSet(t *testing.T) {
+	t.Setenv("TIERFLOW_MIN_IDLE", "")
+	var cli struct {
+		settings.Common
+		Serve struct{} `cmd:"" default:"1"`
+	}
+	if _, err := settings.Parse("p", "", &cli, nil); err != nil {
+		t.Fatal(err)
+	}
+	if cli.MinIdle != "30s" {
+		t.Errorf("it is %q, not the default", cli.MinIdle)
+	}
+}

@@ -102,6 +102,7 @@ func serve(ctx context.Context, v values, stderr io.Writer) int {
 		return stream.New(stream.Options{
 			Redis: readers, Stream: key, Group: group, Consumer: v.workerID, MinIdle: v.MinIdle,
 			Slots: v.concurrency, Drain: v.Drain, Hold: hold, Handle: handle, Log: log,
+			Lost: options.Metrics.Lost,
 		})
 	}
 	views := consumer(keys.Views(), state.GroupRelocator, func() bool { return away() || paused.Load() },

@@ -14,6 +14,7 @@ type Metrics struct {
 	seconds       prometheus.Histogram
 	releasedTotal *prometheus.CounterVec
 	deadTotal     *prometheus.CounterVec
+	lostTotal     prometheus.Counter
 }
 
 // NewMetrics registers them.
@@ -33,9 +34,14 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 			Name: "relocation_seconds", Help: "From the look-up to the durable copy.",
 			Buckets: prometheus.ExponentialBuckets(0.0005, 4, 12)}),
 	}
-	reg.MustRegister(m.seconds)
+	m.lostTotal = prometheus.NewCounter(prometheus.CounterOpts{Namespace: "tierflow", Subsystem: "relocator", Name: "lost_total",
+		Help: "Entries that somebody deleted from a stream while they were pending."})
+	reg.MustRegister(m.seconds, m.lostTotal)
 	return m
 }
+
+// Lost counts an entry that was deleted while it was pending.
+func (m *Metrics) Lost(string) { m.lostTotal.Inc() }
 
 func (m *Metrics) settled(reason string)     { m.settledTotal.WithLabelValues(reason).Inc() }
 func (m *Metrics) released(outcome string)   { m.releasedTotal.WithLabelValues(outcome).Inc() }

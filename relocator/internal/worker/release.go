@@ -42,6 +42,10 @@ func (r *Releaser) release(d *stream.Delivery) {
 		r.bury(d, err, string(fault.KindOf(err)))
 		return
 	}
+	if err := r.o.poison(d); err != nil {
+		r.bury(d, err, "exhausted")
+		return
+	}
 	log := r.o.Log.With(zap.Stringer("cid", c.ID), zap.String("level", c.Clears()), zap.String("entry", d.ID))
 	age, err := r.clock.age(d.Context, r.o.Store, d.ID)
 	if err != nil {

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -58,6 +59,10 @@ func (r *Relocator) relocate(d *stream.Delivery) {
 	view, err := event.ParseView(d.Values)
 	if err != nil {
 		r.bury(d, err, string(fault.KindOf(err)))
+		return
+	}
+	if err := r.o.poison(d); err != nil {
+		r.bury(d, err, "exhausted")
 		return
 	}
 	log := r.o.Log.With(zap.Stringer("cid", view.ID), zap.String("event_id", view.EventID), zap.String("entry", d.ID))
@@ -264,6 +269,15 @@ func (o Options) bury(d *stream.Delivery, key, group, stage, reason string, caus
 		o.Log.Error("dead", zap.String("stage", stage), zap.String("reason", reason), zap.String("entry", d.ID),
 			zap.String("cid", d.Values["cid"]), zap.Int64("attempts", d.Attempt), zap.Error(cause))
 	}
+}
+
+// poison tells an entry that ends its workers. Whoever takes it over from a dead one counts an attempt; because that
+// one may have been killed or paused for other reasons, it has four times as many as one that fails.
+func (o Options) poison(d *stream.Delivery) error {
+	if d.Attempt <= 4*o.MaxAttempts {
+		return nil
+	}
+	return fmt.Errorf("it was handed out %d times, and no worker has lived to settle it", d.Attempt)
 }
 
 // random is the part of a token and of the names on disk that makes an attempt unlike any other.

@@ -615,3 +615,27 @@ func TestWhatACrashedWorkerHeldIsTakenOverAndItsTemporarySwept(t *testing.T) {
 	w.settled()
 	w.lies(1, "gold", body)
 }
+
+func TestAnEntryThatEndsItsWorkersAgainAndAgainGoesToDeadUntouched(t *testing.T) {
+	w := newWorld(t)
+	body := w.content(1, "a")
+	entry := w.post(1, 1500)
+	views := w.store.Keys().Views()
+	if err := w.rdb.XGroupCreateMkStream(t.Context(), views, state.GroupRelocator, "0").Err(); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.rdb.XReadGroup(t.Context(), &redis.XReadGroupArgs{Group: state.GroupRelocator, Consumer: "dead", Count: 1,
+		Streams: []string{views, ">"}}).Err(); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.rdb.Do(t.Context(), "XCLAIM", views, state.GroupRelocator, "dead", 0, entry, "IDLE", 3600000, "RETRYCOUNT", 12,
+		"JUSTID").Err(); err != nil {
+		t.Fatal(err)
+	}
+	w.relocator("r1")
+	if m := w.dead(1)[0]; m.Values["reason"] != "exhausted" || m.Values["attempts"] != "13" {
+		t.Errorf("dead: %v", m.Values)
+	}
+	w.settled()
+	w.lies(1, "bronze", body)
+}
