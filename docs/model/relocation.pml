@@ -280,7 +280,7 @@ m_still:if		/* the source still has its name: what was read is whole */
 	fi;
 m_link:	if		/* link(temporary name, name) */
 	:: tmp[w]==0 -> goto m_drop					/* swept: ENOENT */
-	:: d_step { tmp[w]!=0 && f[t]==0 && FLFREE(t) -> f[t]=tmp[w] }
+	:: d_step { tmp[w]!=0 && f[t]==0 && FLFREE(t) -> f[t]=tmp[w]; assert(f[t]==2) }	/* nothing partial is published */
 	:: tmp[w]!=0 && f[t]!=0 && FLFREE(t)				/* EEXIST, same bytes: adopt */
 	CRASH
 	fi;
