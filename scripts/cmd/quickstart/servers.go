@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -194,8 +195,8 @@ func (q *quickstart) deleteKeys(ctx context.Context) error {
 }
 
 // redisVersion is like "7.0.15"; a Redis that is too old is an error.
-func redisVersion(ctx context.Context, url string) (string, error) {
-	c, err := state.Connect(url, -1)
+func redisVersion(ctx context.Context, address string) (string, error) {
+	c, err := state.Connect(address, -1)
 	if err != nil {
 		return "", err
 	}
@@ -293,12 +294,21 @@ func execute(ctx context.Context, dsn, statement string) error {
 	return err
 }
 
-// redisCommand is a redis-cli command line for the server.
-func redisCommand(url string) string {
-	if port, ok := strings.CutPrefix(url, "redis://127.0.0.1:"); ok {
-		return "redis-cli -p " + strings.TrimSuffix(port, "/0")
+// redisCommand is a redis-cli command line for the server. A password that the user chose stays out of it.
+func redisCommand(address string) string {
+	u, err := url.Parse(address)
+	if err != nil {
+		return ""
 	}
-	return "redis-cli -u " + url
+	if u.Host == "127.0.0.1:"+u.Port() && u.User == nil && u.Path == "/0" {
+		return "redis-cli -p " + u.Port()
+	}
+	ask := ""
+	if _, ok := u.User.Password(); ok {
+		u.User = url.User(u.User.Username())
+		ask = " --askpass"
+	}
+	return "redis-cli -u " + u.String() + ask
 }
 
 // mysqlCommand is a command line of a MySQL client for the server. Passwords that the user chose stay out of it.

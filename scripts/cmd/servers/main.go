@@ -78,7 +78,10 @@ func run(ctx context.Context, command []string, getenv func(string) string, envi
 	cmd.WaitDelay = 30 * time.Second
 	err = cmd.Run()
 	var exit *exec.ExitError
-	if errors.As(err, &exit) && ctx.Err() == nil {
+	switch {
+	case ctx.Err() != nil:
+		return process.Failed, nil // whatever it made of its end, it was cut short
+	case errors.As(err, &exit):
 		return exit.ExitCode(), nil
 	}
 	return 0, err

@@ -75,8 +75,8 @@ func TestTheEndIsPassedOnToTheCommand(t *testing.T) {
 		}
 		cancel()
 	}()
-	_, out := script(t, ctx, given, `trap 'echo interrupted >$OUT; kill $!; exit 0' INT; sleep 1000 & touch $BEGAN; wait`)
-	if out != "interrupted\n" {
-		t.Errorf("the command said %q", out)
+	code, out := script(t, ctx, given, `trap 'echo interrupted >$OUT; kill $!; exit 0' INT; sleep 1000 & touch $BEGAN; wait`)
+	if code != 1 || out != "interrupted\n" {
+		t.Errorf("exit code %d, the command said %q", code, out)
 	}
 }
