@@ -156,7 +156,7 @@ func TestInitThatIsCutShortAtAnyOperationIsFinishedByTheNext(t *testing.T) {
 			}
 			return nil
 		}}
-		id, err := tier.Init(broken, l, when)
+		_, err := tier.Init(broken, l, when)
 		if err == nil {
 			if n < 15 {
 				t.Errorf("only %d operations went through the seam", n)
@@ -166,7 +166,8 @@ func TestInitThatIsCutShortAtAnyOperationIsFinishedByTheNext(t *testing.T) {
 		if !errors.Is(err, boom) {
 			t.Fatalf("operation %d: %v", n, err)
 		}
-		if id, err = tier.Init(fsys.FS{}, l, when); err != nil {
+		id, err := tier.Init(fsys.FS{}, l, when)
+		if err != nil {
 			t.Fatalf("after operation %d: %v", n, err)
 		}
 		l.TierID = id

@@ -72,7 +72,7 @@ func (r *Relocator) relocate(d *stream.Delivery) {
 	taken, holder, err := r.o.Store.Take(d.Context, d.ID, view.ID, token, r.o.WorkerID)
 	switch {
 	case err != nil:
-		r.fail(d, view.ID, log, err)
+		r.fail(d, log, err)
 		return
 	case taken == state.Settled:
 		r.o.Metrics.settled("superseded")
@@ -94,7 +94,7 @@ func (r *Relocator) relocate(d *stream.Delivery) {
 			log.Warn("lock was left to expire", zap.Error(uerr))
 		}
 		cancel()
-		r.fail(d, view.ID, log, err)
+		r.fail(d, log, err)
 	}
 }
 
@@ -224,7 +224,7 @@ func (r *Relocator) missing(ctx context.Context, row catalog.Row, err error) err
 }
 
 // fail says what becomes of an entry whose work has ended with an error.
-func (r *Relocator) fail(d *stream.Delivery, id content.ID, log *zap.Logger, err error) {
+func (r *Relocator) fail(d *stream.Delivery, log *zap.Logger, err error) {
 	kind := fault.KindOf(err)
 	switch {
 	case kind == fault.Lost || kind == fault.Busy || d.Context.Err() != nil:
