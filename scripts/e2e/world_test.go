@@ -44,7 +44,7 @@ func TestMain(m *testing.M) { testserver.Main(tidy{m}) }
 type tidy struct{ *testing.M }
 
 func (t tidy) Run() int {
-	defer os.RemoveAll(programsDir)
+	defer func() { os.RemoveAll(programsDir) }()
 	return t.M.Run()
 }
 

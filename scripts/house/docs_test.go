@@ -17,7 +17,7 @@ import (
 //
 //   - the target of every link that is no URL: a file or folder, from the doc's own folder;
 //   - in code blocks and between backticks: every TIERFLOW_ word is the variable of a setting, or is read by tests,
-//     and every word that begins with "./" is a file or folder, from the root;
+//     and every word like "./folder/file" exists, from the root;
 //   - between backticks alone, each word by its form:
 //     "<program> <verb>" and "--flag"  one of the programs' verbs and flags
 //     "/path", "GET /path"             occurs in the sources, as openapi.yaml and the api's routes have it
@@ -85,7 +85,7 @@ var (
 	codeSpan  = regexp.MustCompile("`[^`]+`")
 	link      = regexp.MustCompile(`\]\(([^)\s]+)\)`)
 	setting   = regexp.MustCompile(`\bTIERFLOW_[A-Z_]*[A-Z]`)
-	fromRoot  = regexp.MustCompile(`(?:^|\s)\./([\w./-]+)`)
+	fromRoot  = regexp.MustCompile(`(?:^|\s)\./([\w.-]+/[\w./-]+)`)
 	flag      = regexp.MustCompile(`^--([a-z][a-z-]*)`)
 	httpPath  = regexp.MustCompile(`^/[\w./{}-]+`)
 	goName    = regexp.MustCompile(`^[a-z][a-z0-9]*(\.[A-Z]\w*){1,2}$`)
