@@ -39,6 +39,8 @@ const (
 	idleBlock = time.Second
 	// busyBlock bounds a blocked read while handlers run: what they park or free is seen after it.
 	busyBlock = 20 * time.Millisecond
+	// holdBlock is how soon the end of a hold is seen.
+	holdBlock = 100 * time.Millisecond
 	// maxParked bounds memory. What is parked beyond it is let go of: it comes back through XAUTOCLAIM.
 	maxParked = 10_000
 	// back-off of failures: 1 s, 2 s, 4 s … with half of it at random, and its bound
@@ -150,6 +152,9 @@ func (c *Consumer) turn(ctx context.Context, next *time.Time) error {
 		}
 	}
 	c.mu.Unlock()
+	if hold {
+		block = holdBlock
+	}
 	block = max(min(block, time.Until(*next)), time.Millisecond)
 	if free <= 0 || hold {
 		select {
