@@ -1,41 +1,47 @@
 /*
- * relocation.pml: the relocation protocol of one content, for the model checker Spin.
+ * relocation.pml: the relocation protocol of one content, for the model checker Spin. docs/model/check runs it;
+ * README.md says what came out. It follows docs/design.md, "Protocol", step by step.
  *
- * What it is. Three tiers (0, 1, 2; the content starts on 0), two or three view events posted in order, two
- * relocator workers (each is mover and releaser), one or two committers, the sweep of .tierflow/, Redis and MySQL.
- * Every `::` line that changes something is one atomic step of the real system: one Redis script, one MySQL
- * statement or transaction, one file-system call. Between two steps anything may happen to anybody.
+ * The world. Three tiers (0, 1, 2; the content starts on 0), two or three view events that are posted in order, two
+ * relocator workers (each of them mover and releaser), one or two committers, the sweep, Redis and MySQL. Every `::`
+ * line that changes something is one atomic step of the real system: one script of shared/state, one statement or
+ * transaction of MySQL, one operation of relocator/internal/fsys. Between two steps anything may happen to anybody.
  *
- * Faults. A crash (the process forgets everything; locks, files and entries stay); the lock of a living holder
- * expires; an entry that somebody holds is delivered to somebody else as well; a script's reply is lost, so that
- * it runs again. FAULTS is how many of them one run may have, in any mixture. Being paused costs nothing: a
- * process that does not step is paused. COMMIT with a lost reply is a crash after COMMIT. WIPE adds: Redis loses
- * everything, once, at any moment.
+ * Faults. A process dies and forgets everything (locks, files and entries stay); the lock of a living holder expires;
+ * an entry that somebody holds is delivered to somebody else as well; a script's reply is lost, so that it runs
+ * again. FAULTS is how many of these one run may have, in any mixture. To be paused costs nothing: who does not step
+ * is paused. A COMMIT whose reply is lost is a crash after the COMMIT. WIPE adds: Redis loses everything, once.
  *
- * Simplifications, and why they are safe.
- *  - A stream is a set without order; a second entry for the same event joins one that is pending, but an ack
- *    settles only the entry that its process has read (own, rown).
- *  - A generation number is kept as a bit at every copy of it: "is still the row's". newGen() clears them all.
+ * What is simpler than in the code, and why that is safe.
+ *  - A stream is a set. A second entry for the same event joins one that is pending, but an ack settles only the
+ *    entry that its process has read (own, rown).
+ *  - A generation is a bit at every copy of the number: "is still the row's". newGen() clears them all.
  *  - The two tokens of one event's emitted lock are not told apart: a wrong unlock is an early expiry.
- *  - Files never differ and fsync is taken for granted; power cuts are tested elsewhere. The grace is any time.
- *  - Attempts are named by worker: a crash turns a temporary name or a folder into a stray one of the tier.
+ *  - The bytes never change, and what was written is durable: power cuts are relocator/internal/powercut's. The grace
+ *    may last for any time, also none.
+ *  - An attempt is named by its worker: a crash makes its temporary, or its folder, one that nobody owns.
+ *  - The mover reads its source in one step. If a releaser has taken the source's name away by then, what is read may
+ *    be a part (a directory that is being deleted), else it is whole. A comparison before an adoption is one step with
+ *    the look whether both names are still there, which the code does after it.
  *
  * What is checked.
- *  check()      at every change of row or files: never lost (some complete copy under some name) and G1 (the tier
- *               that the row names has the file). -DG1W counts a copy on its way out of the same tier as found.
- *  G5           by construction of the transaction (history row and level change are one step, guarded by both).
- *  last option  of Env: when all are idle, all entries settled and nothing is left for the sweep: exactly one copy,
- *               on the row's tier (G2), and this is where the newest event wants it (G3).
+ *  check()      at every change of row or files: never lost (some whole copy under some name) and G1 (the tier that
+ *               the row names has the file). With G1W a copy on its way out of that same tier counts as found.
+ *  m_link       nothing but a whole copy is ever published.
+ *  G5           by the form of the transaction: history row and level are one step, guarded by both.
+ *  last option  of Env: when all are idle, every entry is settled and the sweep has nothing left: exactly one copy, on
+ *               the row's tier (G2), which is the one that the newest event calls for (G3).
  *
- * Names on the tiers: f[t] the content's name; tmp[w] the attempt's temporary name, which stays until the emit
- * and thereby records what may have been published; d[w] the attempt's own folder in released/.
+ * On the tiers: f[t] is the content's name; tmp[w] the attempt's temporary, which stays until the emit and so records
+ * what may have been published; d[w] the attempt's own folder in released/.
  *
- * Without options the model holds the corrected protocol, with FENCE=1. Each of these takes one rule out, or
- * tries another reading, and yields a counter-example (README.md):
- *  FENCE=0          rename to released/, check lock and row again, rename back (needs G1W, BACKAPPENDS)
- *  FENCE=2          an flock around {row, rename} and around {adopt}, {publish}
+ * Without options this is the protocol as it stands (FENCE=1). Each option takes one rule out, or tries another
+ * reading, and then something is violated, unless the line says otherwise:
+ *  FENCE=0          rename to released/, check lock and row again, rename back (clean with G1W and BACKAPPENDS)
+ *  FENCE=2          an flock around {row, rename} and around {adopt}, {publish} (clean)
  *  NOBUMP           the release reads the row instead of raising its generation
- *  NOREVOKE         the mover does not take away releasers' folders; REVOKEFIRST: it does so before its look-up
+ *  NOREVOKE         the mover leaves releasers' folders alone; REVOKEFIRST: it clears them before its look-up
+ *  NOSTILL          the mover does not look whether what it has read still has its name
  *  KEEPLOCK         with NOBUMP: the lock has no expiry between emit and commit
  *  BUSYSETTLES      an event that finds the lock busy is settled; UNLOCKREAPPENDS: every unlock appends it again
  *  ANYORDER         a worker moves for an event that is not the newest
@@ -43,13 +49,13 @@
  *  REAPPENDLOCKED   finish appends the newest event again only if the lock is still this event's
  *  NOSUPREAPPEND    finish does not append a superseded newest event again
  *  NOSUPCLEAR       finish does not have a superseded move's copy cleared
- *  NORECORD         the temporary name goes before the emit, and the sweep only unlinks
- *  SHAREDTMP        one temporary name per event, not per attempt
- *  RESEND           event 1 is posted again after event 2; RESENDIGNORED: the api ignores what is not newer
+ *  NORECORD         the temporary goes before the emit, and the sweep only unlinks
+ *  SHAREDTMP        one temporary for an event, not for an attempt
+ *  RESEND           event 1 is posted again after event 2; RESENDIGNORED (clean): what is not newer is ignored
  *  BACKAPPENDS      with FENCE=0: who renames back has the name looked at again
- *  SWEEPLIVE        the sweep also takes what is in use
+ *  SWEEPLIVE        the sweep also takes what is in use (clean)
  *  LOSTONLY         only never-lost is checked
- *  REACH            is violated when a good end after all events have been committed is reachable (it must be)
+ *  REACH            is violated when a good end after all events have been committed is reachable: it must be
  */
 
 #ifndef T1

@@ -20,9 +20,13 @@ import (
 )
 
 // Hook is called before every operation, with its step and the path that it concerns. It may block (a pause),
-// end the process (a crash), or return an error, with which the operation then fails without being tried.
-// ShortWrite as the error lets a write go through in part.
+// end the process (a crash), or return an error, with which the operation then fails without being tried. Two
+// errors have a meaning of their own: ShortWrite lets a write go through in part, Skip leaves an operation out.
 type Hook func(step Step, path string) error
+
+// Skip, returned by a Hook, makes an operation succeed without being done. It is for operations whose only result
+// is their error: an fsync that is forgotten, or a deed that the hook has done in another way.
+var Skip = errors.New("skip this operation")
 
 // ShortWrite, returned by a Hook, makes a write take only so many bytes, as the kernel may.
 type ShortWrite int
@@ -98,7 +102,11 @@ func pathError(step Step, path string, err error) error {
 // do runs one operation after the hook, again when a signal interrupts it.
 func (s FS) do(step Step, path string, op func() error) error {
 	if s.Hook != nil {
-		if err := s.Hook(step, path); err != nil {
+		switch err := s.Hook(step, path); err {
+		case nil:
+		case Skip:
+			return nil
+		default:
 			return pathError(step, path, err)
 		}
 	}
@@ -115,7 +123,7 @@ func (s FS) do(step Step, path string, op func() error) error {
 
 // OpenRoot opens a tier's root by its path, which an operator chose: here alone, links are followed.
 func (s FS) OpenRoot(step Step, path string) (*File, unix.Stat_t, error) {
-	f := &File{path: path}
+	f := &File{fd: -1, path: path}
 	var st unix.Stat_t
 	err := s.do(step, path, func() (err error) {
 		f.fd, err = unix.Open(path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
@@ -148,7 +156,7 @@ func (s FS) Create(step Step, dir *File, name string) (*File, error) {
 }
 
 func (s FS) openat2(step Step, dir *File, name string, flags, mode uint64) (*File, unix.Stat_t, error) {
-	f := &File{path: dir.At(name)}
+	f := &File{fd: -1, path: dir.At(name)}
 	var st unix.Stat_t
 	// RESOLVE_NO_SYMLINKS refuses a link at the end as well; O_NOFOLLOW with O_DIRECTORY would only change ELOOP into
 	// ENOTDIR, as if a file were there.

@@ -119,3 +119,19 @@ func TestAHookSeesStepAndPathAndCanFailOrShortenAWrite(t *testing.T) {
 		t.Errorf("an operation that was to fail was done: %v", es)
 	}
 }
+
+func TestAnOperationThatAHookSkipsSucceedsWithoutBeingDone(t *testing.T) {
+	r, dir := root(t)
+	if err := os.WriteFile(dir+"/x", nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	fs := fsys.FS{Hook: func(fsys.Step, string) error { return fsys.Skip }}
+	err := errors.Join(fs.Unlink(step, r, "x"), fs.Mkdir(step, r, "y", 0o755), fs.Fsync(step, r))
+	if es, _ := os.ReadDir(dir); err != nil || len(es) != 1 {
+		t.Errorf("%v, %v", err, es)
+	}
+	if f, _, err := fs.Open(step, r, "x"); !errors.Is(err, unix.EBADF) {
+		f.Close()
+		t.Errorf("an open that was left out gave %v", err)
+	}
+}

@@ -1,0 +1,34 @@
+package powercut_test
+
+import (
+	"errors"
+	"os"
+	"os/exec"
+	"runtime"
+	"syscall"
+)
+
+// inNamespace runs this test program once more, with the same arguments, in a mount namespace of its own.
+func inNamespace() (int, error) {
+	for _, tool := range []string{"mkfs.ext4", "mkfs.xfs", "mkfs.btrfs", "btrfs"} {
+		if _, err := exec.LookPath(tool); err != nil {
+			return 1, err
+		}
+	}
+	dir, err := os.MkdirTemp("", "tierflow-powercut-")
+	if err != nil {
+		return 1, err
+	}
+	defer os.Remove(dir)
+	runtime.LockOSThread() // the child dies with the thread that started it
+	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
+	cmd.Env = append(os.Environ(), "TIERFLOW_TEST_POWERCUT_DIR="+dir)
+	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL}
+	err = cmd.Run()
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		return max(1, exit.ExitCode()), nil
+	}
+	return 0, err
+}
