@@ -1,0 +1,31 @@
+# Sourced by the programs beside it: installs what the machine lacks of what they use.
+
+# install_missing reads lines "program or file, any of several: packages" (Debian's names) and installs the packages of
+# those lines of which nothing is there. Servers that come with them are not started as services of the machine.
+install_missing() (
+	missing=()
+	while IFS=: read -r any packages; do
+		found=
+		for one in $any; do
+			if command -v "$one" >/dev/null || [ -e "$one" ]; then found=yes; fi
+		done
+		[ -n "$found" ] || missing+=($packages)
+	done
+	[ "${#missing[@]}" -gt 0 ] || exit 0
+
+	as_root=
+	[ "$(id -u)" = 0 ] || as_root=sudo
+	echo "installing ${missing[*]}" >&2
+	if ! command -v apt-get >/dev/null || ! command -v "${as_root:-apt-get}" >/dev/null; then
+		echo "this machine lacks ${missing[*]} (Debian's names), and apt-get as root or sudo to install them" >&2
+		exit 1
+	fi
+	policy=/usr/sbin/policy-rc.d
+	if ! [ -e $policy ]; then
+		trap '$as_root rm -f $policy' EXIT
+		printf '#!/bin/sh\nexit 101\n' | $as_root tee $policy >/dev/null
+		$as_root chmod 755 $policy
+	fi
+	$as_root apt-get -qq update >&2
+	$as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends install "${missing[@]}" >&2
+)

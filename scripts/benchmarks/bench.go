@@ -1,0 +1,203 @@
+package benchmarks
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/tierflow/tierflow/scripts/internal/stack"
+)
+
+// Part is a set of benchmarks that is run by its name.
+type Part struct {
+	Name  string
+	About string
+	// Run measures with b.Compare and b.Observe. An error means that a check of the results has failed, or that
+	// something could not be measured; what was measured until then is shown all the same.
+	Run func(ctx context.Context, b *Bench) error
+}
+
+// Parts are all parts, in the order in which they run.
+func Parts() []Part { return []Part{ingest} }
+
+// Options of Run. All but Parts are required.
+type Options struct {
+	Parts    []string  // names; none: all
+	Quick    bool      // a short run that shows that everything works; its figures say little
+	Rounds   int       // how often each case is measured
+	Contents int       // of the part scale
+	Dir      string    // an existing folder on the disk that is measured; a folder in it is used and removed
+	Environ  []string  // os.Environ(), which only main may ask
+	Log      io.Writer // what is going on
+}
+
+// Bench is one part that is being run. All that it hands out is taken back after the part.
+type Bench struct {
+	Options
+	Root     string // folder of go.work
+	Programs string // folder with the services' programs
+	part     string
+	report   *Report
+	undo     []func() error
+}
+
+// Run runs the parts one after another. The report has all that was measured, whatever the error; the error joins
+// those of all parts.
+func Run(ctx context.Context, o Options) (*Report, error) {
+	parts, err := choose(o.Parts)
+	if err != nil {
+		return nil, err
+	}
+	dir, err := os.MkdirTemp(o.Dir, "tierflow-bench-")
+	if err != nil {
+		return nil, err
+	}
+	o.Dir = dir
+	report, err := run(ctx, o, parts)
+	return report, errors.Join(err, os.RemoveAll(dir))
+}
+
+func choose(names []string) ([]Part, error) {
+	all := Parts()
+	if len(names) == 0 {
+		return all, nil
+	}
+	var known []string
+	for _, p := range all {
+		known = append(known, p.Name)
+	}
+	for _, name := range names {
+		if !slices.Contains(known, name) {
+			return nil, fmt.Errorf("there is no part %q: the parts are %s", name, strings.Join(known, ", "))
+		}
+	}
+	return slices.DeleteFunc(all, func(p Part) bool { return !slices.Contains(names, p.Name) }), nil
+}
+
+func run(ctx context.Context, o Options, parts []Part) (*Report, error) {
+	root, err := stack.Root()
+	if err != nil {
+		return nil, err
+	}
+	cache, err := stack.DefaultCache(ctx, root)
+	if err != nil {
+		return nil, err
+	}
+	programs := filepath.Join(o.Dir, "programs")
+	if err := os.Mkdir(programs, 0o755); err != nil {
+		return nil, err
+	}
+	fmt.Fprintln(o.Log, "building api, relocator, committer")
+	if err := stack.Build(ctx, stack.BuildOptions{Root: root, Cache: cache, Dir: programs}); err != nil {
+		return nil, err
+	}
+	report := &Report{Machine: thisMachine(o.Dir), Quick: o.Quick, StartedAt: time.Now().UTC().Truncate(time.Second)}
+	var errs []error
+	for _, p := range parts {
+		b := &Bench{Options: o, Root: root, Programs: programs, part: p.Name, report: report}
+		b.Dir = filepath.Join(o.Dir, p.Name)
+		if err := os.Mkdir(b.Dir, 0o755); err != nil {
+			return report, err
+		}
+		fmt.Fprintf(o.Log, "%s: %s\n", p.Name, p.About)
+		err := p.Run(ctx, b)
+		if err != nil {
+			err = fmt.Errorf("%s: %w", p.Name, err)
+		}
+		errs = append(errs, err, b.close(), os.RemoveAll(b.Dir))
+		if ctx.Err() != nil {
+			break
+		}
+	}
+	return report, errors.Join(errs...)
+}
+
+// Cleanup has f called when the part has ended, the last one first.
+func (b *Bench) Cleanup(f func() error) { b.undo = append(b.undo, f) }
+
+func (b *Bench) close() error {
+	var errs []error
+	for _, f := range slices.Backward(b.undo) {
+		errs = append(errs, f())
+	}
+	return errors.Join(errs...)
+}
+
+// Logf tells whoever is waiting what is going on.
+func (b *Bench) Logf(format string, args ...any) {
+	fmt.Fprintf(b.Log, "  "+format+"\n", args...)
+}
+
+// Figure is one thing that is measured, and what is wanted of it. What is wanted is shown and not asserted: no result
+// depends on the machine's speed.
+type Figure struct {
+	Name    string
+	Unit    string  // such as posts/s, ms, MiB
+	AtLeast float64 // 0: nothing
+	AtMost  float64
+}
+
+// Subject is one way to do what a case is about.
+type Subject struct {
+	Name string
+	// Measure does it once, checks what came of it, and returns how much of the case's unit that was. An error ends the
+	// part.
+	Measure func(ctx context.Context) (float64, error)
+	// AtLeast is the wanted ratio of the case's first subject to this one; 0: none.
+	AtLeast float64
+}
+
+// Case compares ways to do the same. The figure is the first subject's, which is ours; more is better.
+type Case struct {
+	Figure
+	Ours    Subject
+	Against []Subject // any number, none too
+	Rounds  int       // instead of the run's
+}
+
+// Compare measures all subjects of a case in turn, A B C A B C, so that what disturbs the machine disturbs all, and
+// notes their figures and the ratios of each round.
+func (b *Bench) Compare(ctx context.Context, c Case) error {
+	row := b.report.row(b.part, c.Figure)
+	subjects := append([]Subject{c.Ours}, c.Against...)
+	for _, s := range c.Against {
+		row.Against = append(row.Against, Against{Name: s.Name, AtLeast: s.AtLeast})
+	}
+	rounds := b.Rounds
+	if c.Rounds > 0 {
+		rounds = c.Rounds
+	}
+	for round := range rounds {
+		said := make([]string, 0, len(subjects))
+		values := make([]float64, 0, len(subjects))
+		for _, s := range subjects {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			v, err := s.Measure(ctx)
+			if err != nil {
+				return fmt.Errorf("%s: %s: %w", c.Name, s.Name, err)
+			}
+			values = append(values, v)
+			said = append(said, s.Name+" "+number(v))
+		}
+		row.Values = append(row.Values, values[0])
+		for i, v := range values[1:] {
+			row.Against[i].Values = append(row.Against[i].Values, v)
+		}
+		b.Logf("%s, round %d of %d, %s: %s", c.Name, round+1, rounds, c.Unit, strings.Join(said, ", "))
+	}
+	return nil
+}
+
+// Observe notes a figure that came up beside a measurement, such as the memory that was used; any number of times.
+func (b *Bench) Observe(f Figure, value float64) {
+	row := b.report.row(b.part, f)
+	row.Values = append(row.Values, value)
+}

@@ -1,0 +1,81 @@
+package benchmarks
+
+import (
+	"bytes"
+	"context"
+	_ "embed" // post.lua
+	"fmt"
+	"net/http"
+	"os/exec"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/tierflow/tierflow/shared/content"
+)
+
+//go:embed post.lua
+var postScript []byte
+
+// load posts view counts with wrk, which leaves most of the machine to the others.
+type load struct {
+	script, cids string // files
+	lasts        time.Duration
+}
+
+// newLoad prepares a load of contents in the order in which next names them.
+func newLoad(b *Bench, name string, next func() content.ID) (*load, error) {
+	var cids bytes.Buffer
+	cids.WriteString("cids = {")
+	for range 1 << 17 {
+		cids.WriteString(strconv.Quote(next().String()) + ",\n")
+	}
+	cids.WriteString("}")
+	l := &load{lasts: b.seconds()}
+	var err error
+	if l.script, err = b.writeFile("post.lua", postScript); err != nil {
+		return nil, err
+	}
+	l.cids, err = b.writeFile(name+".lua", cids.Bytes())
+	return l, err
+}
+
+// result is what a load came to.
+type result struct {
+	took time.Duration
+	ok   int // answers with 2xx
+}
+
+func (r result) rate() float64 { return float64(r.ok) / r.took.Seconds() }
+
+// run posts to the URL. Every answer that is not a 2xx, and every connection that breaks, is an error.
+func (l *load) run(ctx context.Context, url string) (result, error) {
+	cmd := exec.CommandContext(ctx, "wrk", "-t1", fmt.Sprintf("-c%d", connections), "-d", l.lasts.String(), "-s", l.script, url,
+		"--", l.cids)
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		return result{}, fmt.Errorf("wrk: %w\n%s", err, out)
+	}
+	var us, requests, status, broken int
+	_, line, _ := strings.Cut(string(out), "RESULT ")
+	if _, err := fmt.Sscan(line, &us, &requests, &status, &broken); err != nil {
+		return result{}, fmt.Errorf("wrk said no result: %w\n%s", err, out)
+	}
+	if status+broken > 0 {
+		return result{}, fmt.Errorf("%d of %d posts were not answered with 200, %d connections broke", status, requests, broken)
+	}
+	return result{time.Duration(us) * time.Microsecond, requests}, nil
+}
+
+// answers tells whether something serves HTTP at the address.
+func answers(ctx context.Context, addr string) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+addr+"/", nil)
+	if err != nil {
+		return err
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return err
+	}
+	return resp.Body.Close()
+}

@@ -1,0 +1,80 @@
+package benchmarks
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"os/exec"
+	"regexp"
+	"runtime"
+	"strconv"
+	"strings"
+	"syscall"
+)
+
+// Machine is where the figures come from.
+type Machine struct {
+	CPU        string            `json:"cpu"`
+	Cores      int               `json:"cores"`
+	MemoryGiB  float64           `json:"memory_gib"`
+	Kernel     string            `json:"kernel"`
+	Filesystem string            `json:"filesystem"` // of the folder that is measured
+	Go         string            `json:"go"`
+	Programs   map[string]string `json:"programs"` // versions, of what is installed
+}
+
+func (m Machine) String() string {
+	s := fmt.Sprintf("%d cores of %s, %.0f GiB, Linux %s, %s, %s", m.Cores, m.CPU, m.MemoryGiB, m.Kernel, m.Filesystem, m.Go)
+	for _, name := range versioned {
+		if v := m.Programs[name]; v != "" {
+			s += ", " + name + " " + v
+		}
+	}
+	return s
+}
+
+// versioned are the programs whose versions matter.
+var versioned = []string{"redis-server", "mysqld", "mariadbd", "wrk", "rsync", "rclone"}
+
+var version = regexp.MustCompile(`(?:[vV =]|debian/)(\d+\.\d+(\.\d+)?\S*)`)
+
+// thisMachine describes this one. What it cannot find out it leaves empty.
+func thisMachine(dir string) Machine {
+	m := Machine{Cores: runtime.NumCPU(), Go: runtime.Version(), Programs: map[string]string{}}
+	if b, err := os.ReadFile("/proc/cpuinfo"); err == nil {
+		m.CPU = field(b, "model name")
+	}
+	if b, err := os.ReadFile("/proc/meminfo"); err == nil {
+		if kib, err := strconv.ParseFloat(strings.TrimSuffix(field(b, "MemTotal"), " kB"), 64); err == nil {
+			m.MemoryGiB = kib / (1 << 20)
+		}
+	}
+	if b, err := os.ReadFile("/proc/sys/kernel/osrelease"); err == nil {
+		m.Kernel = strings.TrimSpace(string(b))
+	}
+	var fs syscall.Statfs_t
+	if err := syscall.Statfs(dir, &fs); err == nil {
+		m.Filesystem = filesystems[fs.Type]
+	}
+	for _, name := range versioned {
+		if path, err := exec.LookPath(name); err == nil {
+			out, _ := exec.Command(path, "--version").CombinedOutput() // wrk exits with 1
+			if found := version.FindSubmatch(out); found != nil {
+				m.Programs[name] = string(found[1])
+			}
+		}
+	}
+	return m
+}
+
+var filesystems = map[int64]string{0xef53: "ext4", 0x58465342: "xfs", 0x9123683e: "btrfs", 0x01021994: "tmpfs", 0x794c7630: "overlayfs", 0x2fc12fc1: "zfs"}
+
+// field is the value of the first line that begins with the name.
+func field(b []byte, name string) string {
+	for line := range bytes.Lines(b) {
+		if before, after, ok := bytes.Cut(line, []byte(":")); ok && string(bytes.TrimSpace(before)) == name {
+			return string(bytes.TrimSpace(after))
+		}
+	}
+	return ""
+}

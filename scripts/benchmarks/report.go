@@ -1,0 +1,163 @@
+package benchmarks
+
+import (
+	"fmt"
+	"io"
+	"math"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+	"unicode/utf8"
+)
+
+// Report is all that a run has measured; its JSON is what --json writes.
+type Report struct {
+	Machine   Machine   `json:"machine"`
+	Quick     bool      `json:"quick"`
+	StartedAt time.Time `json:"started_at"`
+	Rows      []*Row    `json:"rows"`
+	Errors    []string  `json:"errors,omitempty"` // checks that failed, and what could not be measured
+}
+
+// Row is a figure with all its values, one a round.
+type Row struct {
+	Part    string    `json:"part"`
+	Name    string    `json:"name"`
+	Unit    string    `json:"unit"`
+	Values  []float64 `json:"values"`
+	AtLeast float64   `json:"at_least,omitempty"` // wanted
+	AtMost  float64   `json:"at_most,omitempty"`  // wanted
+	Against []Against `json:"against,omitempty"`
+}
+
+// Against is what a row was measured against. Values and the row's were measured in the same rounds.
+type Against struct {
+	Name    string    `json:"name"`
+	Values  []float64 `json:"values"`
+	AtLeast float64   `json:"at_least,omitempty"` // wanted ratio
+}
+
+// row is the row of a figure, a new one where there is none.
+func (r *Report) row(part string, f Figure) *Row {
+	for _, row := range r.Rows {
+		if row.Part == part && row.Name == f.Name && row.Unit == f.Unit {
+			return row
+		}
+	}
+	row := &Row{Part: part, Name: f.Name, Unit: f.Unit, AtLeast: f.AtLeast, AtMost: f.AtMost}
+	r.Rows = append(r.Rows, row)
+	return row
+}
+
+// Ratios are the row's value to the other's, round by round.
+func (r *Row) Ratios(a Against) []float64 {
+	var ratios []float64
+	for i, v := range a.Values {
+		ratios = append(ratios, r.Values[i]/v)
+	}
+	return ratios
+}
+
+// spread is the least, the middle and the greatest value.
+type spread struct{ min, median, max float64 }
+
+func spreadOf(values []float64) spread {
+	if len(values) == 0 {
+		return spread{math.NaN(), math.NaN(), math.NaN()}
+	}
+	s := slices.Sorted(slices.Values(values))
+	return spread{s[0], (s[(len(s)-1)/2] + s[len(s)/2]) / 2, s[len(s)-1]}
+}
+
+// String is "median (min to max)".
+func (s spread) String() string {
+	if s.min == s.max {
+		return number(s.median)
+	}
+	return fmt.Sprintf("%s (%s to %s)", number(s.median), number(s.min), number(s.max))
+}
+
+// number shows three digits, or all of what is before the point, with commas.
+func number(v float64) string {
+	if math.IsNaN(v) || math.IsInf(v, 0) {
+		return "-"
+	}
+	digits := 0
+	if v != 0 {
+		digits = max(0, 2-int(math.Floor(math.Log10(math.Abs(v)))))
+	}
+	text := strconv.FormatFloat(v, 'f', digits, 64)
+	whole, rest, point := strings.Cut(text, ".")
+	for i := len(whole) - 3; i > 0; i -= 3 {
+		whole = whole[:i] + "," + whole[i:]
+	}
+	if point {
+		return whole + "." + rest
+	}
+	return whole
+}
+
+// WriteTable writes the report as a table that is Markdown as well: medians, with the least and the greatest value.
+func (r *Report) WriteTable(w io.Writer) error {
+	table := [][]string{{"part", "what", "unit", "Tierflow", "against", "its figure", "ratio", "wanted"}}
+	for _, row := range r.Rows {
+		ours := spreadOf(row.Values)
+		against := row.Against
+		if row.AtLeast != 0 || row.AtMost != 0 || len(against) == 0 {
+			table = append(table, []string{row.Part, row.Name, row.Unit, ours.String(), "", "", "", wanted(row.AtLeast, row.AtMost, ours)})
+		}
+		for _, a := range against {
+			ratio := spreadOf(row.Ratios(a))
+			table = append(table, []string{row.Part, row.Name, row.Unit, ours.String(), a.Name, spreadOf(a.Values).String(),
+				ratio.String(), wanted(a.AtLeast, 0, ratio)})
+		}
+	}
+	_, err := fmt.Fprintf(w, "%s\n\n%s", r.Machine, markdown(table))
+	return err
+}
+
+// wanted says what is wanted, and whether the median is it.
+func wanted(atLeast, atMost float64, s spread) string {
+	var text string
+	reached := true
+	switch {
+	case atLeast != 0:
+		text, reached = "≥ "+number(atLeast), s.median >= atLeast
+	case atMost != 0:
+		text, reached = "≤ "+number(atMost), s.median <= atMost
+	}
+	if !reached {
+		text += " missed"
+	}
+	return text
+}
+
+// markdown writes rows, of which the first is the header, in columns. A cell that repeats the one above it in all that
+// names a row is left out, as far as that goes from the left.
+func markdown(table [][]string) string {
+	const names = 4 // columns
+	width := make([]int, len(table[0]))
+	for _, row := range table {
+		for i, cell := range row {
+			width[i] = max(width[i], utf8.RuneCountInString(cell))
+		}
+	}
+	var b strings.Builder
+	line := func(cells []string, pad string) {
+		for i, cell := range cells {
+			b.WriteString("| " + cell + strings.Repeat(pad, width[i]-utf8.RuneCountInString(cell)) + " ")
+		}
+		b.WriteString("|\n")
+	}
+	line(table[0], " ")
+	line(make([]string, len(width)), "-")
+	for i, row := range table[1:] {
+		shown := slices.Clone(row)
+		for j := 0; j < names && row[j] == table[i][j]; j++ {
+			shown[j] = ""
+		}
+		line(shown, " ")
+	}
+	return b.String()
+}

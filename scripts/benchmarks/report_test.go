@@ -1,0 +1,71 @@
+package benchmarks
+
+import (
+	"context"
+	"errors"
+	"io"
+	"slices"
+	"strings"
+	"testing"
+)
+
+func TestNumbersShowThreeDigitsOrAllBeforeThePoint(t *testing.T) {
+	for v, want := range map[float64]string{
+		0: "0", 0.00123: "0.00123", 0.5678: "0.568", 1: "1.00", 12.34: "12.3", 123.4: "123", 1234.5: "1,234", 1234567: "1,234,567",
+	} {
+		if got := number(v); got != want {
+			t.Errorf("%v is shown as %s, not as %s", v, got, want)
+		}
+	}
+}
+
+func TestTheSubjectsOfACaseAreMeasuredInTurn(t *testing.T) {
+	report := &Report{}
+	b := &Bench{Options: Options{Rounds: 3, Log: io.Discard}, part: "p", report: report}
+	var order []string
+	subject := func(name string, values ...float64) Subject {
+		return Subject{Name: name, AtLeast: 2, Measure: func(context.Context) (float64, error) {
+			order = append(order, name)
+			v := values[0]
+			values = values[1:]
+			return v, nil
+		}}
+	}
+	err := b.Compare(t.Context(), Case{Figure: Figure{Name: "f", Unit: "x/s"}, Ours: subject("a", 10, 20, 60),
+		Against: []Subject{subject("b", 5, 20, 20), subject("c", 1, 2, 3)}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Equal(order, []string{"a", "b", "c", "a", "b", "c", "a", "b", "c"}) {
+		t.Errorf("measured in the order %v", order)
+	}
+	row := report.Rows[0]
+	if got := row.Ratios(row.Against[0]); !slices.Equal(got, []float64{2, 1, 3}) {
+		t.Errorf("ratios %v", got)
+	}
+	var table strings.Builder
+	if err := report.WriteTable(&table); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"20.0 (10.0 to 60.0)", "2.00 (1.00 to 3.00)", "10.0 (10.0 to 20.0)", "≥ 2.00"} {
+		if !strings.Contains(table.String(), want) {
+			t.Errorf("the table does not say %s:\n%s", want, table.String())
+		}
+	}
+}
+
+func TestAFailedCheckEndsTheCaseAndKeepsWhatWasMeasured(t *testing.T) {
+	report := &Report{}
+	b := &Bench{Options: Options{Rounds: 3, Log: io.Discard}, part: "p", report: report}
+	lost := errors.New("one post is not in the stream")
+	n := 0
+	err := b.Compare(t.Context(), Case{Figure: Figure{Name: "f"}, Ours: Subject{Name: "a", Measure: func(context.Context) (float64, error) {
+		if n++; n == 2 {
+			return 0, lost
+		}
+		return 1, nil
+	}}})
+	if !errors.Is(err, lost) || len(report.Rows[0].Values) != 1 {
+		t.Errorf("error %v, values %v", err, report.Rows[0].Values)
+	}
+}

@@ -1,0 +1,67 @@
+package benchmarks
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"path/filepath"
+
+	"github.com/tierflow/tierflow/scripts/internal/stack"
+	"github.com/tierflow/tierflow/shared/localserver"
+)
+
+// Redis starts a Redis for the part. Its data lie in the part's folder, unless o says otherwise.
+func (b *Bench) Redis(ctx context.Context, o localserver.Options) (*localserver.Redis, error) {
+	if o.Dir == "" {
+		o.Dir = filepath.Join(b.Dir, "redis")
+	}
+	s, err := localserver.StartRedis(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	b.Cleanup(s.Close)
+	return s, nil
+}
+
+// MySQL starts a MySQL or MariaDB for the part, with an empty database of the name "tierflow", and returns its DSN. Its
+// data lie in the part's folder, unless o says otherwise.
+func (b *Bench) MySQL(ctx context.Context, o localserver.Options) (dsn string, err error) {
+	if o.Dir == "" {
+		o.Dir = filepath.Join(b.Dir, "mysql")
+	}
+	s, err := localserver.StartMySQL(ctx, o)
+	if err != nil {
+		return "", err
+	}
+	b.Cleanup(s.Close)
+	return s.DSN("tierflow"), createDatabase(ctx, s.DSN(""), "tierflow")
+}
+
+// Stack prepares a Tierflow for the part; no service runs yet. Programs, Dir and Environ are the part's where o has none.
+func (b *Bench) Stack(ctx context.Context, o stack.Options) (*stack.Stack, error) {
+	if o.Programs == "" {
+		o.Programs = b.Programs
+	}
+	if o.Dir == "" {
+		o.Dir = b.Dir
+	}
+	if o.Environ == nil {
+		o.Environ = b.Environ
+	}
+	s, err := stack.New(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	b.Cleanup(s.Close)
+	return s, nil
+}
+
+func createDatabase(ctx context.Context, dsn, name string) (err error) {
+	db, err := sql.Open("mysql", dsn)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, db.Close()) }()
+	_, err = db.ExecContext(ctx, "CREATE DATABASE "+name)
+	return err
+}
