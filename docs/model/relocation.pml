@@ -18,7 +18,8 @@
  *  - A generation is a bit at every copy of the number: "is still the row's". newGen() clears them all.
  *  - The two tokens of one event's emitted lock are not told apart: a wrong unlock is an early expiry.
  *  - The bytes never change, and what was written is durable: power cuts are relocator/internal/powercut's. The grace
- *    may last for any time, also none.
+ *    may last for any time, also none; so a release that the code puts off, because the row was changed after its
+ *    look-up, is one that comes later here.
  *  - An attempt is named by its worker: a crash makes its temporary, or its folder, one that nobody owns.
  *  - The mover reads its source in one step. If a releaser has taken the source's name away by then, what is read may
  *    be a part (a directory that is being deleted), else it is whole. A comparison before an adoption is one step with

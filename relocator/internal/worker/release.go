@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"sync"
 	"time"
 
 	"go.uber.org/zap"
 
 	"github.com/tierflow/tierflow/relocator/internal/mover"
+	"github.com/tierflow/tierflow/shared/catalog"
 	"github.com/tierflow/tierflow/shared/content"
 	"github.com/tierflow/tierflow/shared/event"
 	"github.com/tierflow/tierflow/shared/fault"
@@ -22,11 +24,12 @@ type Releaser struct {
 	o     Options
 	locks locks
 	clock clock
+	seen  sightings
 }
 
 // NewReleaser makes a Releaser.
 func NewReleaser(o Options) *Releaser {
-	return &Releaser{o: o, locks: locks{o.Store, o.Lease, o.Log}}
+	return &Releaser{o: o, locks: locks{o.Store, o.Lease, o.Log}, seen: sightings{of: map[string]sighting{}}}
 }
 
 // Handle is the handler of the consumer of `committed`.
@@ -79,9 +82,15 @@ func (r *Releaser) release(d *stream.Delivery) {
 		if uerr := r.o.Store.Unlock(uctx, c.ID, token); uerr != nil {
 			log.Warn("lock was left to expire", zap.Error(uerr))
 		}
+		var yet *early
+		if errors.As(err, &yet) {
+			d.Later(yet.wait)
+			return
+		}
 		r.fail(d, log, err)
 		return
 	}
+	r.seen.forget(d.ID)
 	if err := r.o.Store.Released(uctx, c.ID, token, d.ID); err != nil {
 		r.fail(d, log, err) // done again, and then there is nothing left to clear
 		return
@@ -112,11 +121,16 @@ func (r *Releaser) clear(ctx context.Context, d *stream.Delivery, c event.Commit
 	if !ok {
 		return fault.New(fault.Unprocessable, "clear: no such level any more:", c.Clears(), nil)
 	}
+	if row.Level != level.Name {
+		if wait := r.o.Grace - r.seen.age(d.ID, c, row); wait > 0 {
+			return &early{wait}
+		}
+	}
 	outcome, err := r.o.Mover.Release(ctx, mover.ReleaseRequest{
 		ID: c.ID, Token: random, Filename: c.Filename, Tier: level,
 		Fence: func(ctx context.Context) (bool, error) {
 			d.Progress()
-			begun, err := beginRelease(ctx, r.o.Catalog, c.ID, level.Name)
+			begun, err := beginRelease(ctx, r.o.Catalog, row, level.Name)
 			if err == nil && begun {
 				err = r.kept(ctx, c.ID, policy)
 			}
@@ -184,6 +198,54 @@ func (r *Releaser) fail(d *stream.Delivery, log *zap.Logger, err error) {
 
 func (r *Releaser) bury(d *stream.Delivery, err error, reason string) {
 	r.o.bury(d, r.o.Store.Keys().Committed(), state.GroupReleaser, "release", reason, err)
+}
+
+// early says that the grace is not over yet.
+type early struct{ wait time.Duration }
+
+func (e *early) Error() string { return fmt.Sprintf("the grace is not over for %v", e.wait) }
+
+// sightings know since when the row of an entry has been as it is. The grace begins with the entry, but when the entry
+// is late (its content was locked, its worker paused), the content may have been back at the copy in question meanwhile:
+// a reader may have been led there a moment ago. So the grace must have passed since the last commit as well. Whose
+// commit that was, the row tells; when it was, only somebody's clock: hence it counts from when it was first seen.
+type sightings struct {
+	mu sync.Mutex
+	of map[string]sighting // by entry id
+}
+
+type sighting struct {
+	level   string
+	updated time.Time
+	at      time.Time
+}
+
+// maxSightings bounds what is left of entries that others have settled; to lose a sighting costs one more grace.
+const maxSightings = 10_000
+
+// age is for how long the row is known to be unchanged. Where the entry's own commit was the last one, the entry's age
+// says it.
+func (s *sightings) age(entryID string, c event.Committed, row catalog.Row) time.Duration {
+	if c.Outcome == event.OutcomeCommitted && row.Updated.Equal(c.CommittedAt) {
+		return math.MaxInt64
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	was, ok := s.of[entryID]
+	if !ok || was.level != row.Level || !was.updated.Equal(row.Updated) {
+		if len(s.of) >= maxSightings {
+			clear(s.of)
+		}
+		was = sighting{row.Level, row.Updated, time.Now()}
+		s.of[entryID] = was
+	}
+	return time.Since(was.at)
+}
+
+func (s *sightings) forget(entryID string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.of, entryID)
 }
 
 // clock knows how far Redis' clock is from ours: entry ids are in Redis' time, and the grace must not shrink because

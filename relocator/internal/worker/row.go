@@ -2,6 +2,7 @@ package worker
 
 import (
 	"context"
+	"errors"
 
 	"github.com/tierflow/tierflow/shared/catalog"
 	"github.com/tierflow/tierflow/shared/content"
@@ -9,15 +10,26 @@ import (
 )
 
 // beginRelease raises the generation of a row that does not name the level, which makes every older look-up stale.
-// false: the content lives there, or is forgotten.
-func beginRelease(ctx context.Context, c *catalog.Catalog, id content.ID, level string) (bool, error) {
-	res, err := c.DB().ExecContext(ctx,
-		"UPDATE contents SET generation = generation + 1 WHERE cid = ? AND content_level <> ?", int64(id), level)
+// false: the content lives there, or is forgotten. The row must be the one that was looked up, because the grace has
+// been counted for that one; else the error is fault.Busy.
+func beginRelease(ctx context.Context, c *catalog.Catalog, row catalog.Row, level string) (bool, error) {
+	res, err := c.DB().ExecContext(ctx, "UPDATE contents SET generation = generation + 1"+
+		" WHERE cid = ? AND content_level <> ? AND update_time = ?", int64(row.ID), level, row.Updated)
 	if err != nil {
-		return false, fault.New(catalog.Kind(err), "begin release", id.String(), err)
+		return false, fault.New(catalog.Kind(err), "begin release", row.ID.String(), err)
 	}
 	n, err := res.RowsAffected()
-	return n == 1, err
+	if n == 1 || err != nil {
+		return n == 1, err
+	}
+	now, err := c.Content(ctx, row.ID)
+	switch {
+	case fault.Is(err, fault.Unknown) || err == nil && now.Level == level:
+		return false, nil
+	case err != nil:
+		return false, err
+	}
+	return false, fault.New(fault.Busy, "begin release", row.ID.String(), errors.New("the row has just changed"))
 }
 
 // policy reads the levels, afresh at every call: an event that asks for a change of levels to be applied must not

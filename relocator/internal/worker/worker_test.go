@@ -189,7 +189,7 @@ func (w *world) commit(d *stream.Delivery) {
 		w.t.Error(err)
 		return
 	}
-	outcome := event.OutcomeSuperseded
+	outcome, at := event.OutcomeSuperseded, time.Now().UTC().Truncate(time.Microsecond)
 	var committed int
 	if err := w.cat.DB().QueryRowContext(ctx, "SELECT COUNT(*) FROM update_history WHERE event_id = ?", r.EventID).Scan(&committed); err != nil {
 		w.t.Error(err)
@@ -202,8 +202,8 @@ func (w *world) commit(d *stream.Delivery) {
 			return
 		}
 		defer func() { _ = tx.Rollback() }()
-		res, err := tx.ExecContext(ctx, "UPDATE contents SET content_level = ?, generation = generation + 1 WHERE cid = ? AND generation = ?",
-			r.To, int64(r.ID), r.Generation)
+		res, err := tx.ExecContext(ctx, "UPDATE contents SET content_level = ?, update_time = ?, generation = generation + 1"+
+			" WHERE cid = ? AND generation = ?", r.To, at, int64(r.ID), r.Generation)
 		if err != nil {
 			w.t.Error(err)
 			return
@@ -231,7 +231,7 @@ func (w *world) commit(d *stream.Delivery) {
 	}
 	errs := w.store.Finish(ctx, []state.Finished{{EntryID: d.ID, RowLevel: row.Level, Event: event.Committed{
 		EventID: r.EventID, ID: r.ID, From: r.From, To: r.To, Filename: r.Filename, Generation: r.Generation, Outcome: outcome,
-		CommittedAt: time.Now()}}})
+		CommittedAt: at}}})
 	if errs[0] != nil {
 		w.t.Error(errs[0])
 		return
@@ -499,6 +499,35 @@ func TestTheOldCopyStaysForTheGrace(t *testing.T) {
 	}
 	w.settled()
 	w.lies(1, "silver", body)
+}
+
+// TestAnOldReleaseGivesTheGraceToReadersThatWereLedThereAMomentAgo has an entry that comes late: since its commit, the
+// content was back on the tier that it clears, and has left it again only now.
+func TestAnOldReleaseGivesTheGraceToReadersThatWereLedThereAMomentAgo(t *testing.T) {
+	for name, old := range map[string]event.Committed{
+		"a release that was held up": {From: "bronze", To: "silver", Outcome: event.OutcomeCommitted},
+		"a stray":                    {From: "gold", To: "bronze", Outcome: event.OutcomeStray},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			w.grace = time.Second
+			body := w.content(1, "a")
+			w.file("silver", "a", body)
+			old.ID, old.Filename, old.CommittedAt = 1, "a", time.Now().Add(-time.Hour)
+			past := fmt.Sprintf("%d-0", time.Now().Add(-time.Hour).UnixMilli())
+			if err := w.rdb.XAdd(t.Context(), &redis.XAddArgs{Stream: w.store.Keys().Committed(), ID: past, Values: old.Fields()}).Err(); err != nil {
+				t.Fatal(err)
+			}
+			w.exec("UPDATE contents SET content_level = 'silver', update_time = UTC_TIMESTAMP(6) WHERE cid = 1")
+			left := time.Now()
+			w.releaser("r1")
+			w.settled()
+			if stayed := time.Since(left); stayed < w.grace {
+				t.Errorf("the old copy stayed for %v only", stayed)
+			}
+			w.lies(1, "silver", body)
+		})
+	}
 }
 
 func TestTheLastCopyIsNotClearedWhereTheRowsOwnIsMissing(t *testing.T) {
