@@ -54,6 +54,7 @@ const (
 const (
 	MkdirReleased  Step = "mkdir-released"
 	LookReleased   Step = "look-released"
+	ReadReleased   Step = "read-released" // compares a copy that may have been changed with the one that the row names
 	RenameReleased Step = "rename-released"
 	DeleteReleased Step = "delete-released"
 	RmdirParent    Step = "rmdir-parent"

@@ -52,6 +52,7 @@
 //	Release
 //	mkdir-released    an empty folder in released/                            Sweep, or the next Make
 //	look-released     the same, and the row's generation is higher            Sweep, or the next Make
+//	read-released     the same                                                Sweep, or the next Make
 //	rename-released   the old copy in released/; its name is gone, perhaps    Sweep, or the next Make; the entry is
 //	                  not durably                                             not acked, so Release runs again: Gone
 //	delete-released   part of it, or nothing                                  the same

@@ -197,7 +197,6 @@ func (m *Mover) digest(ctx context.Context, root *tier.Root, filename string) ([
 	if err := content.CheckFilename(filename); err != nil {
 		return nil, fault.New(fault.InvalidName, "read", filename, err)
 	}
-	alive := func() {}
 	i, err := m.find(fsys.ReadDigest, root, filename)
 	if missing(err) {
 		return nil, fault.New(fault.MissingFile, "read", root.Dir.At(filename), err)
@@ -206,15 +205,20 @@ func (m *Mover) digest(ctx context.Context, root *tier.Root, filename string) ([
 		return nil, err
 	}
 	defer i.Close()
+	return m.sumOf(ctx, fsys.ReadDigest, i, func() {})
+}
+
+// sumOf reads a content, calling alive after every chunk.
+func (m *Mover) sumOf(ctx context.Context, step fsys.Step, i *item, alive func()) ([]byte, error) {
 	if fsys.IsFile(&i.st) {
-		sum, _, err := m.sum(ctx, fsys.ReadDigest, i.file, alive)
+		sum, _, err := m.sum(ctx, step, i.file, alive)
 		return sum, err
 	}
-	n, err := m.walk(ctx, fsys.ReadDigest, i.file, &i.st, 0)
+	n, err := m.walk(ctx, step, i.file, &i.st, 0)
 	if err != nil {
 		return nil, err
 	}
-	if err := m.sums(ctx, fsys.ReadDigest, n, i.file, alive); err != nil {
+	if err := m.sums(ctx, step, n, i.file, alive); err != nil {
 		return nil, err
 	}
 	return n.digest(), nil

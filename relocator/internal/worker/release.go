@@ -132,7 +132,7 @@ func (r *Releaser) clear(ctx context.Context, d *stream.Delivery, c event.Commit
 			d.Progress()
 			begun, err := beginRelease(ctx, r.o.Catalog, row, level.Name)
 			if err == nil && begun {
-				err = r.kept(ctx, c.ID, policy)
+				err = r.kept(ctx, d, c, policy)
 			}
 			return begun, err
 		},
@@ -148,29 +148,33 @@ func (r *Releaser) clear(ctx context.Context, d *stream.Delivery, c event.Commit
 	return nil
 }
 
-// kept makes sure that the row's own file is there before another copy goes. By the protocol it always is; but rows are
-// restored from backups and changed by hand, and then the copy that nobody names may be the last one.
-func (r *Releaser) kept(ctx context.Context, id content.ID, policy content.Policy) error {
-	row, err := r.o.Catalog.Content(ctx, id)
+// kept makes sure that nothing goes that is not elsewhere. The row's own file must be there before another copy goes: by
+// the protocol it always is, but rows are restored from backups and changed by hand, and then the copy that nobody names
+// may be the last one. And it must have the other's bytes: whoever writes to a file that is being moved writes to the
+// old copy.
+func (r *Releaser) kept(ctx context.Context, d *stream.Delivery, c event.Committed, policy content.Policy) error {
+	row, err := r.o.Catalog.Content(ctx, c.ID)
 	if err != nil {
 		return err
 	}
-	level, ok := policy.Level(row.Level)
+	named, ok := policy.Level(row.Level)
 	if !ok {
 		return fault.New(fault.Unavailable, "look up level", row.Level, nil)
 	}
-	there, err := r.o.Mover.Exists(level, row.Filename)
+	old, _ := policy.Level(c.Clears())
+	there, err := r.o.Mover.Compare(ctx, mover.Comparison{Filename: row.Filename, Old: old, Named: named,
+		Original: c.Outcome == event.OutcomeCommitted, Digest: row.Digest, Alive: d.Progress})
 	if err != nil || there {
 		return err
 	}
-	now, err := r.o.Catalog.Content(ctx, id)
+	now, err := r.o.Catalog.Content(ctx, c.ID)
 	if err != nil {
 		return err
 	}
 	if now.Generation != row.Generation {
-		return fault.New(fault.Busy, "clear", id.String(), errors.New("the row has just changed"))
+		return fault.New(fault.Busy, "clear", c.ID.String(), errors.New("the row has just changed"))
 	}
-	return &fault.Error{Kind: fault.MissingFile, Op: "keep the last copy of", Subject: id.String(),
+	return &fault.Error{Kind: fault.MissingFile, Op: "keep the last copy of", Subject: c.ID.String(),
 		Err:  fmt.Errorf("the row names level %s, and %s is not there", row.Level, row.Filename),
 		Hint: "put the file there, or correct the row"}
 }
@@ -186,7 +190,7 @@ func (r *Releaser) fail(d *stream.Delivery, log *zap.Logger, err error) {
 	case kind == fault.TierRefused:
 		log.Warn("a tier is away, clearing later", zap.Error(err))
 		d.Later(restLeast)
-	case kind.Permanent():
+	case kind.Permanent() || kind == fault.Changed: // a copy that was changed does not change back
 		r.bury(d, err, string(kind))
 	case d.Attempt >= r.o.MaxAttempts:
 		r.bury(d, err, "exhausted")

@@ -1,0 +1,132 @@
+package mover
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/tierflow/tierflow/relocator/internal/fsys"
+	"github.com/tierflow/tierflow/relocator/internal/tier"
+	"github.com/tierflow/tierflow/shared/content"
+	"github.com/tierflow/tierflow/shared/fault"
+)
+
+// Comparison asks whether a copy that no row names may go: whether the one that the row names has its bytes.
+type Comparison struct {
+	Filename   string
+	Old, Named content.Level
+	Original   bool   // Named was made from Old; else Old was made from Named, or nobody knows
+	Digest     string // of the last copy that was made, by the row; "" where it has none
+
+	Alive func() // a sign of life, at least once a chunk of 1 MiB that is read
+}
+
+// Compare is for just before a release. there is false where Named holds nothing of that name: then Old may be the
+// last copy. fault.Changed says that Old has bytes that are nowhere else: somebody changed it after it was copied.
+//
+// The common case reads no byte. Old and Named are one inode, or a copy, which got size and time of change of what
+// it was made from. A rewrite that puts the time of change back moves the inode's own (ctime), which nobody can set:
+// that of an original must be older than its copy's, by
+// a tick of the kernel's clock at least. Where any of these does not fit, the bytes are read, and they
+// decide: an operator's cp, a backup's touch and a chmod change no content. Not seen is what was renamed over the old
+// name of a file that was moved by a link, with the same size and the same time of change.
+//
+// Kinds: TierRefused, Changed, Busy (it is being changed now), Unsupported, Suspect. A cancelled context gives its
+// cause.
+func (m *Mover) Compare(ctx context.Context, c Comparison) (there bool, err error) {
+	there, err = m.compare(ctx, c)
+	return there, wrap("compare", c.Filename+" on "+c.Old.Name+" with that on "+c.Named.Name, err)
+}
+
+func (m *Mover) compare(ctx context.Context, c Comparison) (there bool, err error) {
+	roots := [2]*tier.Root{}
+	items := [2]*item{}
+	for i, level := range []content.Level{c.Named, c.Old} {
+		if roots[i], err = tier.Open(m.fs, level); err != nil {
+			return i > 0, err
+		}
+		defer roots[i].Close()
+		items[i], err = m.find(fsys.LookReleased, roots[i], c.Filename)
+		var kind *fsys.KindError
+		if missing(err) || i == 1 && errors.As(err, &kind) { // the release finds that out, and says so
+			return i > 0, nil
+		}
+		if err != nil {
+			return i > 0, err
+		}
+		defer items[i].Close()
+	}
+	named, old := items[0], items[1]
+	before, err := m.list(ctx, old)
+	if err != nil {
+		return true, err
+	}
+	listed, err := m.list(ctx, named)
+	if err != nil {
+		return true, err
+	}
+	if asCopied(before, listed, c.Original) {
+		return true, nil
+	}
+
+	sum, err := m.sumOf(ctx, fsys.ReadReleased, old, c.Alive)
+	if err != nil {
+		return true, err
+	}
+	after, err := m.list(ctx, old)
+	if err != nil {
+		return true, err
+	}
+	if !sameTree(before, after) {
+		return true, fault.New(fault.Busy, "compare", old.file.Path(), errors.New("it is being changed"))
+	}
+	if digest(sum) == c.Digest { // what was copied: whoever has changed the other one since has done so on purpose
+		return true, nil
+	}
+	other, err := m.sumOf(ctx, fsys.ReadReleased, named, c.Alive)
+	if err != nil {
+		return true, err
+	}
+	if !bytes.Equal(sum, other) {
+		return true, &fault.Error{Kind: fault.Changed, Op: "clear", Subject: old.file.Path(),
+			Err: fmt.Errorf("it was changed after it was copied, and is kept: it has sha256 %x, and %s, which the row names, %x",
+				sum, named.file.Path(), other),
+			Hint: "find out which of the two is right; remove this one, or put its bytes in the other's place; then retry"}
+	}
+	return true, nil
+}
+
+// list looks at a content, all the way down.
+func (m *Mover) list(ctx context.Context, i *item) (*node, error) {
+	st, err := m.fs.Stat(fsys.LookReleased, i.file)
+	if err != nil || !fsys.IsDir(&st) {
+		return &node{st: st}, err
+	}
+	n, err := m.walk(ctx, fsys.LookReleased, i.file, &st, 0)
+	if fault.Is(err, fault.Changed) {
+		err = fault.New(fault.Busy, "compare", i.file.Path(), err)
+	}
+	return n, err
+}
+
+// asCopied tells whether old looks as it did when named was made from it, or it from named.
+func asCopied(old, named *node, original bool) bool {
+	if old.name != named.name || old.isDir() != named.isDir() {
+		return false
+	}
+	if old.isDir() {
+		return slices.EqualFunc(old.kids, named.kids, func(a, b *node) bool { return asCopied(a, b, original) })
+	}
+	a, b := &old.st, &named.st
+	return fsys.Same(a, b) || a.Size == b.Size && sameTime(a.Mtim, b.Mtim) &&
+		(!original || a.Ctim.Nano() < b.Ctim.Nano())
+}
+
+// sameTime allows for a file system that keeps seconds only.
+func sameTime(a, b unix.Timespec) bool {
+	return a.Sec == b.Sec && (a.Nsec == b.Nsec || a.Nsec == 0 || b.Nsec == 0)
+}
