@@ -122,22 +122,26 @@ func (p *Problems) Secret(name, value, file string) string {
 
 // Common are the settings of all three services, as kong fills them.
 type Common struct {
-	RedisURL     string `name:"redis-url" env:"TIERFLOW_REDIS_URL" default:"redis://127.0.0.1:6379/0" help:"Redis, as redis://, rediss:// or unix:// URL."`
+	RedisURL     string `name:"redis-url" env:"TIERFLOW_REDIS_URL" default:"redis://127.0.0.1:6379/0" help:"Redis, as redis://, rediss:// or unix:// URL; a cluster as redis+cluster://host1:port,host2:port."`
 	RedisURLFile string `name:"redis-url-file" env:"TIERFLOW_REDIS_URL_FILE" help:"A file that holds the URL of Redis."`
 	RedisPrefix  string `name:"redis-prefix" env:"TIERFLOW_REDIS_PREFIX" default:"tierflow:" help:"Begins the name of every key."`
 	MySQLDSN     string `name:"mysql-dsn" env:"TIERFLOW_MYSQL_DSN" default:"tierflow:tierflow@tcp(127.0.0.1:3306)/tierflow" help:"MySQL, as user:password@tcp(host:port)/database. No parameters are needed."`
 	MySQLDSNFile string `name:"mysql-dsn-file" env:"TIERFLOW_MYSQL_DSN_FILE" help:"A file that holds the DSN of MySQL."`
 	MinIdle      string `name:"min-idle" env:"TIERFLOW_MIN_IDLE" default:"30s" help:"How long nobody may hear of a worker before its entries are taken over and its locks expire."`
 	StateTTL     string `name:"state-ttl" env:"TIERFLOW_STATE_TTL" default:"24h" help:"How long the state of a content stays in Redis once it is done."`
-	Partitions   string `name:"partitions" env:"TIERFLOW_PARTITIONS" default:"1" help:"Streams are split into so many partitions. Only 1 so far."`
+	Partitions   string `name:"partitions" env:"TIERFLOW_PARTITIONS" default:"1" help:"Contents are spread over so many partitions, 1 to 1024: the same in all services, and not to be changed while entries are under way. Redis Cluster needs 2 or more."`
 	Drain        string `name:"drain" env:"TIERFLOW_DRAIN" default:"20s" help:"How long work in hand may go on after SIGTERM."`
 	LogLevel     string `name:"log-level" env:"TIERFLOW_LOG_LEVEL" default:"info" help:"debug, info, warn or error."`
 	LogFormat    string `name:"log-format" env:"TIERFLOW_LOG_FORMAT" default:"json" help:"json or console."`
 }
 
+// maxPartitions is far more than any cluster has nodes.
+const maxPartitions = 1024
+
 // CommonValues are the values of Common.
 type CommonValues struct {
 	RedisURL, RedisPrefix, MySQLDSN string
+	Partitions                      int
 	MinIdle, StateTTL, Drain        time.Duration
 	LogLevel, LogFormat             string
 }
@@ -148,6 +152,7 @@ func (c Common) Check(p *Problems) CommonValues {
 	v := CommonValues{
 		RedisURL:    p.Secret("TIERFLOW_REDIS_URL", c.RedisURL, c.RedisURLFile),
 		RedisPrefix: c.RedisPrefix,
+		Partitions:  int(p.Int("TIERFLOW_PARTITIONS", c.Partitions, 1, maxPartitions)),
 		MySQLDSN:    p.Secret("TIERFLOW_MYSQL_DSN", c.MySQLDSN, c.MySQLDSNFile),
 		MinIdle:     p.Duration("TIERFLOW_MIN_IDLE", c.MinIdle, 100*time.Millisecond),
 		StateTTL:    p.Duration("TIERFLOW_STATE_TTL", c.StateTTL, time.Second),
@@ -158,7 +163,9 @@ func (c Common) Check(p *Problems) CommonValues {
 	if strings.ContainsAny(c.RedisPrefix, "{} \n") {
 		p.Add("TIERFLOW_REDIS_PREFIX", "%q has a brace, a space or a newline", c.RedisPrefix)
 	}
-	p.Int("TIERFLOW_PARTITIONS", c.Partitions, 1, 1)
+	if scheme, _, _ := strings.Cut(v.RedisURL, "://"); v.Partitions == 1 && strings.HasSuffix(scheme, "+cluster") {
+		p.Add("TIERFLOW_PARTITIONS", "Redis Cluster needs 2 or more: with 1, the keys of a content are in different slots")
+	}
 	return v
 }
 

@@ -208,7 +208,7 @@ func TestTheDefaultsAreThoseOfTheContract(t *testing.T) {
 	}
 	want := settings.CommonValues{
 		RedisURL: "redis://127.0.0.1:6379/0", RedisPrefix: "tierflow:", MySQLDSN: "tierflow:tierflow@tcp(127.0.0.1:3306)/tierflow",
-		MinIdle: 30 * time.Second, StateTTL: 24 * time.Hour, Drain: 20 * time.Second, LogLevel: "info", LogFormat: "json",
+		Partitions: 1, MinIdle: 30 * time.Second, StateTTL: 24 * time.Hour, Drain: 20 * time.Second, LogLevel: "info", LogFormat: "json",
 	}
 	if got != want {
 		t.Errorf("%+v", got)
@@ -241,7 +241,7 @@ func TestWrongArgumentsAreAnError(t *testing.T) {
 func TestEverythingThatIsWrongIsNamedAtOnce(t *testing.T) {
 	for name, value := range map[string]string{
 		"TIERFLOW_REDIS_URL_FILE": "/does/not/exist/redis", "TIERFLOW_MYSQL_DSN_FILE": "/does/not/exist/mysql", "TIERFLOW_REDIS_PREFIX": "a{b}",
-		"TIERFLOW_MIN_IDLE": "1ms", "TIERFLOW_STATE_TTL": "999ms", "TIERFLOW_DRAIN": "-1s", "TIERFLOW_PARTITIONS": "2", "TIERFLOW_LOG_LEVEL": "loud",
+		"TIERFLOW_MIN_IDLE": "1ms", "TIERFLOW_STATE_TTL": "999ms", "TIERFLOW_DRAIN": "-1s", "TIERFLOW_PARTITIONS": "1025", "TIERFLOW_LOG_LEVEL": "loud",
 		"TIERFLOW_LOG_FORMAT": "xml", "TIERFLOW_WORKER_ID": "a,b",
 	} {
 		t.Setenv(name, value)
@@ -260,6 +260,19 @@ func TestEverythingThatIsWrongIsNamedAtOnce(t *testing.T) {
 	} {
 		if strings.Count(err.Error(), "\n  "+name+": ") != 1 {
 			t.Errorf("%s is not named once:\n%v", name, err)
+		}
+	}
+}
+
+func TestAClusterNeedsPartitions(t *testing.T) {
+	for _, scheme := range []string{"redis+cluster", "rediss+cluster"} {
+		c, _ := parse(t, "--redis-url", scheme+"://h:1,i:2")
+		if problem := one(func(p *settings.Problems) { c.Common.Check(p) }); !strings.Contains(problem, "TIERFLOW_PARTITIONS: Redis Cluster") {
+			t.Errorf("%q", problem)
+		}
+		c.Partitions = "2"
+		if problem := one(func(p *settings.Problems) { c.Common.Check(p) }); problem != "" {
+			t.Error(problem)
 		}
 	}
 }

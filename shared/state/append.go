@@ -19,11 +19,15 @@ func NewState(v event.View) State {
 	return s
 }
 
-// Append appends view events and writes their states, all in one step, and returns their entry ids. On an error
-// nobody knows whether they are in the stream: it must not be called again with the same events.
+// Append appends view events of one partition and writes their states, all in one step, and returns their entry ids.
+// On an error nobody knows whether they are in the stream: it must not be called again with the same events.
 func (s *Store) Append(ctx context.Context, views []event.View) ([]string, error) {
+	if err := s.agreed(ctx); err != nil {
+		return nil, err
+	}
+	k := s.keys.Of(views[0].ID)
 	keys := make([]string, 1, len(views)+1)
-	keys[0] = s.keys.Views()
+	keys[0] = k.Views()
 	args := make([]any, 0, 10*len(views))
 	done := strconv.Itoa(int(s.ttl.Seconds()))
 	for _, v := range views {
@@ -32,13 +36,13 @@ func (s *Store) Append(ctx context.Context, views []event.View) ([]string, error
 		if st.Status == Done {
 			ttl = done
 		}
-		keys = append(keys, s.keys.Content(v.ID))
+		keys = append(keys, k.Content(v.ID))
 		args = append(args, st.head(), st.tail(), ttl, v.EventID, v.ID.String(), v.Count.String(), v.Target, v.DBLevel,
 			v.Filename, event.FormatTime(v.PostedAt))
 	}
 	ids, err := appendScript.Run(ctx, s.rdb, keys, args...).StringSlice()
 	if err != nil {
-		return nil, unavailable("append view", s.keys.Views(), err)
+		return nil, unavailable("append view", k.Views(), err)
 	}
 	return ids, nil
 }
@@ -47,13 +51,16 @@ func (s *Store) Append(ctx context.Context, views []event.View) ([]string, error
 // entry id is given ("": that there is no state). It is for those who post the last count again, which a newer one
 // may have replaced since they read it. An empty id: there is a newer event, and nothing was done.
 func (s *Store) AppendIf(ctx context.Context, newest string, v event.View) (string, error) {
+	if err := s.agreed(ctx); err != nil {
+		return "", err
+	}
 	st := NewState(v)
 	ttl := 0
 	if st.Status == Done {
 		ttl = s.seconds()
 	}
 	args := append([]any{newest, st.head(), st.tail(), ttl}, anys(v.Fields())...)
-	id, err := appendIfScript.Run(ctx, s.rdb, []string{s.keys.Views(), s.keys.Content(v.ID)}, args...).Text()
+	id, err := appendIfScript.Run(ctx, s.rdb, []string{s.keys.Of(v.ID).Views(), s.keys.Content(v.ID)}, args...).Text()
 	if err != nil {
 		return "", unavailable("append view", v.ID.String(), err)
 	}
@@ -83,14 +90,15 @@ func retryResult(r string, err error) (RetryResult, error) {
 func (s *Store) RetryView(ctx context.Context, deadID, sourceID string, v event.View) (RetryResult, error) {
 	st := NewState(v)
 	st.Status = Update
+	k := s.keys.Of(v.ID)
 	args := append([]any{deadID, sourceID, st.head(), st.tail()}, anys(v.Fields())...)
 	return retryResult(retryViewScript.Run(ctx, s.rdb,
-		[]string{s.keys.Dead(), s.keys.Views(), s.keys.Content(v.ID)}, args...).Text())
+		[]string{k.Dead(), k.Views(), k.Content(v.ID)}, args...).Text())
 }
 
-// Retry moves an entry of dead back to its stream, relocated or committed, with the given fields.
-func (s *Store) Retry(ctx context.Context, deadID, stream string, fields []string) (RetryResult, error) {
-	return retryResult(retryScript.Run(ctx, s.rdb, []string{s.keys.Dead(), stream},
+// Retry moves an entry of dead back to its stream, relocated or committed of the same partition, with the given fields.
+func (s *Store) Retry(ctx context.Context, dead, deadID, stream string, fields []string) (RetryResult, error) {
+	return retryResult(retryScript.Run(ctx, s.rdb, []string{dead, stream},
 		append([]any{deadID}, anys(fields)...)...).Text())
 }
 

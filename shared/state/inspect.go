@@ -12,10 +12,16 @@ import (
 // InFlight returns the contents that an unsettled entry of any stage names. It may return more: of each stream it
 // takes everything from the first unsettled entry on.
 func (s *Store) InFlight(ctx context.Context) (map[content.ID]bool, error) {
+	if err := s.agreed(ctx); err != nil {
+		return nil, err
+	}
 	ids := map[content.ID]bool{}
-	for _, g := range []struct{ stream, group string }{
-		{s.keys.Views(), GroupRelocator}, {s.keys.Relocated(), GroupCommitter}, {s.keys.Committed(), GroupReleaser},
-	} {
+	type consumed struct{ stream, group string }
+	var all []consumed
+	for _, k := range s.keys.Each() {
+		all = append(all, consumed{k.Views(), GroupRelocator}, consumed{k.Relocated(), GroupCommitter}, consumed{k.Committed(), GroupReleaser})
+	}
+	for _, g := range all {
 		start, err := s.firstUnsettled(ctx, g.stream, g.group)
 		if err != nil {
 			return nil, unavailable("read", g.stream, err)

@@ -29,7 +29,7 @@ var posted = time.Date(2026, 11, 22, 1, 2, 3, 456789000, time.UTC)
 type world struct {
 	*testing.T
 	*state.Store
-	rdb  *redis.Client
+	rdb  redis.UniversalClient
 	keys state.Keys
 }
 

@@ -42,7 +42,8 @@ const (
 
 // Take begins the work on a view event (step 2). who is the holder's lock value where the answer is Busy.
 func (s *Store) Take(ctx context.Context, entryID string, id content.ID, token Token, workerID string) (t Taken, who string, err error) {
-	r, err := takeScript.Run(ctx, s.rdb, []string{s.keys.Content(id), s.keys.Lock(id), s.keys.Views()},
+	k := s.keys.Of(id)
+	r, err := takeScript.Run(ctx, s.rdb, []string{k.Content(id), k.Lock(id), k.Views()},
 		entryID, string(token), s.lock.Milliseconds(), GroupRelocator, string(appendString(nil, workerID)),
 		formatNow(), s.seconds()).StringSlice()
 	if err != nil {
@@ -60,7 +61,8 @@ func (s *Store) Take(ctx context.Context, entryID string, id content.ID, token T
 // Settle ends a view event whose content lies where it should (step 3). st is its state, status and all.
 func (s *Store) Settle(ctx context.Context, st State, token Token) error {
 	st.Status, st.WorkerID = Done, ""
-	err := doneScript.Run(ctx, s.rdb, []string{s.keys.Content(st.ID), s.keys.Lock(st.ID), s.keys.Views()},
+	k := s.keys.Of(st.ID)
+	err := doneScript.Run(ctx, s.rdb, []string{k.Content(st.ID), k.Lock(st.ID), k.Views()},
 		st.EntryID, string(token), GroupRelocator, st.JSON(), s.seconds()).Err()
 	if err != nil {
 		return unavailable("settle", st.ID.String(), err)
@@ -74,8 +76,9 @@ func (s *Store) Emit(ctx context.Context, st State, token Token, r event.Relocat
 	emitted := emittedPrefix(r.EventID) + string(token)
 	args := append([]any{st.EntryID, string(token), emitted, s.lock.Milliseconds(), GroupRelocator, st.JSON(), s.seconds()},
 		anys(r.Fields())...)
-	res, err := emitScript.Run(ctx, s.rdb, []string{s.keys.Content(st.ID), s.keys.Lock(st.ID), s.keys.Views(),
-		s.keys.Relocated(), s.keys.Progress(st.ID)}, args...).Text()
+	k := s.keys.Of(st.ID)
+	res, err := emitScript.Run(ctx, s.rdb, []string{k.Content(st.ID), k.Lock(st.ID), k.Views(),
+		k.Relocated(), k.Progress(st.ID)}, args...).Text()
 	if err != nil {
 		return false, unavailable("emit", st.ID.String(), err)
 	}
@@ -85,7 +88,7 @@ func (s *Store) Emit(ctx context.Context, st State, token Token, r event.Relocat
 // Stray asks the releaser to clear a copy that was published but that nothing names, if so it is (steps 5 and 9).
 func (s *Store) Stray(ctx context.Context, c event.Committed) error {
 	c.Outcome = event.OutcomeStray
-	err := s.rdb.XAdd(ctx, &redis.XAddArgs{Stream: s.keys.Committed(), Values: c.Fields()}).Err()
+	err := s.rdb.XAdd(ctx, &redis.XAddArgs{Stream: s.keys.Of(c.ID).Committed(), Values: c.Fields()}).Err()
 	if err != nil {
 		return unavailable("report stray", c.ID.String(), err)
 	}
@@ -112,12 +115,12 @@ func (s *Store) Renew(ctx context.Context, id content.ID, token Token) (bool, er
 
 // Unlock lets go of a lock that is still ours; the entry stays pending.
 func (s *Store) Unlock(ctx context.Context, id content.ID, token Token) error {
-	return s.unlock(ctx, id, token, s.keys.Views(), "", "")
+	return s.unlock(ctx, id, token, s.keys.Of(id).Views(), "", "")
 }
 
 // Released ends a release: unlock and ack (step 8).
 func (s *Store) Released(ctx context.Context, id content.ID, token Token, entryID string) error {
-	return s.unlock(ctx, id, token, s.keys.Committed(), GroupReleaser, entryID)
+	return s.unlock(ctx, id, token, s.keys.Of(id).Committed(), GroupReleaser, entryID)
 }
 
 func (s *Store) unlock(ctx context.Context, id content.ID, token Token, stream, group, entryID string) error {

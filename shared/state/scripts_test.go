@@ -765,14 +765,14 @@ func TestRetryOfAnotherStreamsEntry(t *testing.T) {
 	id, err := w.rdb.XAdd(t.Context(), &redis.XAddArgs{Stream: w.keys.Dead(), Values: []string{"a", "b"}}).Result()
 	w.must(err)
 	fields := moved(view(1, 7, 1, "silver", "bronze", hostile), "silver").Fields()
-	r, err := w.Retry(t.Context(), id, w.keys.Relocated(), fields)
+	r, err := w.Retry(t.Context(), w.keys.Dead(), id, w.keys.Relocated(), fields)
 	w.must(err)
 	ids, entries := w.entries(w.keys.Relocated())
 	if len(ids) != 1 || r.EntryID != ids[0] {
 		t.Fatalf("%+v, %v", r, ids)
 	}
 	w.sameEntry(entries[0], fields)
-	if r, err := w.Retry(t.Context(), id, w.keys.Relocated(), fields); err != nil || !r.Gone || w.length(w.keys.Relocated()) != 1 {
+	if r, err := w.Retry(t.Context(), w.keys.Dead(), id, w.keys.Relocated(), fields); err != nil || !r.Gone || w.length(w.keys.Relocated()) != 1 {
 		t.Errorf("the second time: %+v, %v", r, err)
 	}
 }
@@ -944,10 +944,11 @@ func TestWithoutRedisEveryCallSaysUnavailable(t *testing.T) {
 		"Unlock":      func() error { return s.Unlock(ctx, 7, "t") },
 		"Released":    func() error { return s.Released(ctx, 7, "t", "1-0") },
 		"Holder":      func() error { _, err := s.Holder(ctx, 7); return err },
-		"Bury":        func() error { _, err := s.Bury(ctx, "g", "c", nil, event.Failure{}); return err },
+		"Bury":        func() error { _, err := s.Bury(ctx, "g", "c", nil, event.Failure{SourceStream: "x:views"}); return err },
 		"RetryView":   func() error { _, err := s.RetryView(ctx, "1-0", "1-0", v); return err },
-		"Retry":       func() error { _, err := s.Retry(ctx, "1-0", "x", v.Fields()); return err },
+		"Retry":       func() error { _, err := s.Retry(ctx, "x:dead", "1-0", "x", v.Fields()); return err },
 		"Unsettled":   func() error { _, err := s.Unsettled(ctx); return err },
+		"Agree":       func() error { return s.Agree(ctx) },
 		"InFlight":    func() error { _, err := s.InFlight(ctx); return err },
 		"Paused":      func() error { _, err := s.Paused(ctx); return err },
 		"SetPaused":   func() error { return s.SetPaused(ctx, true, "") },

@@ -5,11 +5,16 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"unicode/utf8"
 
+	"github.com/redis/go-redis/v9"
+
 	"github.com/tierflow/tierflow/shared/content"
+	"github.com/tierflow/tierflow/shared/event"
+	"github.com/tierflow/tierflow/shared/fault"
 	"github.com/tierflow/tierflow/shared/state"
 )
 
@@ -152,6 +157,65 @@ func TestKeysAreThoseOfTheContract(t *testing.T) {
 	}
 }
 
+func TestKeysOfPartitionsCarryTheirTag(t *testing.T) {
+	k := state.NewKeys("p:").Partitioned(16)
+	p7 := k.In(7)
+	id := content.ID(1)
+	for k.Partition(id) != 7 {
+		id++
+	}
+	for got, want := range map[string]string{
+		p7.Views(): "p:{p07}:views", p7.Relocated(): "p:{p07}:relocated", p7.Committed(): "p:{p07}:committed", p7.Dead(): "p:{p07}:dead",
+		k.Of(id).Views(): "p:{p07}:views", k.Paused(): "p:paused", p7.Paused(): "p:paused",
+		k.Content(id): "p:{p07}:content:" + id.String(), k.Lock(id): "p:{p07}:lock:" + id.String(), k.Progress(id): "p:{p07}:progress:" + id.String(),
+		k.Partitioned(1).Views(): "p:views", k.Partitioned(1).Content(7): "p:content:7", state.PartitionName(123): "p123",
+	} {
+		if got != want {
+			t.Errorf("%s is not %s", got, want)
+		}
+	}
+	for p, k := range k.Each() {
+		for _, stream := range []string{k.Views(), k.Relocated(), k.Committed(), k.Dead()} {
+			if back, q, ok := k.OfStream(stream); !ok || q != p || back != k {
+				t.Errorf("%s is of partition %d, %v", stream, q, ok)
+			}
+		}
+	}
+	for _, stream := range []string{"", "views", "q:{p07}:views", "p:views", "p:{p16}:views", "p:{p7}:views", "p:{p07}:lock:7", "p:p07:views"} {
+		if _, _, ok := k.OfStream(stream); ok {
+			t.Errorf("%s was taken for a stream", stream)
+		}
+	}
+	defer func() {
+		if recover() == nil {
+			t.Error("a stream was named without its partition")
+		}
+	}()
+	k.Views()
+}
+
+// The place of a content must never change: these are zlib.crc32(b"1") % 16 and so on, as Python computes them.
+func TestAContentsPartitionIsFixed(t *testing.T) {
+	k := state.NewKeys("p:").Partitioned(16)
+	for id, want := range map[content.ID]int{1: 7, 2: 13, 7: 2, 1964: 7, 9223372036854775807: 14} {
+		if got := k.Partition(id); got != want {
+			t.Errorf("%s is in %d, not in %d", id, got, want)
+		}
+	}
+	for _, n := range []int{2, 16, 64, 100} {
+		k := k.Partitioned(n)
+		for _, step := range []content.ID{1, 2, 10, 16, 1000} {
+			counts := make([]int, n)
+			for i := range content.ID(1000 * n) {
+				counts[k.Partition(1+i*step)]++
+			}
+			if slices.Min(counts) < 700 || slices.Max(counts) > 1300 {
+				t.Errorf("%d partitions, ids in steps of %d: from %d to %d contents instead of 1000", n, step, slices.Min(counts), slices.Max(counts))
+			}
+		}
+	}
+}
+
 func FuzzAnyFilenameSurvivesTheStatesJSON(f *testing.F) {
 	for _, s := range []string{"g.mp4", hostile, "\x00\x7f\"\\/", "\u2028😀"} {
 		f.Add(s)
@@ -190,10 +254,64 @@ func TestTheStateOfANewEventSaysWhetherAMoveIsCalledFor(t *testing.T) {
 }
 
 func TestConnectNamesAWrongURL(t *testing.T) {
-	for _, url := range []string{"", "http://x", "redis://x:notaport"} {
+	for _, url := range []string{"", "http://x", "redis://x:notaport", "redis://a:1,b:2", "redis://:pw@a:1,b:2/0", "redis+cluster://", "redis+cluster://a:1,",
+		"redis+cluster://a:1,b:port", "redis+cluster://a:1/3", "redis+cluster://a:1?read_only=true", "redis+cluster://a:1?max_redirects=9",
+		"unix+cluster:///x", "redis+cluster://a b:1"} {
 		if c, err := state.Connect(url, -1); err == nil {
 			c.Close()
 			t.Errorf("%q was taken", url)
 		}
+	}
+}
+
+func TestConnectTakesTheURLOfACluster(t *testing.T) {
+	c, err := state.Connect("rediss+cluster://me:p%40ss@a:1,b,[::1]:3/0?dial_timeout=3s", -1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	o := c.(*redis.ClusterClient).Options()
+	if !slices.Equal(o.Addrs, []string{"a:1", "b:6379", "[::1]:3"}) || o.Username != "me" || o.Password != "p@ss" || o.TLSConfig == nil {
+		t.Errorf("%q, %s, %s", o.Addrs, o.Username, o.Password)
+	}
+}
+
+func TestServicesMustAgreeOnTheNumberOfPartitions(t *testing.T) {
+	w := newWorld(t)
+	with := func(n int) *state.Store {
+		return state.NewStore(state.Options{Redis: w.rdb, Keys: w.keys.Partitioned(n), TTL: ttl, Lease: lease})
+	}
+	// A stream without partitions may hold entries that nobody would read.
+	if err := with(4).Agree(t.Context()); !fault.Is(err, fault.Conflict) || !strings.Contains(err.Error(), w.keys.Views()) {
+		t.Errorf("beside a stream of a single partition: %v", err)
+	}
+	w.must(w.rdb.Del(t.Context(), w.keys.Views()).Err())
+	w.must(with(4).Agree(t.Context()))
+	w.must(with(4).Agree(t.Context()))
+	if n := w.rdb.Get(t.Context(), w.keys.Count()).Val(); n != "4" {
+		t.Errorf("recorded is %q", n)
+	}
+	for _, n := range []int{1, 2, 8} {
+		s := with(n)
+		if err := s.Agree(t.Context()); !fault.Is(err, fault.Conflict) || !strings.Contains(err.Error(), "TIERFLOW_PARTITIONS") {
+			t.Errorf("%d: %v", n, err)
+		}
+		if _, err := s.Append(t.Context(), []event.View{view(1, 7, 5, "silver", "bronze", "f")}); !fault.Is(err, fault.Unavailable) {
+			t.Errorf("%d: an append: %v", n, err)
+		}
+		if n := w.length(s.Keys().Of(7).Views()); n != 0 {
+			t.Errorf("%d: %d entries were appended", n, n)
+		}
+	}
+	// A wiped Redis takes another number, and who goes on with the old one is told.
+	old := with(4)
+	w.must(old.Agree(t.Context()))
+	w.must(w.rdb.Del(t.Context(), w.keys.Count()).Err())
+	w.must(with(8).Agree(t.Context()))
+	if err := old.Agree(t.Context()); !fault.Is(err, fault.Conflict) {
+		t.Errorf("the old number: %v", err)
+	}
+	if _, err := old.Append(t.Context(), []event.View{view(1, 7, 5, "silver", "bronze", "f")}); !fault.Is(err, fault.Unavailable) {
+		t.Errorf("an append with the old number: %v", err)
 	}
 }

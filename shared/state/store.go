@@ -4,10 +4,10 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
-	"github.com/redis/go-redis/v9/maintnotifications"
 
 	"github.com/tierflow/tierflow/shared/content"
 	"github.com/tierflow/tierflow/shared/event"
@@ -28,6 +28,8 @@ type Store struct {
 	keys Keys
 	ttl  time.Duration
 	lock time.Duration
+
+	agree atomic.Bool // Redis has our number of partitions
 }
 
 // NewStore makes a Store. It talks to nobody yet.
@@ -37,24 +39,6 @@ func NewStore(o Options) *Store {
 
 // Keys returns the key names in use.
 func (s *Store) Keys() Keys { return s.keys }
-
-// Connect parses a Redis URL (redis://, rediss://, unix://) and sets what Tierflow relies on. maxRetries is -1 for
-// the client that appends views: go-redis' default sends an XADD again when its reply is lost.
-func Connect(url string, maxRetries int) (*redis.Client, error) {
-	o, err := redis.ParseURL(url)
-	if err != nil {
-		return nil, err
-	}
-	redis.SetLogger(silent{})
-	o.MaxRetries = maxRetries
-	o.ContextTimeoutEnabled = true
-	o.DialTimeout = 2 * time.Second
-	o.DialerRetries = 1 // whoever needs Redis tries again by himself, and the api must say at once that it is away
-	o.PipelinePoolSize = -1
-	// Only managed Redis offers it; asking costs a command for each connection.
-	o.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
-	return redis.NewClient(o), nil
-}
 
 // Get reads a content's state. ok is false where there is none, or one that cannot be read: both mean that no
 // newer event is known.
@@ -76,21 +60,43 @@ func (s *Store) GetMany(ctx context.Context, ids []content.ID) ([]*State, error)
 	if len(ids) == 0 {
 		return states, nil
 	}
-	keys := make([]string, len(ids))
+	// One MGET for each partition: those of another would be in another slot.
+	of := make([][]int, s.keys.Partitions())
 	for i, id := range ids {
-		keys[i] = s.keys.Content(id)
+		p := s.keys.Partition(id)
+		of[p] = append(of[p], i)
 	}
-	values, err := s.rdb.MGet(ctx, keys...).Result()
-	if err != nil {
-		return nil, unavailable("read states", "", err)
-	}
-	for i, v := range values {
-		text, ok := v.(string)
-		if !ok {
+	cmds := make([]*redis.SliceCmd, len(of))
+	// The pipeline's error is that of its first failed command; each command has its own.
+	_, _ = s.rdb.Pipelined(ctx, func(pipe redis.Pipeliner) error {
+		for p, of := range of {
+			if len(of) == 0 {
+				continue
+			}
+			keys := make([]string, len(of))
+			for j, i := range of {
+				keys[j] = s.keys.Content(ids[i])
+			}
+			cmds[p] = pipe.MGet(ctx, keys...)
+		}
+		return nil
+	})
+	for p, of := range of {
+		if len(of) == 0 {
 			continue
 		}
-		if st, err := Parse(text); err == nil {
-			states[i] = &st
+		values, err := cmds[p].Result()
+		if err != nil {
+			return nil, unavailable("read states", "", err)
+		}
+		for j, v := range values {
+			text, ok := v.(string)
+			if !ok {
+				continue
+			}
+			if st, err := Parse(text); err == nil {
+				states[of[j]] = &st
+			}
 		}
 	}
 	return states, nil
@@ -104,23 +110,36 @@ func (s *Store) Forget(ctx context.Context, id content.ID) error {
 	return nil
 }
 
-// Unsettled is the number of view events that no relocator has settled: unread and pending.
+// Unsettled is the number of view events that no relocator has settled, unread and pending, over all partitions.
 func (s *Store) Unsettled(ctx context.Context) (int64, error) {
-	groups, err := s.rdb.XInfoGroups(ctx, s.keys.Views()).Result()
-	if err != nil && !isNoKey(err) {
-		return 0, unavailable("read backlog", s.keys.Views(), err)
-	}
-	for _, g := range groups {
-		if g.Name == GroupRelocator && g.Lag >= 0 {
-			return g.Pending + g.Lag, nil
+	all := s.keys.Each()
+	groups := make([]*redis.XInfoGroupsCmd, len(all))
+	lengths := make([]*redis.IntCmd, len(all))
+	// The pipeline's error is that of its first failed command; each command has its own.
+	_, _ = s.rdb.Pipelined(ctx, func(pipe redis.Pipeliner) error {
+		for i, k := range all {
+			groups[i], lengths[i] = pipe.XInfoGroups(ctx, k.Views()), pipe.XLen(ctx, k.Views())
 		}
+		return nil
+	})
+	var sum int64
+	for i, k := range all {
+		if err := groups[i].Err(); err != nil && !isNoKey(err) {
+			return 0, unavailable("read backlog", k.Views(), err)
+		}
+		if err := lengths[i].Err(); err != nil {
+			return 0, unavailable("read backlog", k.Views(), err)
+		}
+		// Without a group, or with a lag that Redis cannot tell, the stream's length is the upper bound.
+		n := lengths[i].Val()
+		for _, g := range groups[i].Val() {
+			if g.Name == GroupRelocator && g.Lag >= 0 {
+				n = g.Pending + g.Lag
+			}
+		}
+		sum += n
 	}
-	// No group yet, or a lag that Redis cannot tell: the stream's length is the upper bound.
-	n, err := s.rdb.XLen(ctx, s.keys.Views()).Result()
-	if err != nil {
-		return 0, unavailable("read backlog", s.keys.Views(), err)
-	}
-	return n, nil
+	return sum, nil
 }
 
 // Now is Redis' time, the only clock that entry ids know.
@@ -181,8 +200,3 @@ func unavailable(op, subject string, err error) error {
 func isNoKey(err error) bool { return strings.Contains(err.Error(), "no such key") }
 
 func formatNow() string { return event.FormatTime(time.Now()) }
-
-// silent is go-redis' logger: what it would print, callers get as errors, and log once.
-type silent struct{}
-
-func (silent) Printf(context.Context, string, ...any) {}

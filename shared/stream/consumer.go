@@ -206,7 +206,7 @@ func (c *Consumer) read(ctx context.Context, count int, block time.Duration) ([]
 }
 
 func (c *Consumer) delivery(m redis.XMessage, attempt int64) *Delivery {
-	d := &Delivery{ID: m.ID, Values: make(map[string]string, len(m.Values)), Attempt: attempt}
+	d := &Delivery{Stream: c.o.Stream, ID: m.ID, Values: make(map[string]string, len(m.Values)), Attempt: attempt}
 	for k, v := range m.Values {
 		d.Values[k], _ = v.(string)
 	}

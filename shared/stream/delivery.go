@@ -11,6 +11,7 @@ import (
 // Delivery is one entry in a handler's hands. The handler says what became of it by exactly one of Settled, Later
 // and Failed; saying nothing counts as Failed.
 type Delivery struct {
+	Stream  string
 	ID      string // the entry's id in the stream
 	Values  map[string]string
 	Attempt int64 // 1 for the first

@@ -37,7 +37,7 @@ func (s *Server) events(c echo.Context) error {
 	var at live.Position
 	var err error
 	if last := c.Request().Header.Get("Last-Event-ID"); last != "" {
-		at, err = live.ParsePosition(last)
+		at, err = live.ParsePosition(s.Reads.Keys(), last)
 	} else {
 		at, err = s.Hub.End(ctx)
 	}

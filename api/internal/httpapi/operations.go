@@ -6,7 +6,6 @@ import (
 	"net/http"
 
 	"github.com/labstack/echo/v4"
-	"github.com/redis/go-redis/v9"
 
 	"github.com/tierflow/tierflow/api/internal/appraise"
 	"github.com/tierflow/tierflow/api/internal/live"
@@ -34,29 +33,36 @@ type relocationAnswer struct {
 }
 
 // streamQuery reads after, an entry's id, and limit.
-func streamQuery(c echo.Context) (from string, most int, err error) {
+func (s *Server) streamQuery(c echo.Context) (after live.Ref, most int, err error) {
 	q, err := query(c, "after", "limit")
 	if err != nil {
-		return "", 0, err
+		return live.Ref{}, 0, err
+	}
+	if q.Has("after") {
+		if after, err = live.ParseRef(s.Reads.Keys(), q.Get("after")); err != nil {
+			return live.Ref{}, 0, malformed("after: %s", detail(err))
+		}
 	}
 	most, err = limit(q)
-	from = "-"
-	if q.Has("after") {
-		if !live.ValidID(q.Get("after")) {
-			return "", 0, malformed("after must be the id of an entry, such as 1732318370000-0")
-		}
-		from = "(" + q.Get("after")
+	return after, most, err
+}
+
+// refOrNull is a Ref as JSON shows it.
+func (s *Server) refOrNull(r *live.Ref) *string {
+	if r == nil {
+		return nil
 	}
-	return from, most, err
+	text := r.Text(s.Reads.Keys())
+	return &text
 }
 
 func (s *Server) listRelocations(c echo.Context) error {
-	from, most, err := streamQuery(c)
+	after, most, err := s.streamQuery(c)
 	if err != nil {
 		return err
 	}
 	ctx := c.Request().Context()
-	moves, next, err := live.InFlight(ctx, s.Redis, s.Reads, from, int64(most))
+	moves, next, err := live.InFlight(ctx, s.Redis, s.Reads, after, most)
 	if err != nil {
 		return err
 	}
@@ -73,7 +79,7 @@ func (s *Server) listRelocations(c echo.Context) error {
 		return err
 	}
 	for _, m := range moves {
-		a := relocationAnswer{EntryID: m.EntryID, EventID: m.View.EventID, CID: m.View.ID, Count: m.View.Count,
+		a := relocationAnswer{EntryID: m.Entry.Text(s.Reads.Keys()), EventID: m.View.EventID, CID: m.View.ID, Count: m.View.Count,
 			Filename: m.View.Filename, From: m.View.DBLevel, To: m.View.Target, WorkerID: m.Worker,
 			Deliveries: m.Deliveries, IdleMS: m.Idle.Milliseconds()}
 		if p := m.Progress; p != nil {
@@ -83,7 +89,7 @@ func (s *Server) listRelocations(c echo.Context) error {
 		}
 		list.Relocations = append(list.Relocations, a)
 	}
-	list.NextAfter = orNull(next)
+	list.NextAfter = s.refOrNull(next)
 	return c.JSON(http.StatusOK, list)
 }
 
@@ -113,49 +119,47 @@ type deadAnswer struct {
 	Entry        map[string]string `json:"entry"`
 }
 
-func describeDead(m redis.XMessage) deadAnswer {
-	fields := make(map[string]string, len(m.Values))
-	for k, v := range m.Values {
+func describeDead(id string, values map[string]any) deadAnswer {
+	fields := make(map[string]string, len(values))
+	for k, v := range values {
 		fields[k], _ = v.(string)
 	}
 	// What cannot be read is shown as far as it can be: here is where somebody looks for it.
 	f, entry, _ := event.ParseDead(fields)
-	return deadAnswer{m.ID, f.Stage, f.Reason, f.Error, f.Attempts, f.SourceStream, f.SourceID, fields["failed_at"], entry}
+	return deadAnswer{id, f.Stage, f.Reason, f.Error, f.Attempts, f.SourceStream, f.SourceID, fields["failed_at"], entry}
 }
 
 func (s *Server) listDead(c echo.Context) error {
-	from, most, err := streamQuery(c)
+	after, most, err := s.streamQuery(c)
 	if err != nil {
 		return err
 	}
-	dead := s.Reads.Keys().Dead()
-	ms, err := s.Redis.XRangeN(c.Request().Context(), dead, from, "+", int64(most)).Result()
+	keys := s.Reads.Keys()
+	dead, next, err := live.Dead(c.Request().Context(), s.Redis, keys, after, most)
 	if err != nil {
-		return fault.New(fault.Unavailable, "read", dead, err)
+		return err
 	}
 	list := struct {
 		Dead      []deadAnswer `json:"dead"`
 		NextAfter *string      `json:"next_after"` // null at the end
-	}{Dead: []deadAnswer{}}
-	for _, m := range ms {
-		list.Dead = append(list.Dead, describeDead(m))
-	}
-	if len(ms) == most {
-		list.NextAfter = &ms[most-1].ID
+	}{Dead: []deadAnswer{}, NextAfter: s.refOrNull(next)}
+	for _, d := range dead {
+		list.Dead = append(list.Dead, describeDead(d.Ref.Text(keys), d.Values))
 	}
 	return c.JSON(http.StatusOK, list)
 }
 
-// deadID is the id in the path.
-func deadID(c echo.Context) (string, error) {
+// deadRef is the entry that the path names, and the keys of its partition.
+func (s *Server) deadRef(c echo.Context) (live.Ref, state.Keys, error) {
 	if _, err := query(c); err != nil {
-		return "", err
+		return live.Ref{}, state.Keys{}, err
 	}
-	id := c.Param("id")
-	if !live.ValidID(id) {
-		return "", malformed("%q is not the id of an entry, such as 1732318370000-0", id)
+	keys := s.Reads.Keys()
+	r, err := live.ParseRef(keys, c.Param("id"))
+	if err != nil {
+		return live.Ref{}, state.Keys{}, err
 	}
-	return id, nil
+	return r, keys.In(r.Partition), nil
 }
 
 func noDead(id string) error {
@@ -165,20 +169,20 @@ func noDead(id string) error {
 // retryDead gives an entry another life: a view event as a new event, another entry in its stream as it was, because
 // there the event's id is what makes a repetition harmless.
 func (s *Server) retryDead(c echo.Context) error {
-	id, err := deadID(c)
+	r, keys, err := s.deadRef(c)
 	if err != nil {
 		return err
 	}
 	ctx := c.Request().Context()
-	keys := s.Reads.Keys()
-	ms, err := s.Redis.XRange(ctx, keys.Dead(), id, id).Result()
+	id := c.Param("id")
+	ms, err := s.Redis.XRange(ctx, keys.Dead(), r.ID, r.ID).Result()
 	if err != nil {
 		return fault.New(fault.Unavailable, "read", keys.Dead(), err)
 	}
 	if len(ms) == 0 {
 		return noDead(id)
 	}
-	dead := describeDead(ms[0])
+	dead := describeDead(id, ms[0].Values)
 	var eventID string
 	var result state.RetryResult
 	switch dead.SourceStream {
@@ -187,14 +191,17 @@ func (s *Server) retryDead(c echo.Context) error {
 		if err != nil {
 			return err
 		}
+		if s.Reads.Keys().Partition(v.ID) != r.Partition {
+			return fault.New(fault.Unprocessable, "retry", id, errors.New("its content belongs to another partition: drop it"))
+		}
 		eventID = v.EventID
-		result, err = s.Writes.RetryView(ctx, id, dead.SourceID, v)
+		result, err = s.Writes.RetryView(ctx, r.ID, dead.SourceID, v)
 		if err != nil {
 			return err
 		}
 	case keys.Relocated(), keys.Committed():
 		eventID = dead.Entry["event_id"]
-		if result, err = s.Writes.Retry(ctx, id, dead.SourceStream, event.Ordered(dead.Entry)); err != nil {
+		if result, err = s.Writes.Retry(ctx, keys.Dead(), r.ID, dead.SourceStream, event.Ordered(dead.Entry)); err != nil {
 			return err
 		}
 	default:
@@ -229,17 +236,16 @@ func (s *Server) secondView(c echo.Context, dead deadAnswer) (event.View, error)
 }
 
 func (s *Server) dropDead(c echo.Context) error {
-	id, err := deadID(c)
+	r, keys, err := s.deadRef(c)
 	if err != nil {
 		return err
 	}
-	dead := s.Reads.Keys().Dead()
-	n, err := s.Redis.XDel(c.Request().Context(), dead, id).Result()
+	n, err := s.Redis.XDel(c.Request().Context(), keys.Dead(), r.ID).Result()
 	if err != nil {
-		return fault.New(fault.Unavailable, "drop", id, err)
+		return fault.New(fault.Unavailable, "drop", c.Param("id"), err)
 	}
 	if n == 0 {
-		return noDead(id)
+		return noDead(c.Param("id"))
 	}
 	return c.NoContent(http.StatusNoContent)
 }

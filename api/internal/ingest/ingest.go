@@ -13,6 +13,7 @@ import (
 
 	"github.com/tierflow/tierflow/shared/event"
 	"github.com/tierflow/tierflow/shared/fault"
+	"github.com/tierflow/tierflow/shared/state"
 )
 
 // BacklogFull is the kind of the error while more view events are unsettled than may be.
@@ -23,10 +24,13 @@ const (
 	// MaxGroup is how many events one script call carries at most.
 	// 256 events keep Redis busy for about a millisecond: long enough to be cheap, short enough for the others.
 	MaxGroup = 256
-	// lanes are connections with one call in flight each. While one call runs in Redis, the other lane's is made up.
-	lanes = 2
-	// queueLength is how many requests may wait in a lane.
-	queueLength = 4096
+	// lanesOfOne is how many lanes a single partition has. A lane is a connection with one call in flight; while that
+	// runs in Redis, the other lane's is made up. Where there are several partitions each has one: a call touches one
+	// partition, and a server that is away holds up only its own.
+	lanesOfOne = 2
+	// queueLength is how many requests may wait, over all lanes, and leastQueue in each.
+	queueLength = 8192
+	leastQueue  = 256
 	// maxWait is the longest that a request waits for its turn; one that is older is refused unsent.
 	maxWait = 2 * time.Second
 	// tripTimeout is the longest that Redis may take for one call.
@@ -37,8 +41,9 @@ const (
 
 // Store is what ingest needs of state.Store. Its client must not retry.
 type Store interface {
-	Append(ctx context.Context, views []event.View) ([]string, error)
+	Append(ctx context.Context, views []event.View) ([]string, error) // of one partition
 	Unsettled(ctx context.Context) (int64, error)
+	Keys() state.Keys
 }
 
 // Options of a Batcher. All are required.
@@ -51,7 +56,8 @@ type Options struct {
 // Batcher groups appends. Run must be started.
 type Batcher struct {
 	store    Store
-	lanes    [lanes]chan *request
+	keys     state.Keys
+	lanes    []chan *request
 	stop     chan struct{} // no more requests come: finish what is queued
 	stopped  chan struct{} // nothing will be sent any more
 	items    sync.Pool
@@ -74,7 +80,7 @@ type request struct {
 // New makes a Batcher.
 func New(o Options) *Batcher {
 	b := &Batcher{
-		store: o.Store, stop: make(chan struct{}), stopped: make(chan struct{}),
+		store: o.Store, keys: o.Store.Keys(), lanes: make([]chan *request, max(lanesOfOne, o.Store.Keys().Partitions())), stop: make(chan struct{}), stopped: make(chan struct{}),
 		backlog: backlog{limit: o.MaxBacklog},
 		appended: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "tierflow_ingest_events_total", Help: "View events that Redis has taken."}),
@@ -89,7 +95,7 @@ func New(o Options) *Batcher {
 	}
 	b.items.New = func() any { return &request{done: make(chan struct{}, 1)} }
 	for i := range b.lanes {
-		b.lanes[i] = make(chan *request, queueLength)
+		b.lanes[i] = make(chan *request, max(queueLength/len(b.lanes), leastQueue))
 	}
 	o.Metrics.MustRegister(b.appended, b.failed, b.sizes, b.trips,
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
@@ -122,7 +128,7 @@ func (b *Batcher) Append(v event.View) error {
 	r.one[0] = v
 	r.views, r.since, r.err = r.one[:], time.Now(), nil
 	select {
-	case b.lanes[laneOf(v)] <- r:
+	case b.lanes[b.laneOf(v)] <- r:
 	default:
 		b.backlog.giveBack(1)
 		b.items.Put(r)
@@ -136,14 +142,19 @@ func (b *Batcher) Append(v event.View) error {
 }
 
 // laneOf is always the same for one content, so that its events stay in order.
-func laneOf(v event.View) int { return int(uint64(v.ID) % lanes) }
+func (b *Batcher) laneOf(v event.View) int {
+	if b.keys.Partitions() == 1 {
+		return int(uint64(v.ID) % lanesOfOne)
+	}
+	return b.keys.Partition(v.ID)
+}
 
 // AppendAll appends events; those of one content stay in order. appended is how many of them are in the stream for
 // certain, all of them unless there is an error, which is as that of Append. It waits for room in the queues.
 func (b *Batcher) AppendAll(ctx context.Context, views []event.View) (appended int, err error) {
-	var byLane [lanes][]event.View
+	byLane := make([][]event.View, len(b.lanes))
 	for _, v := range views {
-		l := laneOf(v)
+		l := b.laneOf(v)
 		byLane[l] = append(byLane[l], v)
 	}
 	var sent []*request
@@ -187,7 +198,7 @@ func (b *Batcher) queue(ctx context.Context, views []event.View) (*request, erro
 	defer full.Stop()
 	var err error
 	select {
-	case b.lanes[laneOf(views[0])] <- r:
+	case b.lanes[b.laneOf(views[0])] <- r:
 		return r, nil
 	case <-ctx.Done():
 		err = fault.New(fault.Unavailable, "append views", "", ctx.Err())

@@ -45,7 +45,7 @@ func view(id, count int) event.View {
 		DBLevel: "bronze", Filename: "f", PostedAt: time.Now()}
 }
 
-func open(t *testing.T, gate chan struct{}) (*ingest.Batcher, *slow, *redis.Client, func()) {
+func open(t *testing.T, gate chan struct{}) (*ingest.Batcher, *slow, redis.UniversalClient, func()) {
 	t.Helper()
 	rdb, err := state.Connect(testserver.Redis(t), -1)
 	if err != nil {

@@ -3,7 +3,10 @@
 package live
 
 import (
+	"cmp"
 	"context"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -18,6 +21,8 @@ import (
 const (
 	// block is how long one read waits in Redis: a stop takes as long, because nothing interrupts a blocked read.
 	block = time.Second
+	// turn is the pause between two rounds over many partitions that brought nothing.
+	turn = 100 * time.Millisecond
 	// page is how many entries one read takes.
 	page = 1000
 	// retryAfter is the pause after a failed read.
@@ -27,7 +32,7 @@ const (
 // Commits tells of every entry of `committed`.
 type Commits struct {
 	rdb  redis.UniversalClient
-	key  string
+	keys []string // of every partition
 	log  *zap.Logger
 	tell func(content.ID)
 
@@ -37,7 +42,11 @@ type Commits struct {
 
 // NewCommits makes a Commits, which calls tell with the content of each entry. Run must be started.
 func NewCommits(rdb redis.UniversalClient, keys state.Keys, tell func(content.ID), log *zap.Logger) *Commits {
-	return &Commits{rdb: rdb, key: keys.Committed(), tell: tell, log: log, waiting: map[content.ID]map[chan struct{}]bool{}}
+	c := &Commits{rdb: rdb, tell: tell, log: log, waiting: map[content.ID]map[chan struct{}]bool{}}
+	for _, k := range keys.Each() {
+		c.keys = append(c.keys, k.Committed())
+	}
+	return c
 }
 
 // Next returns a channel that gets a value at each news of a content, and what to call when nobody listens any more.
@@ -59,39 +68,43 @@ func (c *Commits) Next(id content.ID) (news <-chan struct{}, stop func()) {
 	}
 }
 
-// Run reads from the stream's present end until ctx ends. What it misses while Redis is away it reads afterwards;
+// Run reads from the streams' present ends until ctx ends. What it misses while Redis is away it reads afterwards;
 // what has been trimmed meanwhile it misses for good, which is why caches expire by themselves as well.
 func (c *Commits) Run(ctx context.Context) {
-	after := ""
+	after := make([]string, len(c.keys))
 	for ctx.Err() == nil {
-		if err := c.read(ctx, &after); err != nil {
+		if err := c.read(ctx, after); err != nil {
 			c.log.Debug("the stream of commits cannot be read", zap.Error(err))
 			pause(ctx, retryAfter)
 		}
 	}
 }
 
-func (c *Commits) read(ctx context.Context, after *string) error {
-	if *after == "" {
-		last, err := lastID(ctx, c.rdb, c.key)
-		if err != nil {
-			return err
+// read reads once from every partition; one that does not answer does not keep back the others.
+func (c *Commits) read(ctx context.Context, after []string) error {
+	var first error
+	for i, key := range c.keys {
+		if after[i] != "" {
+			continue
 		}
-		*after = last
+		last, err := lastID(ctx, c.rdb, key)
+		if err != nil {
+			first = err
+			continue
+		}
+		after[i] = last
 	}
-	streams, err := c.rdb.XRead(ctx, &redis.XReadArgs{Streams: []string{c.key, *after}, Count: page, Block: block}).Result()
-	if err == redis.Nil {
-		return nil
+	known := make([]int, 0, len(c.keys))
+	for i := range c.keys {
+		if after[i] != "" {
+			known = append(known, i)
+		}
 	}
-	if err != nil {
-		return err
-	}
-	for _, m := range streams[0].Messages {
-		*after = m.ID
+	err := readStreams(ctx, c.rdb, c.keys, after, known, func(_ int, m redis.XMessage) {
 		e, err := event.ParseCommitted(values(m.Values))
 		if err != nil {
 			c.log.Warn("an entry of committed cannot be read", zap.String("entry", m.ID), zap.Error(err))
-			continue
+			return
 		}
 		c.tell(e.ID)
 		c.mu.Lock()
@@ -102,8 +115,82 @@ func (c *Commits) read(ctx context.Context, after *string) error {
 			}
 		}
 		c.mu.Unlock()
+	})
+	return cmp.Or(first, err)
+}
+
+// readStreams reads once what comes after the ids from those streams of the keys that are named by index, hands it over
+// and moves the ids on. From one partition it waits a while for something to come. Several it asks in turns, because one
+// command cannot wait for streams in different slots, and a connection for each would be many. An error is that of the
+// first partition that did not answer; the others were read.
+func readStreams(ctx context.Context, rdb redis.UniversalClient, keys, after []string, which []int, take func(i int, m redis.XMessage)) error {
+	if len(which) == 0 {
+		return nil
 	}
-	return nil
+	groups := [][]int{which}
+	wait := block
+	if tag(keys[which[0]]) != "" {
+		groups, wait = nil, -1
+		for n, i := range which { // those of one partition stand together
+			if n == 0 || tag(keys[i]) != tag(keys[which[n-1]]) {
+				groups = append(groups, nil)
+			}
+			groups[len(groups)-1] = append(groups[len(groups)-1], i)
+		}
+	}
+	cmds := make([]*redis.XStreamSliceCmd, len(groups))
+	send := func(rdb redis.Cmdable) {
+		for n, group := range groups {
+			args := make([]string, 0, 2*len(group))
+			for _, i := range group {
+				args = append(args, keys[i])
+			}
+			for _, i := range group {
+				args = append(args, after[i])
+			}
+			cmds[n] = rdb.XRead(ctx, &redis.XReadArgs{Streams: args, Count: page, Block: wait})
+		}
+	}
+	if len(groups) == 1 {
+		send(rdb)
+	} else {
+		// The pipeline's error is that of its first failed command; each command has its own.
+		_, _ = rdb.Pipelined(ctx, func(pipe redis.Pipeliner) error {
+			send(pipe)
+			return nil
+		})
+	}
+	var first error
+	none := true
+	for n, group := range groups {
+		streams, err := cmds[n].Result()
+		if err == redis.Nil {
+			continue
+		}
+		if err != nil {
+			first = cmp.Or(first, err)
+			continue
+		}
+		for _, s := range streams {
+			i := group[slices.IndexFunc(group, func(i int) bool { return keys[i] == s.Stream })]
+			for _, m := range s.Messages {
+				after[i] = m.ID
+				take(i, m)
+			}
+			none = none && len(s.Messages) == 0
+		}
+	}
+	if wait < 0 && none && first == nil {
+		pause(ctx, turn)
+	}
+	return first
+}
+
+// tag is the hash tag of a key, "" where it has none.
+func tag(key string) string {
+	_, rest, _ := strings.Cut(key, "{")
+	t, _, _ := strings.Cut(rest, "}")
+	return t
 }
 
 // lastID is where a stream ends now: "$" itself would be another place at each read.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -25,47 +26,69 @@ const (
 	buffer = 4096
 )
 
-// streams are the names of what is watched; positions have one id for each, in this order.
+// streams are the names of what is watched, in every partition.
 var streams = [...]string{"views", "relocated", "committed", "dead"}
+
+// overlap is by how much the clocks of a cluster's nodes may differ: what a watcher may have seen already when he goes on
+// from an entry of one of several partitions.
+const overlap = 5 * time.Second
 
 // Event is one entry of a stream, or the progress of a move.
 type Event struct {
 	Stream string // views, relocated, committed, dead; progress
 	ID     string // of the entry; "" for progress
 	Fields []string
-	at     int // index in streams
+	at     int // index in the hub's keys
 }
 
 // Position is how far a watcher has come in each stream.
 type Position struct {
-	entry string // the last entry of all
-	ids   [len(streams)]string
+	entry string   // the last entry of all, as Ref.Text shows it
+	ids   []string // as the hub's keys
 }
 
-// String is the form that ParsePosition reads: the last entry's id, and after it the position in views, relocated,
-// committed and dead, with semicolons between.
-func (p Position) String() string { return p.entry + ";" + strings.Join(p.ids[:], ";") }
+// String is the form that ParsePosition reads: the last entry's id. With one partition, the positions in views, relocated,
+// committed and dead follow, with semicolons between; with several they would be too long to send along with each event.
+func (p Position) String() string {
+	if len(p.ids) > len(streams) {
+		return p.entry
+	}
+	return p.entry + ";" + strings.Join(p.ids, ";")
+}
 
 // ParsePosition reads what String wrote, or the id of an entry, which means the same moment in every stream.
-func ParsePosition(s string) (Position, error) {
-	ids := strings.Split(s, ";")
-	for _, id := range ids {
-		if !ValidID(id) {
-			return Position{}, fault.New(fault.Malformed, "read event id", s, fmt.Errorf("%q is not the id of an entry", id))
-		}
+func ParsePosition(k state.Keys, s string) (Position, error) {
+	entry, rest, exact := strings.Cut(s, ";")
+	r, err := ParseRef(k, entry)
+	if err != nil {
+		return Position{}, err
 	}
-	p := Position{entry: ids[0]}
-	switch len(ids) {
-	case 1:
-		// What other streams got in the same millisecond comes again; nothing is left out.
-		ms, _, _ := strings.Cut(ids[0], "-")
-		for i := range p.ids {
-			p.ids[i] = ms + "-0"
+	p := Position{entry: entry, ids: make([]string, len(streams)*k.Partitions())}
+	if exact {
+		ids := strings.Split(rest, ";")
+		if len(ids) != len(p.ids) || k.Partitions() > 1 {
+			return Position{}, fault.New(fault.Malformed, "read event id", s, fmt.Errorf("it has %d parts", 1+len(ids)))
 		}
-	case 1 + len(streams):
-		copy(p.ids[:], ids[1:])
-	default:
-		return Position{}, fault.New(fault.Malformed, "read event id", s, fmt.Errorf("it has %d parts", len(ids)))
+		for i, id := range ids {
+			if !ValidID(id) {
+				return Position{}, fault.New(fault.Malformed, "read event id", s, fmt.Errorf("%q is not the id of an entry", id))
+			}
+			p.ids[i] = id
+		}
+		return p, nil
+	}
+	// What other streams got in the same millisecond comes again, and with several partitions what they got in the last
+	// seconds by their own clocks; nothing is left out.
+	ms, _, _ := strings.Cut(r.ID, "-")
+	if k.Partitions() > 1 {
+		n, err := strconv.ParseInt(ms, 10, 64)
+		if err != nil {
+			return Position{}, fault.New(fault.Malformed, "read event id", s, err)
+		}
+		ms = strconv.FormatInt(max(0, n-overlap.Milliseconds()), 10)
+	}
+	for i := range p.ids {
+		p.ids[i] = ms + "-0"
 	}
 	return p, nil
 }
@@ -83,7 +106,7 @@ func ValidID(s string) bool {
 type Hub struct {
 	rdb   redis.UniversalClient
 	store *state.Store
-	keys  [len(streams)]string
+	keys  []string // views, relocated, committed, dead of every partition
 	log   *zap.Logger
 	wake  chan struct{}
 
@@ -94,9 +117,12 @@ type Hub struct {
 
 // NewHub makes a Hub. Run must be started.
 func NewHub(rdb redis.UniversalClient, store *state.Store, log *zap.Logger) *Hub {
-	k := store.Keys()
-	return &Hub{rdb: rdb, store: store, keys: [...]string{k.Views(), k.Relocated(), k.Committed(), k.Dead()}, log: log,
+	h := &Hub{rdb: rdb, store: store, log: log,
 		wake: make(chan struct{}, 1), watchers: map[*Watcher]bool{}, reading: make(chan struct{})}
+	for _, k := range store.Keys().Each() {
+		h.keys = append(h.keys, k.Views(), k.Relocated(), k.Committed(), k.Dead())
+	}
+	return h
 }
 
 // Watcher gets the events from a position on.
@@ -108,13 +134,20 @@ type Watcher struct {
 
 // End is the present end of the streams: where a watcher begins who has seen nothing yet.
 func (h *Hub) End(ctx context.Context) (Position, error) {
-	p := Position{entry: "0-0"}
+	p := Position{entry: Ref{ID: "0-0"}.Text(h.store.Keys()), ids: make([]string, len(h.keys))}
+	newest := Ref{ID: "0-0"}
 	for i, key := range h.keys {
 		id, err := lastID(ctx, h.rdb, key)
 		if err != nil {
 			return Position{}, fault.New(fault.Unavailable, "read", key, err)
 		}
 		p.ids[i] = id
+		if r := (Ref{i / len(streams), id}); r.compare(newest) > 0 {
+			newest = r
+		}
+	}
+	if len(h.keys) > len(streams) { // where String has no more than this
+		p.entry = newest.Text(h.store.Keys())
 	}
 	return p, nil
 }
@@ -145,7 +178,7 @@ func (w *Watcher) follow(ctx context.Context, reading <-chan struct{}, beat <-ch
 			if !state.Newer(e.ID, w.at.ids[e.at]) {
 				return nil
 			}
-			w.at.ids[e.at], w.at.entry = e.ID, e.ID
+			w.at.ids[e.at], w.at.entry = e.ID, Ref{e.at / len(streams), e.ID}.Text(w.hub.store.Keys())
 		}
 		return send(&e, w.at)
 	}
@@ -237,7 +270,7 @@ func older(a, b Event) int {
 }
 
 func entry(i int, m redis.XMessage) Event {
-	return Event{Stream: streams[i], ID: m.ID, Fields: event.Ordered(values(m.Values)), at: i}
+	return Event{Stream: streams[i%len(streams)], ID: m.ID, Fields: event.Ordered(values(m.Values)), at: i}
 }
 
 func (h *Hub) add(w *Watcher) (reading <-chan struct{}) {
@@ -309,25 +342,15 @@ func (h *Hub) readStreams(ctx context.Context) {
 }
 
 func (h *Hub) read(ctx context.Context, at *Position) error {
-	args := append(slices.Clone(h.keys[:]), at.ids[:]...)
-	got, err := h.rdb.XRead(ctx, &redis.XReadArgs{Streams: args, Count: page, Block: block}).Result()
-	if err == redis.Nil {
-		return nil
-	}
-	if err != nil {
-		return err
+	all := make([]int, len(h.keys))
+	for i := range all {
+		all[i] = i
 	}
 	var events []Event
-	for _, s := range got {
-		i := slices.Index(h.keys[:], s.Stream)
-		for _, m := range s.Messages {
-			events = append(events, entry(i, m))
-		}
-		at.ids[i] = s.Messages[len(s.Messages)-1].ID
-	}
+	err := readStreams(ctx, h.rdb, h.keys, at.ids, all, func(i int, m redis.XMessage) { events = append(events, entry(i, m)) })
 	slices.SortStableFunc(events, older)
 	h.spread(events)
-	return nil
+	return err
 }
 
 func (h *Hub) spread(events []Event) {
@@ -355,7 +378,7 @@ func (h *Hub) progress(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
-		moves, _, err := InFlight(ctx, h.rdb, h.store, "-", progressMost)
+		moves, _, err := InFlight(ctx, h.rdb, h.store, Ref{}, progressMost)
 		if err != nil {
 			continue
 		}

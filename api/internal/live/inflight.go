@@ -2,6 +2,7 @@ package live
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"time"
 
@@ -14,7 +15,7 @@ import (
 
 // Move is a view event that a relocator has read and not settled: it is at work on it, or will try it again.
 type Move struct {
-	EntryID    string
+	Entry      Ref
 	Worker     string // who read it last
 	Idle       time.Duration
 	Deliveries int64
@@ -22,35 +23,54 @@ type Move struct {
 	Progress   *state.Progress // nil where no bytes move now
 }
 
-// InFlight reads limit moves at most, oldest first, from an entry id on ("-" is the oldest, "(id" what follows id).
-// next is where to go on from, "" at the end.
-func InFlight(ctx context.Context, rdb redis.UniversalClient, store *state.Store, from string, limit int64) (moves []Move, next string, err error) {
-	views := store.Keys().Views()
-	pending, err := rdb.XPendingExt(ctx, &redis.XPendingExtArgs{Stream: views, Group: state.GroupRelocator,
-		Start: from, End: "+", Count: limit}).Result()
-	if err != nil && strings.HasPrefix(err.Error(), "NOGROUP") {
-		return nil, "", nil
+// InFlight reads limit moves at most, oldest first over all partitions, after a Ref. next is where to go on from, nil at
+// the end.
+func InFlight(ctx context.Context, rdb redis.UniversalClient, store *state.Store, after Ref, limit int) (moves []Move, next *Ref, err error) {
+	all := store.Keys().Each()
+	pages := make([]*redis.XPendingExtCmd, len(all))
+	// The pipeline's error is that of its first failed command; each command has its own.
+	_, _ = rdb.Pipelined(ctx, func(pipe redis.Pipeliner) error {
+		for p, k := range all {
+			pages[p] = pipe.XPendingExt(ctx, &redis.XPendingExtArgs{Stream: k.Views(), Group: state.GroupRelocator,
+				Start: after.start(p), End: "+", Count: int64(limit)})
+		}
+		return nil
+	})
+	type pending struct {
+		ref Ref
+		redis.XPendingExt
 	}
-	if err != nil {
-		return nil, "", fault.New(fault.Unavailable, "read pending entries of", views, err)
+	var found []pending
+	for p, page := range pages {
+		ps, err := page.Result()
+		if err != nil && strings.HasPrefix(err.Error(), "NOGROUP") {
+			continue
+		}
+		if err != nil {
+			return nil, nil, fault.New(fault.Unavailable, "read pending entries of", all[p].Views(), err)
+		}
+		for _, e := range ps {
+			found = append(found, pending{Ref{p, e.ID}, e})
+		}
 	}
-	entries := make([]*redis.XMessageSliceCmd, len(pending))
-	if len(pending) > 0 {
-		// The pipeline's error is that of its first failed command; each command has its own.
+	slices.SortFunc(found, func(a, b pending) int { return a.ref.compare(b.ref) })
+	if len(found) >= limit {
+		found = found[:limit]
+		next = &found[limit-1].ref
+	}
+	entries := make([]*redis.XMessageSliceCmd, len(found))
+	if len(found) > 0 {
 		_, _ = rdb.Pipelined(ctx, func(pipe redis.Pipeliner) error {
-			for i, p := range pending {
-				entries[i] = pipe.XRange(ctx, views, p.ID, p.ID)
+			for i, e := range found {
+				entries[i] = pipe.XRange(ctx, all[e.ref.Partition].Views(), e.ID, e.ID)
 			}
 			return nil
 		})
 	}
-	if int64(len(pending)) == limit {
-		next = pending[len(pending)-1].ID
-	}
-	for i, p := range pending {
+	for i, p := range found {
 		ms, err := entries[i].Result()
 		if err != nil {
-			return nil, "", fault.New(fault.Unavailable, "read", views, err)
+			return nil, nil, fault.New(fault.Unavailable, "read", all[p.ref.Partition].Views(), err)
 		}
 		if len(ms) == 0 {
 			continue
@@ -59,10 +79,10 @@ func InFlight(ctx context.Context, rdb redis.UniversalClient, store *state.Store
 		if err != nil {
 			continue // the relocator will bury it
 		}
-		m := Move{EntryID: p.ID, Worker: p.Consumer, Idle: p.Idle, Deliveries: p.RetryCount, View: v}
+		m := Move{Entry: p.ref, Worker: p.Consumer, Idle: p.Idle, Deliveries: p.RetryCount, View: v}
 		progress, ok, err := store.GetProgress(ctx, v.ID)
 		if err != nil {
-			return nil, "", err
+			return nil, nil, err
 		}
 		// Of several events of one content only one moves.
 		if ok && progress.EventID == v.EventID {

@@ -30,7 +30,7 @@ type api struct {
 	t      *testing.T
 	url    string
 	keys   state.Keys
-	redis  *redis.Client // not through a gate
+	redis  redis.UniversalClient // not through a gate
 	db     *catalog.Catalog
 	stop   func() // ends it and waits
 	client *http.Client

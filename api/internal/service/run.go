@@ -45,14 +45,14 @@ func Run(ctx context.Context, c Config, log *zap.Logger, listening func(net.Addr
 		return fmt.Errorf("the HTTP service cannot listen: %w", err)
 	}
 
-	keys := state.NewKeys(c.RedisPrefix)
+	keys := state.NewKeys(c.RedisPrefix).Partitioned(c.Partitions)
 	writes := state.NewStore(state.Options{Redis: c.writes, Keys: keys, TTL: c.StateTTL, Lease: lease})
 	reads := state.NewStore(state.Options{Redis: c.reads, Keys: keys, TTL: c.StateTTL, Lease: lease})
 	metrics := admin.NewRegistry()
 
 	find := lookup.New(lookup.Options{Catalog: c.catalog, Log: log, Metrics: metrics})
 	ready := admin.NewReady(log,
-		admin.Check{Name: "redis", Do: redisCheck(c, keys)},
+		admin.Check{Name: "redis", Do: redisCheck(c, writes)},
 		admin.Check{Name: "mysql", Do: c.catalog.Ping},
 		admin.Check{Name: "schema", Do: func(ctx context.Context) error {
 			if err := c.catalog.CheckSchema(ctx); err != nil {
@@ -105,17 +105,19 @@ func Run(ctx context.Context, c Config, log *zap.Logger, listening func(net.Addr
 	return err
 }
 
-// redisCheck tells whether Redis answers. The first time that it does, the relocators' group is made, so that the
-// backlog is known from the first view on; later it is theirs.
-func redisCheck(c Config, keys state.Keys) func(context.Context) error {
+// redisCheck tells whether Redis answers and has our number of partitions. The first time that it does, the relocators'
+// groups are made, so that the backlog is known from the first view on; later they are theirs.
+func redisCheck(c Config, store *state.Store) func(context.Context) error {
 	made := false
 	return func(ctx context.Context) error {
-		if made {
-			return c.reads.Ping(ctx).Err()
-		}
-		err := c.reads.XGroupCreateMkStream(ctx, keys.Views(), state.GroupRelocator, "0").Err()
-		if err != nil && !strings.HasPrefix(err.Error(), "BUSYGROUP") {
+		if err := store.Agree(ctx); err != nil || made {
 			return err
+		}
+		for _, k := range store.Keys().Each() {
+			err := c.reads.XGroupCreateMkStream(ctx, k.Views(), state.GroupRelocator, "0").Err()
+			if err != nil && !strings.HasPrefix(err.Error(), "BUSYGROUP") {
+				return err
+			}
 		}
 		made = true
 		return nil

@@ -25,9 +25,9 @@ type Config struct {
 	settings.CommonValues
 	Listen     string
 	MaxBacklog int64
-	writes     *redis.Client    // for scripts: sends nothing twice
-	reads      *redis.Client    // for what may be repeated
-	catalog    *catalog.Catalog // of MySQL
+	writes     redis.UniversalClient // for scripts: sends nothing twice
+	reads      redis.UniversalClient // for what may be repeated
+	catalog    *catalog.Catalog      // of MySQL
 }
 
 const maxMaxBacklog = 1 << 40
@@ -45,7 +45,8 @@ func (s Settings) Check() (Config, error) {
 			"move files. Listen on 127.0.0.1, or set TIERFLOW_INSECURE_NO_AUTH=true where a network or a proxy keeps others out", c.Listen)
 	}
 	var err error
-	if c.writes, err = state.Connect(c.RedisURL, -1); err != nil {
+	// One connection for each lane of package ingest, and some for the other scripts.
+	if c.writes, err = state.ConnectMany(c.RedisURL, -1, c.Partitions+8); err != nil {
 		p.Add("TIERFLOW_REDIS_URL", "%v", err)
 	} else if c.reads, err = state.Connect(c.RedisURL, 1); err != nil {
 		p.Add("TIERFLOW_REDIS_URL", "%v", err)

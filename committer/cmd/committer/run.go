@@ -66,15 +66,15 @@ func serve(ctx context.Context, v values, migrate bool) int {
 	log := logging.New("committer", v.LogLevel, v.LogFormat).With(zap.String("worker_id", v.workerID))
 	defer func() { _ = log.Sync() }()
 	reg := admin.NewRegistry()
+	store := state.NewStore(state.Options{
+		Redis: v.redis, Keys: state.NewKeys(v.RedisPrefix).Partitioned(v.Partitions), TTL: v.StateTTL, Lease: v.MinIdle,
+	})
 	ready := admin.NewReady(log,
-		admin.Check{Name: "redis", Do: func(ctx context.Context) error { return v.redis.Ping(ctx).Err() }},
+		admin.Check{Name: "redis", Do: store.Agree},
 		admin.Check{Name: "mysql", Do: v.catalog.CheckSchema},
 	)
 	w := worker.New(worker.Options{
-		Redis: v.redis,
-		Store: state.NewStore(state.Options{
-			Redis: v.redis, Keys: state.NewKeys(v.RedisPrefix), TTL: v.StateTTL, Lease: v.MinIdle,
-		}),
+		Redis: v.redis, Store: store,
 		Apply:    apply.New(v.catalog.DB()).Apply,
 		Consumer: v.workerID, MinIdle: v.MinIdle, Drain: v.Drain, MaxAttempts: v.maxAttempts,
 		Hold: func() bool { return !ready.OK() }, Look: ready.Look,

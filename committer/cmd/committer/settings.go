@@ -30,7 +30,7 @@ type values struct {
 	adminListen string
 	maxAttempts int64
 
-	redis   *redis.Client
+	redis   redis.UniversalClient
 	catalog *catalog.Catalog
 }
 
@@ -43,7 +43,7 @@ func (a arguments) check() (values, error) {
 		maxAttempts:  p.Int("TIERFLOW_MAX_ATTEMPTS", a.MaxAttempts, 1, 1_000_000),
 	}
 	var err error
-	if v.redis, err = state.Connect(v.RedisURL, 3); err != nil {
+	if v.redis, err = state.ConnectMany(v.RedisURL, 3, v.Partitions+4); err != nil {
 		p.Add("TIERFLOW_REDIS_URL", "%v", err)
 	}
 	if v.catalog, err = catalog.Open(v.MySQLDSN, catalog.Options{MaxConns: 4}); err != nil {

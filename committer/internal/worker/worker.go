@@ -13,6 +13,7 @@ package worker
 
 import (
 	"context"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -69,12 +70,17 @@ func New(o Options) *Worker {
 
 // Run works until ctx ends, then finishes what is in hand, at most the drain time.
 func (w *Worker) Run(ctx context.Context) {
-	stream.New(stream.Options{
-		Redis: w.o.Redis, Stream: w.o.Store.Keys().Relocated(), Group: state.GroupCommitter, Consumer: w.o.Consumer,
-		MinIdle: w.o.MinIdle, Slots: 1, Batch: batchSize, Drain: w.o.Drain,
-		Hold: w.o.Hold, Handle: w.handle, Log: w.o.Log,
-		Lost: func(string) { w.o.Metrics.lost.Inc() },
-	}).Run(ctx)
+	var wg sync.WaitGroup
+	for _, k := range w.o.Store.Keys().Each() {
+		c := stream.New(stream.Options{
+			Redis: w.o.Redis, Stream: k.Relocated(), Group: state.GroupCommitter, Consumer: w.o.Consumer,
+			MinIdle: w.o.MinIdle, Slots: 1, Batch: batchSize, Drain: w.o.Drain,
+			Hold: w.o.Hold, Handle: w.handle, Log: w.o.Log,
+			Lost: func(string) { w.o.Metrics.lost.Inc() },
+		})
+		wg.Go(func() { c.Run(ctx) })
+	}
+	wg.Wait()
 }
 
 // job is an entry and what became of it. Where it could not be read, result.Err says why.
@@ -93,6 +99,9 @@ func (w *Worker) handle(ds []*stream.Delivery) {
 	for i, d := range ds {
 		jobs[i].d = d
 		jobs[i].entry, jobs[i].result.Err = event.ParseRelocated(d.Values)
+		if jobs[i].result.Err == nil {
+			jobs[i].result.Err = w.o.Store.CheckPlace(d.Stream, jobs[i].entry.ID)
+		}
 	}
 	w.apply(ctx, jobs)
 
@@ -191,7 +200,7 @@ func (w *Worker) refuse(ctx context.Context, j job) {
 func (w *Worker) bury(ctx context.Context, d *stream.Delivery, reason string, cause error) {
 	buried, err := w.o.Store.Bury(ctx, state.GroupCommitter, w.o.Consumer, d.Values, event.Failure{
 		Stage: stage, Reason: reason, Error: cause.Error(), Attempts: d.Attempt,
-		SourceStream: w.o.Store.Keys().Relocated(), SourceID: d.ID, FailedAt: time.Now(),
+		SourceStream: d.Stream, SourceID: d.ID, FailedAt: time.Now(),
 	})
 	if err != nil {
 		w.o.Log.Warn("could not be put into dead, trying again", zap.String("entry", d.ID), zap.Error(err))

@@ -31,7 +31,7 @@ func TestMain(m *testing.M) { testserver.Main(m) }
 // world is Redis and MySQL of a test's own, as the test sees them: past every gate.
 type world struct {
 	t        testing.TB
-	rdb      *redis.Client
+	rdb      redis.UniversalClient
 	store    *state.Store
 	db       *catalog.Catalog
 	redisURL string
@@ -57,7 +57,7 @@ func newWorld(t testing.TB, contents int) *world {
 	return w
 }
 
-func connect(t testing.TB, url string) *redis.Client {
+func connect(t testing.TB, url string) redis.UniversalClient {
 	t.Helper()
 	c, err := state.Connect(url, -1) // go-redis repeats nothing by itself: what must be repeated, the worker repeats
 	if err != nil {

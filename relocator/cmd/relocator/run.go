@@ -73,21 +73,21 @@ func serve(ctx context.Context, v values, stderr io.Writer) int {
 	fs := fsys.FS{}
 
 	// The readers block in Redis; they have connections of their own, so that no script waits for them.
-	readers, err := state.Connect(v.RedisURL, 3)
+	readers, err := state.ConnectMany(v.RedisURL, 3, 2*v.Partitions+4)
 	if err != nil {
 		fmt.Fprintln(stderr, "relocator:", err)
 		return process.Settings
 	}
 	defer readers.Close()
 
-	keys := state.NewKeys(v.RedisPrefix)
+	keys := state.NewKeys(v.RedisPrefix).Partitioned(v.Partitions)
 	store := state.NewStore(state.Options{Redis: v.redis, Keys: keys, TTL: v.StateTTL, Lease: v.MinIdle})
 	var limiter *rate.Limiter
 	if v.bandwidth > 0 {
 		limiter = rate.NewLimiter(rate.Limit(v.bandwidth), int(min(v.bandwidth, 4<<20)))
 	}
 	ready := admin.NewReady(log,
-		admin.Check{Name: "redis", Do: func(ctx context.Context) error { return v.redis.Ping(ctx).Err() }},
+		admin.Check{Name: "redis", Do: store.Agree},
 		admin.Check{Name: "mysql", Do: v.catalog.CheckSchema},
 		admin.Check{Name: "tiers", Do: (&tiersCheck{catalog: v.catalog, fs: fs}).do},
 	)
@@ -101,13 +101,17 @@ func serve(ctx context.Context, v values, stderr io.Writer) int {
 	consumer := func(key, group string, hold func() bool, handle stream.Handler) *stream.Consumer {
 		return stream.New(stream.Options{
 			Redis: readers, Stream: key, Group: group, Consumer: v.workerID, MinIdle: v.MinIdle,
-			Slots: v.concurrency, Drain: v.Drain, Hold: hold, Handle: handle, Log: log,
+			Slots: max(1, v.concurrency/v.Partitions), Drain: v.Drain, Hold: hold, Handle: handle, Log: log,
 			Lost: options.Metrics.Lost,
 		})
 	}
-	views := consumer(keys.Views(), state.GroupRelocator, func() bool { return away() || paused.Load() },
-		worker.NewRelocator(options).Handle)
-	committed := consumer(keys.Committed(), state.GroupReleaser, away, worker.NewReleaser(options).Handle)
+	relocator, releaser := worker.NewRelocator(options), worker.NewReleaser(options)
+	var consumers []*stream.Consumer
+	for _, k := range keys.Each() {
+		consumers = append(consumers,
+			consumer(k.Views(), state.GroupRelocator, func() bool { return away() || paused.Load() }, relocator.Handle),
+			consumer(k.Committed(), state.GroupReleaser, away, releaser.Handle))
+	}
 	sweeper := worker.NewSweeper(options)
 
 	// Health outlives the drain: a relocator that drains is alive.
@@ -124,8 +128,9 @@ func serve(ctx context.Context, v values, stderr io.Writer) int {
 		zap.String("verify", string(v.verify)), zap.String("version", process.VersionText("relocator")))
 
 	var wg sync.WaitGroup
-	wg.Go(func() { views.Run(ctx) })
-	wg.Go(func() { committed.Run(ctx) })
+	for _, c := range consumers {
+		wg.Go(func() { c.Run(ctx) })
+	}
 	wg.Go(func() { sweeper.Run(ctx) })
 	wg.Wait()
 	log.Info("stopped")

@@ -34,7 +34,7 @@ func TestWrongSettingsAreAllNamedAtOnce(t *testing.T) {
 	for name, value := range map[string]string{
 		"TIERFLOW_REDIS_URL": "http://x", "TIERFLOW_MYSQL_DSN": "nonsense", "TIERFLOW_MIN_IDLE": "soon", "TIERFLOW_CONCURRENCY": "0",
 		"TIERFLOW_MAX_ATTEMPTS": "-1", "TIERFLOW_RELEASE_GRACE": "-1s", "TIERFLOW_VERIFY": "no", "TIERFLOW_BANDWIDTH": "fast",
-		"TIERFLOW_DRAIN": "x", "TIERFLOW_STATE_TTL": "x", "TIERFLOW_PARTITIONS": "2", "TIERFLOW_LOG_LEVEL": "loud",
+		"TIERFLOW_DRAIN": "x", "TIERFLOW_STATE_TTL": "x", "TIERFLOW_PARTITIONS": "0", "TIERFLOW_LOG_LEVEL": "loud",
 		"TIERFLOW_LOG_FORMAT": "x", "TIERFLOW_ADMIN_LISTEN": "x", "TIERFLOW_REDIS_PREFIX": "a{b", "TIERFLOW_WORKER_ID": "a b",
 	} {
 		t.Setenv(name, value)

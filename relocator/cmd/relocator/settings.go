@@ -43,7 +43,7 @@ type values struct {
 	verify      mover.Verify
 	bandwidth   int64
 
-	redis   *redis.Client
+	redis   redis.UniversalClient
 	catalog *catalog.Catalog
 }
 

@@ -29,7 +29,7 @@ const (
 // verifyTiers compares MySQL with all tiers; findings go to stdout, one a line: kind, cid, level, path, detail, and
 // with repair what was done.
 func verifyTiers(ctx context.Context, v values, repair, digest bool, stdout, stderr io.Writer) int {
-	store := state.NewStore(state.Options{Redis: v.redis, Keys: state.NewKeys(v.RedisPrefix), TTL: v.StateTTL, Lease: v.MinIdle})
+	store := state.NewStore(state.Options{Redis: v.redis, Keys: state.NewKeys(v.RedisPrefix).Partitioned(v.Partitions), TTL: v.StateTTL, Lease: v.MinIdle})
 	m := mover.New(mover.Options{Verify: v.verify, FS: fsys.FS{}})
 	sweeper := worker.NewSweeper(worker.Options{
 		Store: store, Catalog: v.catalog, Mover: m, WorkerID: v.workerID, Lease: v.MinIdle,

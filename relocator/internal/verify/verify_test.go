@@ -28,7 +28,7 @@ func TestMain(m *testing.M) { testserver.Main(m) }
 
 type world struct {
 	t     *testing.T
-	rdb   *redis.Client
+	rdb   redis.UniversalClient
 	cat   *catalog.Catalog
 	store *state.Store
 	root  string

@@ -41,6 +41,9 @@ func (r *Releaser) Handle(ds []*stream.Delivery) {
 
 func (r *Releaser) release(d *stream.Delivery) {
 	c, err := event.ParseCommitted(d.Values)
+	if err == nil {
+		err = r.o.Store.CheckPlace(d.Stream, c.ID)
+	}
 	if err != nil {
 		r.bury(d, err, string(fault.KindOf(err)))
 		return
@@ -201,7 +204,7 @@ func (r *Releaser) fail(d *stream.Delivery, log *zap.Logger, err error) {
 }
 
 func (r *Releaser) bury(d *stream.Delivery, err error, reason string) {
-	r.o.bury(d, r.o.Store.Keys().Committed(), state.GroupReleaser, "release", reason, err)
+	r.o.bury(d, state.GroupReleaser, "release", reason, err)
 }
 
 // early says that the grace is not over yet.

@@ -57,6 +57,9 @@ func (r *Relocator) Handle(ds []*stream.Delivery) {
 
 func (r *Relocator) relocate(d *stream.Delivery) {
 	view, err := event.ParseView(d.Values)
+	if err == nil {
+		err = r.o.Store.CheckPlace(d.Stream, view.ID)
+	}
 	if err != nil {
 		r.bury(d, err, string(fault.KindOf(err)))
 		return
@@ -247,15 +250,15 @@ func (r *Relocator) fail(d *stream.Delivery, log *zap.Logger, err error) {
 }
 
 func (r *Relocator) bury(d *stream.Delivery, err error, reason string) {
-	r.o.bury(d, r.o.Store.Keys().Views(), state.GroupRelocator, "relocate", reason, err)
+	r.o.bury(d, state.GroupRelocator, "relocate", reason, err)
 }
 
 // bury puts an entry into dead; where that fails, it stays pending and fails again.
-func (o Options) bury(d *stream.Delivery, key, group, stage, reason string, cause error) {
+func (o Options) bury(d *stream.Delivery, group, stage, reason string, cause error) {
 	ctx, cancel := soon(d)
 	defer cancel()
 	buried, err := o.Store.Bury(ctx, group, o.WorkerID, d.Values, event.Failure{
-		Stage: stage, Reason: reason, Error: cause.Error(), Attempts: d.Attempt, SourceStream: key, SourceID: d.ID,
+		Stage: stage, Reason: reason, Error: cause.Error(), Attempts: d.Attempt, SourceStream: d.Stream, SourceID: d.ID,
 		FailedAt: time.Now(),
 	})
 	if err != nil {

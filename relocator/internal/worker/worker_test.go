@@ -40,7 +40,7 @@ const (
 // world is a Redis, a MySQL and three tiers, with what a test needs to play api and committer.
 type world struct {
 	t     *testing.T
-	rdb   *redis.Client
+	rdb   redis.UniversalClient
 	cat   *catalog.Catalog
 	store *state.Store
 	roots map[string]string

@@ -48,18 +48,27 @@ func (s *Stack) CheckSettled(ctx context.Context) error {
 	return errors.Join(c.problems...)
 }
 
-// Settled is nil when every entry of the three streams has been delivered to its group and settled there. It looks
-// at all streams in one transaction, because a commit may append views again.
+// Settled is nil when every entry of the three streams has been delivered to its group and settled there, in every
+// partition.
 func (s *Stack) Settled(ctx context.Context) error {
+	var errs []error
+	for _, k := range s.Keys.Each() {
+		errs = append(errs, s.settled(ctx, k))
+	}
+	return errors.Join(errs...)
+}
+
+// settled looks at all streams of a partition in one transaction, because a commit may append views again.
+func (s *Stack) settled(ctx context.Context, keys state.Keys) error {
 	type look struct {
 		stream, group string
 		groups        *redis.XInfoGroupsCmd
 		newest        *redis.XMessageSliceCmd
 	}
 	looks := []look{
-		{stream: s.Keys.Views(), group: state.GroupRelocator},
-		{stream: s.Keys.Relocated(), group: state.GroupCommitter},
-		{stream: s.Keys.Committed(), group: state.GroupReleaser},
+		{stream: keys.Views(), group: state.GroupRelocator},
+		{stream: keys.Relocated(), group: state.GroupCommitter},
+		{stream: keys.Committed(), group: state.GroupReleaser},
 	}
 	pipe := s.Redis.TxPipeline()
 	for i := range looks {
@@ -251,9 +260,14 @@ func (c *check) tiers() error {
 }
 
 func (c *check) dead(ctx context.Context) error {
-	entries, err := c.s.Redis.XRange(ctx, c.s.Keys.Dead(), "-", "+").Result()
-	for _, e := range entries {
-		c.problem("dead: content %v at stage %v: %v", e.Values["cid"], e.Values["stage"], e.Values["error"])
+	for _, k := range c.s.Keys.Each() {
+		entries, err := c.s.Redis.XRange(ctx, k.Dead(), "-", "+").Result()
+		if err != nil {
+			return err
+		}
+		for _, e := range entries {
+			c.problem("dead: content %v at stage %v: %v", e.Values["cid"], e.Values["stage"], e.Values["error"])
+		}
 	}
-	return err
+	return nil
 }

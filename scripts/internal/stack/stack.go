@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 
@@ -26,6 +27,7 @@ type Options struct {
 
 	RedisURL    string
 	RedisPrefix string // "" is state.DefaultPrefix
+	Partitions  int    // 0 is 1
 	MySQLDSN    string // of a database without tables, or with those of an earlier stack
 
 	// Tiers are the places of levels, by name; a level that is not there gets a folder in Dir.
@@ -47,7 +49,7 @@ type Stack struct {
 	Relocators []*Service
 	Committer  *Service
 
-	Redis   *redis.Client
+	Redis   redis.UniversalClient
 	Keys    state.Keys
 	Catalog *catalog.Catalog
 
@@ -63,11 +65,12 @@ func New(ctx context.Context, o Options) (*Stack, error) {
 	if o.RedisPrefix == "" {
 		o.RedisPrefix = state.DefaultPrefix
 	}
-	s := &Stack{o: o, Keys: state.NewKeys(o.RedisPrefix), contents: map[content.ID]*expected{}}
+	o.Partitions = max(o.Partitions, 1)
+	s := &Stack{o: o, Keys: state.NewKeys(o.RedisPrefix).Partitioned(o.Partitions), contents: map[content.ID]*expected{}}
 	s.environment = slices.DeleteFunc(slices.Clone(o.Environ), func(v string) bool { return strings.HasPrefix(v, "TIERFLOW_") })
 	s.environment = append(s.environment, assignments(o.Settings)...)
 	s.environment = append(s.environment, "TIERFLOW_REDIS_URL="+o.RedisURL, "TIERFLOW_REDIS_PREFIX="+o.RedisPrefix,
-		"TIERFLOW_MYSQL_DSN="+o.MySQLDSN)
+		"TIERFLOW_PARTITIONS="+strconv.Itoa(o.Partitions), "TIERFLOW_MYSQL_DSN="+o.MySQLDSN)
 	var err error
 	if s.Redis, err = state.Connect(o.RedisURL, 3); err != nil {
 		return nil, fmt.Errorf("Redis URL: %w", err)
