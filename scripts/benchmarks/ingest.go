@@ -32,8 +32,8 @@ const (
 // posts is a running api with contents and nothing behind it, and what it is compared with.
 type posts struct {
 	*Bench
-	stack    *stack.Stack
-	mysqlDSN string
+	stack               *stack.Stack
+	redisAddr, mysqlDSN string
 }
 
 func runIngest(ctx context.Context, b *Bench) error {
@@ -93,7 +93,7 @@ func startPosts(ctx context.Context, b *Bench, n int, redis localserver.Options,
 	if err != nil {
 		return nil, err
 	}
-	p := &posts{Bench: b, stack: s, mysqlDSN: dsn}
+	p := &posts{Bench: b, stack: s, redisAddr: server.Addr(), mysqlDSN: dsn}
 	if err := p.insert(ctx, n); err != nil {
 		return nil, err
 	}
@@ -139,7 +139,7 @@ func (p *posts) startBaselines(ctx context.Context) (addr string, err error) {
 	c := child.New(child.Options{
 		Name: "baseline", Log: filepath.Join(p.Dir, "baseline.log"),
 		Command: func() *exec.Cmd {
-			return exec.Command(filepath.Join(p.Programs, "baseline"), addr, p.mysqlDSN, p.stack.Redis.Options().Addr)
+			return exec.Command(filepath.Join(p.Programs, "baseline"), addr, p.mysqlDSN, p.redisAddr)
 		},
 		Ready: func(ctx context.Context, _ int) error { return answers(ctx, addr) },
 	})
