@@ -43,7 +43,7 @@ const (
 // Take begins the work on a view event (step 2). who is the holder's lock value where the answer is Busy.
 func (s *Store) Take(ctx context.Context, entryID string, id content.ID, token Token, workerID string) (t Taken, who string, err error) {
 	k := s.keys.Of(id)
-	r, err := takeScript.Run(ctx, s.rdb, []string{k.Content(id), k.Lock(id), k.Views()},
+	r, err := s.run(ctx, id, takeScript, []string{k.Content(id), k.Lock(id), k.Views()},
 		entryID, string(token), s.lock.Milliseconds(), GroupRelocator, string(appendString(nil, workerID)),
 		formatNow(), s.seconds()).StringSlice()
 	if err != nil {
@@ -62,7 +62,7 @@ func (s *Store) Take(ctx context.Context, entryID string, id content.ID, token T
 func (s *Store) Settle(ctx context.Context, st State, token Token) error {
 	st.Status, st.WorkerID = Done, ""
 	k := s.keys.Of(st.ID)
-	err := doneScript.Run(ctx, s.rdb, []string{k.Content(st.ID), k.Lock(st.ID), k.Views()},
+	err := s.run(ctx, st.ID, doneScript, []string{k.Content(st.ID), k.Lock(st.ID), k.Views()},
 		st.EntryID, string(token), GroupRelocator, st.JSON(), s.seconds()).Err()
 	if err != nil {
 		return unavailable("settle", st.ID.String(), err)
@@ -77,7 +77,7 @@ func (s *Store) Emit(ctx context.Context, st State, token Token, r event.Relocat
 	args := append([]any{st.EntryID, string(token), emitted, s.lock.Milliseconds(), GroupRelocator, st.JSON(), s.seconds()},
 		anys(r.Fields())...)
 	k := s.keys.Of(st.ID)
-	res, err := emitScript.Run(ctx, s.rdb, []string{k.Content(st.ID), k.Lock(st.ID), k.Views(),
+	res, err := s.run(ctx, st.ID, emitScript, []string{k.Content(st.ID), k.Lock(st.ID), k.Views(),
 		k.Relocated(), k.Progress(st.ID)}, args...).Text()
 	if err != nil {
 		return false, unavailable("emit", st.ID.String(), err)
@@ -97,7 +97,7 @@ func (s *Store) Stray(ctx context.Context, c event.Committed) error {
 
 // Lock takes the lock for a release (step 8). who is "" where it is ours, else the holder's value.
 func (s *Store) Lock(ctx context.Context, id content.ID, token Token) (who string, err error) {
-	who, err = lockScript.Run(ctx, s.rdb, []string{s.keys.Lock(id)}, string(token), s.lock.Milliseconds()).Text()
+	who, err = s.run(ctx, id, lockScript, []string{s.keys.Lock(id)}, string(token), s.lock.Milliseconds()).Text()
 	if err != nil {
 		return "", unavailable("lock", id.String(), err)
 	}
@@ -106,7 +106,7 @@ func (s *Store) Lock(ctx context.Context, id content.ID, token Token) (who strin
 
 // Renew prolongs a lock. false: it is not ours any more, and the work must be cancelled.
 func (s *Store) Renew(ctx context.Context, id content.ID, token Token) (bool, error) {
-	n, err := renewScript.Run(ctx, s.rdb, []string{s.keys.Lock(id)}, string(token), s.lock.Milliseconds()).Int()
+	n, err := s.run(ctx, id, renewScript, []string{s.keys.Lock(id)}, string(token), s.lock.Milliseconds()).Int()
 	if err != nil {
 		return false, unavailable("renew lock", id.String(), err)
 	}
@@ -124,7 +124,7 @@ func (s *Store) Released(ctx context.Context, id content.ID, token Token, entryI
 }
 
 func (s *Store) unlock(ctx context.Context, id content.ID, token Token, stream, group, entryID string) error {
-	err := unlockScript.Run(ctx, s.rdb, []string{s.keys.Lock(id), s.keys.Progress(id), stream},
+	err := s.run(ctx, id, unlockScript, []string{s.keys.Lock(id), s.keys.Progress(id), stream},
 		string(token), group, entryID).Err()
 	if err != nil {
 		return unavailable("unlock", id.String(), err)

@@ -29,12 +29,13 @@ type Store struct {
 	ttl  time.Duration
 	lock time.Duration
 
+	trips []*trip     // by partition
 	agree atomic.Bool // Redis has our number of partitions
 }
 
 // NewStore makes a Store. It talks to nobody yet.
 func NewStore(o Options) *Store {
-	return &Store{rdb: o.Redis, keys: o.Keys, ttl: o.TTL, lock: o.Lease}
+	return &Store{rdb: o.Redis, keys: o.Keys, ttl: o.TTL, lock: o.Lease, trips: newTrips(o.Redis, o.Keys.Partitions())}
 }
 
 // Keys returns the key names in use.

@@ -3,6 +3,7 @@ package worker
 import (
 	"context"
 	"errors"
+	"sync"
 	"time"
 
 	"go.uber.org/zap"
@@ -23,42 +24,48 @@ type locks struct {
 }
 
 // hold renews the lock of a job until release is called, as long as the entry's delivery shows progress; the returned
-// context ends when the lock is lost. each is called at every renewal.
+// context ends when the lock is lost. each is called at every renewal. Most jobs end before the first one.
 func (l locks) hold(d *stream.Delivery, id content.ID, token state.Token, each func(context.Context)) (ctx context.Context, release func()) {
 	ctx, cancel := context.WithCancelCause(d.Context)
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		tick := time.NewTicker(max(l.lease/3, time.Millisecond))
-		defer tick.Stop()
-		for {
-			select {
-			case <-ctx.Done():
-				return
-			case <-tick.C:
-			}
-			// Without a sign of life the lock is left to expire: a job that hangs must not hold up its content.
-			if d.Stalled(l.lease) {
-				continue
-			}
-			rctx, stop := context.WithTimeout(ctx, l.lease/3)
-			mine, err := l.store.Renew(rctx, id, token)
-			if err == nil && mine {
-				each(rctx)
-			}
-			stop()
-			switch {
-			case ctx.Err() != nil:
-				return
-			case err != nil:
-				l.log.Warn("lock was not renewed", zap.Stringer("cid", id), zap.Error(err))
-			case !mine:
-				cancel(errLockLost)
-				return
-			}
+	every := max(l.lease/3, time.Millisecond)
+	var mu sync.Mutex // held while a renewal is under way
+	var timer *time.Timer
+	mu.Lock()
+	timer = time.AfterFunc(every, func() {
+		mu.Lock()
+		defer mu.Unlock()
+		// Without a sign of life the lock is left to expire: a job that hangs must not hold up its content.
+		if ctx.Err() == nil && !d.Stalled(l.lease) && !l.renew(ctx, id, token, each) {
+			cancel(errLockLost)
 		}
-	}()
-	return ctx, func() { cancel(nil); <-done }
+		if ctx.Err() == nil {
+			timer.Reset(every)
+		}
+	})
+	mu.Unlock()
+	return ctx, func() {
+		cancel(nil)
+		mu.Lock() // a renewal that is under way ends first
+		defer mu.Unlock()
+		timer.Stop()
+	}
+}
+
+// renew tells whether the lock is ours, as far as one can know.
+func (l locks) renew(ctx context.Context, id content.ID, token state.Token, each func(context.Context)) bool {
+	rctx, stop := context.WithTimeout(ctx, l.lease/3)
+	defer stop()
+	mine, err := l.store.Renew(rctx, id, token)
+	if err != nil {
+		if ctx.Err() == nil {
+			l.log.Warn("lock was not renewed", zap.Stringer("cid", id), zap.Error(err))
+		}
+		return true
+	}
+	if mine {
+		each(rctx)
+	}
+	return mine
 }
 
 // soon is the context of the short steps that must be tried even when the job was cancelled: they are fenced, and

@@ -22,6 +22,7 @@ import (
 // Releaser clears copies that no row names (step 8).
 type Releaser struct {
 	o     Options
+	rows  *rows
 	locks locks
 	clock clock
 	seen  sightings
@@ -29,7 +30,8 @@ type Releaser struct {
 
 // NewReleaser makes a Releaser.
 func NewReleaser(o Options) *Releaser {
-	return &Releaser{o: o, locks: locks{o.Store, o.Lease, o.Log}, seen: sightings{of: map[string]sighting{}}}
+	return &Releaser{o: o, rows: newRows(o.Catalog), locks: locks{o.Store, o.Lease, o.Log},
+		seen: sightings{of: map[string]sighting{}}}
 }
 
 // Handle is the handler of the consumer of `committed`.
@@ -103,7 +105,7 @@ func (r *Releaser) release(d *stream.Delivery) {
 
 // clear removes the copy; nil: there is nothing left to do for this entry.
 func (r *Releaser) clear(ctx context.Context, d *stream.Delivery, c event.Committed, random string, log *zap.Logger) error {
-	row, err := r.o.Catalog.Content(ctx, c.ID)
+	row, policy, err := r.rows.find(ctx, c.ID)
 	if fault.Is(err, fault.Unknown) {
 		log.Info("not cleared: the content was forgotten, its files stay")
 		return nil
@@ -115,10 +117,6 @@ func (r *Releaser) clear(ctx context.Context, d *stream.Delivery, c event.Commit
 		log.Warn("not cleared: the row has another filename by now", zap.String("filename", c.Filename),
 			zap.String("row", row.Filename))
 		return nil
-	}
-	policy, err := r.o.policy(ctx)
-	if err != nil {
-		return err
 	}
 	level, ok := policy.Level(c.Clears())
 	if !ok {
@@ -133,9 +131,9 @@ func (r *Releaser) clear(ctx context.Context, d *stream.Delivery, c event.Commit
 		ID: c.ID, Token: random, Filename: c.Filename, Tier: level,
 		Fence: func(ctx context.Context) (bool, error) {
 			d.Progress()
-			begun, err := beginRelease(ctx, r.o.Catalog, row, level.Name)
+			begun, now, err := r.rows.beginRelease(ctx, row, level.Name)
 			if err == nil && begun {
-				err = r.kept(ctx, d, c, policy)
+				err = r.kept(ctx, d, c, now, policy)
 			}
 			return begun, err
 		},
@@ -155,11 +153,7 @@ func (r *Releaser) clear(ctx context.Context, d *stream.Delivery, c event.Commit
 // the protocol it always is, but rows are restored from backups and changed by hand, and then the copy that nobody names
 // may be the last one. And it must have the other's bytes: whoever writes to a file that is being moved writes to the
 // old copy.
-func (r *Releaser) kept(ctx context.Context, d *stream.Delivery, c event.Committed, policy content.Policy) error {
-	row, err := r.o.Catalog.Content(ctx, c.ID)
-	if err != nil {
-		return err
-	}
+func (r *Releaser) kept(ctx context.Context, d *stream.Delivery, c event.Committed, row catalog.Row, policy content.Policy) error {
 	named, ok := policy.Level(row.Level)
 	if !ok {
 		return fault.New(fault.Unavailable, "look up level", row.Level, nil)
@@ -175,7 +169,7 @@ func (r *Releaser) kept(ctx context.Context, d *stream.Delivery, c event.Committ
 		return err
 	}
 	if now.Generation != row.Generation {
-		return fault.New(fault.Busy, "clear", c.ID.String(), errors.New("the row has just changed"))
+		return fault.New(fault.Busy, "clear", c.ID.String(), errChanged)
 	}
 	return &fault.Error{Kind: fault.MissingFile, Op: "keep the last copy of", Subject: c.ID.String(),
 		Err:  fmt.Errorf("the row names level %s, and %s is not there", row.Level, row.Filename),
@@ -183,24 +177,11 @@ func (r *Releaser) kept(ctx context.Context, d *stream.Delivery, c event.Committ
 }
 
 func (r *Releaser) fail(d *stream.Delivery, log *zap.Logger, err error) {
-	kind := fault.KindOf(err)
-	switch {
-	case kind == fault.Lost || kind == fault.Busy || d.Context.Err() != nil:
-		d.Later(0)
-	case kind == fault.Unavailable:
-		r.o.Trouble()
-		d.Later(0)
-	case kind == fault.TierRefused:
-		log.Warn("a tier is away, clearing later", zap.Error(err))
-		d.Later(restLeast)
-	case kind.Permanent() || kind == fault.Changed: // a copy that was changed does not change back
-		r.bury(d, err, string(kind))
-	case d.Attempt >= r.o.MaxAttempts:
-		r.bury(d, err, "exhausted")
-	default:
-		log.Warn("clearing failed, trying again", zap.Int64("attempt", d.Attempt), zap.Error(err))
-		d.Failed(err)
+	if fault.Is(err, fault.Changed) { // a copy that was changed does not change back
+		r.bury(d, err, string(fault.Changed))
+		return
 	}
+	r.o.fail(d, log, err, r.bury)
 }
 
 func (r *Releaser) bury(d *stream.Delivery, err error, reason string) {

@@ -39,13 +39,15 @@ type Options struct {
 // Relocator moves contents to where their newest event wants them.
 type Relocator struct {
 	o     Options
+	rows  *rows
 	locks locks
 	rest  rest
 }
 
 // NewRelocator makes a Relocator.
 func NewRelocator(o Options) *Relocator {
-	return &Relocator{o: o, locks: locks{o.Store, o.Lease, o.Log}, rest: rest{until: map[string]time.Time{}, n: map[string]int{}}}
+	return &Relocator{o: o, rows: newRows(o.Catalog), locks: locks{o.Store, o.Lease, o.Log},
+		rest: rest{until: map[string]time.Time{}, n: map[string]int{}}}
 }
 
 // Handle is the handler of the consumer of `views`.
@@ -103,11 +105,7 @@ func (r *Relocator) relocate(d *stream.Delivery) {
 
 // move does steps 3 to 5; the lock is ours. nil: the entry is settled.
 func (r *Relocator) move(ctx context.Context, d *stream.Delivery, view event.View, token state.Token, random string, p *progress, log *zap.Logger) error {
-	row, err := r.o.Catalog.Content(ctx, view.ID)
-	if err != nil {
-		return err
-	}
-	policy, err := r.o.policy(ctx)
+	row, policy, err := r.rows.find(ctx, view.ID)
 	if err != nil {
 		return err
 	}
@@ -226,23 +224,27 @@ func (r *Relocator) missing(ctx context.Context, row catalog.Row, err error) err
 	return err
 }
 
-// fail says what becomes of an entry whose work has ended with an error.
 func (r *Relocator) fail(d *stream.Delivery, log *zap.Logger, err error) {
+	r.o.fail(d, log, err, r.bury)
+}
+
+// fail says what becomes of an entry whose work has ended with an error.
+func (o Options) fail(d *stream.Delivery, log *zap.Logger, err error, bury func(d *stream.Delivery, err error, reason string)) {
 	kind := fault.KindOf(err)
 	switch {
 	case kind == fault.Lost || kind == fault.Busy || d.Context.Err() != nil:
 		log.Debug("left to others", zap.Error(err))
 		d.Later(0)
 	case kind == fault.Unavailable:
-		r.o.Trouble()
+		o.Trouble()
 		d.Later(0)
 	case kind == fault.TierRefused || kind == fault.NoSpace:
 		log.Warn("a tier is away or full, trying again later", zap.Error(err))
 		d.Later(restLeast)
 	case kind.Permanent():
-		r.bury(d, err, string(kind))
-	case d.Attempt >= r.o.MaxAttempts:
-		r.bury(d, err, "exhausted")
+		bury(d, err, string(kind))
+	case d.Attempt >= o.MaxAttempts:
+		bury(d, err, "exhausted")
 	default:
 		log.Warn("failed, trying again", zap.Int64("attempt", d.Attempt), zap.Error(err))
 		d.Failed(err)

@@ -35,7 +35,7 @@ func (s *Sweeper) Run(ctx context.Context) {
 
 // Once sweeps all tiers of what is older than that. A tier that is away is left out.
 func (s *Sweeper) Once(ctx context.Context, olderThan time.Duration) error {
-	policy, err := s.o.policy(ctx)
+	policy, err := policy(ctx, s.o.Catalog)
 	if err != nil {
 		return err
 	}

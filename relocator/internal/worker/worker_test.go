@@ -530,6 +530,60 @@ func TestAnOldReleaseGivesTheGraceToReadersThatWereLedThereAMomentAgo(t *testing
 	}
 }
 
+// TestARowThatSomebodyHasLockedHoldsUpNoOtherRelease has one row in the hands of an operator's transaction. Its release
+// waits; those that share its trips to MySQL do not.
+func TestARowThatSomebodyHasLockedHoldsUpNoOtherRelease(t *testing.T) {
+	w := newWorld(t)
+	const n = 20
+	bodies := map[int][]byte{}
+	for id := 1; id <= n; id++ {
+		name := fmt.Sprintf("f%d", id)
+		bodies[id] = w.content(id, name)
+		w.file("silver", name, bodies[id])
+		w.exec("UPDATE contents SET content_level = 'silver' WHERE cid = ?", id)
+	}
+	tx, err := w.cat.DB().BeginTx(t.Context(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = tx.Rollback() }()
+	if _, err := tx.Exec("UPDATE contents SET view_count = 1 WHERE cid = 7"); err != nil {
+		t.Fatal(err)
+	}
+	for id := 1; id <= n; id++ {
+		err := w.store.Stray(t.Context(), event.Committed{EventID: uuid.Must(uuid.NewV7()).String(), ID: content.ID(id), From: "silver", To: "bronze",
+			Filename: fmt.Sprintf("f%d", id), CommittedAt: time.Now()})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.releaser("r1")
+	w.eventually("only the locked one is left", func() error {
+		p, err := w.rdb.XPending(t.Context(), w.store.Keys().Committed(), state.GroupReleaser).Result()
+		if err != nil {
+			return err
+		}
+		left, err := os.ReadDir(w.roots["bronze"])
+		if err != nil {
+			return err
+		}
+		if p.Count != 1 || len(left) != 2 { // .tierflow and the copy of the locked one
+			return fmt.Errorf("%d entries are pending, %d names are on bronze", p.Count, len(left))
+		}
+		return nil
+	})
+	if err := tx.Rollback(); err != nil {
+		t.Fatal(err)
+	}
+	w.settled()
+	for id, body := range bodies {
+		w.lies(id, "silver", body)
+		if row, err := w.cat.Content(t.Context(), content.ID(id)); err != nil || row.Generation == 0 {
+			t.Errorf("content %d: generation %d after its release, %v", id, row.Generation, err)
+		}
+	}
+}
+
 func TestTheLastCopyIsNotClearedWhereTheRowsOwnIsMissing(t *testing.T) {
 	w := newWorld(t)
 	body := w.content(1, "a")

@@ -1,0 +1,82 @@
+package state
+
+import (
+	"context"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/tierflow/tierflow/shared/batch"
+	"github.com/tierflow/tierflow/shared/content"
+)
+
+const (
+	// tripMost bounds how many scripts travel together. Redis runs them one by one, each as atomic as alone.
+	tripMost = 256
+	// tripTimeout is for a trip whose callers have all given up.
+	tripTimeout = 5 * time.Second
+)
+
+// call is one of many calls of scripts.
+type call struct {
+	script *redis.Script
+	keys   []string
+	args   []any
+}
+
+// trip takes the scripts of one partition that are called at the same time to Redis together. Partitions have trips of
+// their own: one that is away holds up no other.
+type trip = batch.Runner[call, *redis.Cmd]
+
+func newTrips(rdb redis.UniversalClient, partitions int) []*trip {
+	trips := make([]*trip, partitions)
+	for p := range trips {
+		trips[p] = batch.New(tripMost, func(calls []call) []*redis.Cmd {
+			ctx, cancel := context.WithTimeout(context.Background(), tripTimeout)
+			defer cancel()
+			return runAll(ctx, rdb, calls)
+		})
+	}
+	return trips
+}
+
+// run is Script.Run on a shared trip, for a script that is safe to run again: go-redis repeats a whole trip whose replies
+// were lost. All its keys are of the content's partition.
+func (s *Store) run(ctx context.Context, id content.ID, script *redis.Script, keys []string, args ...any) *redis.Cmd {
+	cmd, err := s.trips[s.keys.Partition(id)].Do(ctx, call{script, keys, args})
+	if err != nil {
+		cmd = redis.NewCmd(ctx)
+		cmd.SetErr(err)
+	}
+	return cmd
+}
+
+// runAll is Script.Run for many calls on one trip, two where a server does not know a script yet: SCRIPT LOAD in
+// front of each trip would have to reach every node of a cluster, and fail with any of them.
+func runAll(ctx context.Context, rdb redis.UniversalClient, calls []call) []*redis.Cmd {
+	cmds := make([]*redis.Cmd, len(calls))
+	trip := func(run func(redis.Pipeliner, call) *redis.Cmd, which []int) {
+		// The pipeline's error is that of its first failed command; each command has its own.
+		_, _ = rdb.Pipelined(ctx, func(pipe redis.Pipeliner) error {
+			for _, i := range which {
+				cmds[i] = run(pipe, calls[i])
+			}
+			return nil
+		})
+	}
+	all := make([]int, len(calls))
+	for i := range all {
+		all[i] = i
+	}
+	trip(func(pipe redis.Pipeliner, c call) *redis.Cmd { return c.script.EvalSha(ctx, pipe, c.keys, c.args...) }, all)
+	var unknown []int
+	for i, c := range cmds {
+		if redis.HasErrorPrefix(c.Err(), "NOSCRIPT") {
+			unknown = append(unknown, i)
+		}
+	}
+	if len(unknown) > 0 {
+		trip(func(pipe redis.Pipeliner, c call) *redis.Cmd { return c.script.Eval(ctx, pipe, c.keys, c.args...) }, unknown)
+	}
+	return cmds
+}
