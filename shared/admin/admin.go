@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"strings"
@@ -31,12 +32,13 @@ type Ready struct {
 	log     *zap.Logger
 	mu      sync.Mutex
 	missing map[string]string
+	warns   map[string]string
 	asked   chan struct{}
 }
 
 // NewReady makes a Ready for the checks. Run must be started.
 func NewReady(log *zap.Logger, checks ...Check) *Ready {
-	r := &Ready{checks: checks, log: log, missing: map[string]string{}, asked: make(chan struct{}, 1)}
+	r := &Ready{checks: checks, log: log, missing: map[string]string{}, warns: map[string]string{}, asked: make(chan struct{}, 1)}
 	for _, c := range checks {
 		r.missing[c.Name] = "not checked yet"
 	}
@@ -86,6 +88,18 @@ func (r *Ready) set(name string, err error) {
 	}
 }
 
+// Warn notes something that is wrong although nothing is missing, or with nil that it is right again: /readyz shows it
+// and stays 200. The caller logs it.
+func (r *Ready) Warn(name string, err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if err == nil {
+		delete(r.warns, name)
+		return
+	}
+	r.warns[name] = err.Error()
+}
+
 // Look asks for a check soon: for those who have seen a failure themselves.
 func (r *Ready) Look() {
 	select {
@@ -113,11 +127,13 @@ func (r *Ready) OK(names ...string) bool {
 func (r *Ready) Missing() map[string]string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	m := make(map[string]string, len(r.missing))
-	for k, v := range r.missing {
-		m[k] = v
-	}
-	return m
+	return maps.Clone(r.missing)
+}
+
+func (r *Ready) warnings() map[string]string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return maps.Clone(r.warns)
 }
 
 // NewRegistry makes a metrics registry with those of the process and of Go.
@@ -127,18 +143,22 @@ func NewRegistry() *prometheus.Registry {
 	return reg
 }
 
-// Handler answers GET /healthz (200 while the process runs), /readyz (200, or 503 and what is missing) and /metrics.
+// Handler answers GET /healthz (200 while the process runs), /readyz (200, or 503 and what is missing; with warnings where
+// there are any) and /metrics.
 func Handler(r *Ready, reg *prometheus.Registry) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
 		answer(w, http.StatusOK, map[string]any{"status": "ok"})
 	})
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
+		body, status := map[string]any{"status": "ready"}, http.StatusOK
 		if m := r.Missing(); len(m) > 0 {
-			answer(w, http.StatusServiceUnavailable, map[string]any{"status": "not ready", "missing": m})
-			return
+			body, status = map[string]any{"status": "not ready", "missing": m}, http.StatusServiceUnavailable
 		}
-		answer(w, http.StatusOK, map[string]any{"status": "ready"})
+		if m := r.warnings(); len(m) > 0 {
+			body["warnings"] = m
+		}
+		answer(w, status, body)
 	})
 	mux.Handle("GET /metrics", promhttp.HandlerFor(reg, promhttp.HandlerOpts{}))
 	return mux

@@ -111,6 +111,20 @@ func TestACheckThatHangsIsGivenUp(t *testing.T) {
 	})
 }
 
+func TestAWarningIsShownAndTakesNothingOutOfUse(t *testing.T) {
+	r := admin.NewReady(zap.NewNop())
+	srv := httptest.NewServer(admin.Handler(r, admin.NewRegistry()))
+	defer srv.Close()
+	r.Warn("keys", errors.New("line 2 is wrong"))
+	if status, _, body := get(t, srv.URL+"/readyz"); status != 200 || body != `{"status":"ready","warnings":{"keys":"line 2 is wrong"}}`+"\n" {
+		t.Errorf("%d %q", status, body)
+	}
+	r.Warn("keys", nil)
+	if status, _, body := get(t, srv.URL+"/readyz"); status != 200 || body != `{"status":"ready"}`+"\n" {
+		t.Errorf("%d %q", status, body)
+	}
+}
+
 func get(t *testing.T, url string) (int, http.Header, string) {
 	t.Helper()
 	resp, err := http.Get(url)

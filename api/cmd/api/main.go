@@ -4,11 +4,13 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"net"
 	"os"
 
 	"go.uber.org/zap"
 
+	"github.com/tierflow/tierflow/api/internal/apikeys"
 	"github.com/tierflow/tierflow/api/internal/service"
 	"github.com/tierflow/tierflow/shared/admin"
 	"github.com/tierflow/tierflow/shared/logging"
@@ -22,6 +24,13 @@ type cli struct {
 	Serve       struct{} `cmd:"" default:"1" help:"Serve HTTP (the default)."`
 	Healthcheck struct{} `cmd:"" help:"Ask a running api whether it is ready; exit code 0 or 1."`
 	Version     struct{} `cmd:"" help:"Print the version."`
+	NewKey      newKey   `cmd:"" help:"Make an API key: print it, and its line for the file of keys."`
+}
+
+type newKey struct {
+	Name   string `required:"" help:"Name of the key, for the log and for those who read the file."`
+	Scopes string `required:"" help:"What it may do: some of views, read, operate, with commas between."`
+	File   string `help:"Append the line to this file, and print the key alone."`
 }
 
 func main() { os.Exit(process.Run(run)) }
@@ -42,6 +51,12 @@ func run(ctx context.Context) int {
 		}
 		return process.OK
 	}
+	if verb == "new-key" {
+		if err := c.NewKey.run(os.Stdout); err != nil {
+			return fail(process.Settings, err)
+		}
+		return process.OK
+	}
 	config, err := c.Settings.Check()
 	if err != nil {
 		return fail(process.Settings, err)
@@ -52,6 +67,27 @@ func run(ctx context.Context) int {
 		return process.Failed
 	}
 	return process.OK
+}
+
+// run makes a key. It goes to stdout alone, so that a script can keep it: nothing else ever shows it again.
+func (n newKey) run(stdout io.Writer) error {
+	scopes, err := apikeys.ParseScopes(n.Scopes)
+	if err != nil {
+		return err
+	}
+	secret, line, err := apikeys.Generate(n.Name, scopes)
+	if err != nil {
+		return err
+	}
+	if n.File == "" {
+		_, err = fmt.Fprintf(stdout, "%s\n%s\n", secret, line)
+		return err
+	}
+	if err := apikeys.Append(n.File, line); err != nil {
+		return err
+	}
+	_, err = fmt.Fprintln(stdout, secret)
+	return err
 }
 
 func fail(code int, err error) int {

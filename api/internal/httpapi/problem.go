@@ -10,6 +10,7 @@ import (
 	"github.com/labstack/echo/v4"
 	"go.uber.org/zap"
 
+	"github.com/tierflow/tierflow/api/internal/apikeys"
 	"github.com/tierflow/tierflow/api/internal/ingest"
 	"github.com/tierflow/tierflow/shared/fault"
 )
@@ -26,15 +27,18 @@ var problems = map[fault.Kind]struct {
 	status int
 	title  string
 }{
-	fault.Malformed:     {http.StatusBadRequest, "The request cannot be read"},
-	fault.Unknown:       {http.StatusNotFound, "There is no such thing"},
-	methodNotAllowed:    {http.StatusMethodNotAllowed, "This path does not take this method"},
-	fault.Conflict:      {http.StatusConflict, "Something else is in the way"},
-	tooLarge:            {http.StatusRequestEntityTooLarge, "The request is too large"},
-	unsupportedMedia:    {http.StatusUnsupportedMediaType, "The body is of a type that is not taken here"},
-	fault.Unprocessable: {http.StatusUnprocessableEntity, "State or policy forbid it"},
-	ingest.BacklogFull:  {http.StatusServiceUnavailable, "Too many view events wait"},
-	fault.Unavailable:   {http.StatusServiceUnavailable, "A server that is needed cannot be reached"},
+	fault.Malformed:      {http.StatusBadRequest, "The request cannot be read"},
+	apikeys.Unauthorized: {http.StatusUnauthorized, "An API key is needed"},
+	apikeys.Forbidden:    {http.StatusForbidden, "The API key is not enough"},
+	fault.Unknown:        {http.StatusNotFound, "There is no such thing"},
+	methodNotAllowed:     {http.StatusMethodNotAllowed, "This path does not take this method"},
+	fault.Conflict:       {http.StatusConflict, "Something else is in the way"},
+	tooLarge:             {http.StatusRequestEntityTooLarge, "The request is too large"},
+	unsupportedMedia:     {http.StatusUnsupportedMediaType, "The body is of a type that is not taken here"},
+	fault.Unprocessable:  {http.StatusUnprocessableEntity, "State or policy forbid it"},
+	apikeys.RateLimited:  {http.StatusTooManyRequests, "Too many requests failed"},
+	ingest.BacklogFull:   {http.StatusServiceUnavailable, "Too many view events wait"},
+	fault.Unavailable:    {http.StatusServiceUnavailable, "A server that is needed cannot be reached"},
 }
 
 // Problem is the body of every error (RFC 9457).

@@ -10,13 +10,16 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/tierflow/tierflow/api/internal/apikeys"
 	"github.com/tierflow/tierflow/api/internal/httpapi"
 	"github.com/tierflow/tierflow/shared/admin"
 )
 
-func newServer() *httpapi.Server {
+func newServer() *httpapi.Server { return guardedServer(nil) }
+
+func guardedServer(g *apikeys.Guard) *httpapi.Server {
 	log := zap.NewNop()
-	return httpapi.New(httpapi.Options{Log: log, Ready: admin.NewReady(log), Metrics: admin.NewRegistry()})
+	return httpapi.New(httpapi.Options{Log: log, Ready: admin.NewReady(log), Metrics: admin.NewRegistry(), Guard: g})
 }
 
 func TestTheDescriptionHasEveryCallAndNoOther(t *testing.T) {

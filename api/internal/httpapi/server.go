@@ -16,6 +16,7 @@ import (
 	"github.com/redis/go-redis/v9"
 	"go.uber.org/zap"
 
+	"github.com/tierflow/tierflow/api/internal/apikeys"
 	"github.com/tierflow/tierflow/api/internal/appraise"
 	"github.com/tierflow/tierflow/api/internal/ingest"
 	"github.com/tierflow/tierflow/api/internal/live"
@@ -26,7 +27,7 @@ import (
 	"github.com/tierflow/tierflow/shared/state"
 )
 
-// Options of a Server. All are required.
+// Options of a Server. All but Guard are required.
 type Options struct {
 	Ingest   *ingest.Batcher
 	Lookup   *lookup.Cache
@@ -40,6 +41,7 @@ type Options struct {
 	Redis    redis.UniversalClient
 	Ready    *admin.Ready
 	Metrics  *prometheus.Registry
+	Guard    *apikeys.Guard // nil where no keys are configured: everybody may do everything
 	Log      *zap.Logger
 }
 
@@ -135,9 +137,10 @@ func (s *Server) Routes() [][2]string {
 	return rs
 }
 
-// add routes to a handler and puts around it what every call has: a deadline, its errors as problems, metrics, and a
-// log line at debug level.
+// add routes to a handler and puts around it what every call has: a key's scope, a deadline, its errors as problems,
+// metrics, and a log line at debug level.
 func (s *Server) add(method, path string, handle echo.HandlerFunc) {
+	handle = s.guarded(scopeOf(method, path), handle)
 	seconds := s.seconds.WithLabelValues(path)
 	var requests [6]prometheus.Counter
 	for class := range requests {

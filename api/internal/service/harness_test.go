@@ -34,6 +34,7 @@ type api struct {
 	db     *catalog.Catalog
 	stop   func() // ends it and waits
 	client *http.Client
+	key    string // is shown with every request, unless it is ""
 }
 
 type options struct {
@@ -41,6 +42,7 @@ type options struct {
 	prefix             string
 	maxBacklog         string
 	drain              string
+	keysFile           string
 	noSchema           bool
 	notReady           bool // do not wait until it is ready
 }
@@ -81,7 +83,7 @@ func start(t *testing.T, o options) *api {
 	config, err := service.Settings{
 		Common: settings.Common{RedisURL: o.redisURL, RedisPrefix: o.prefix, MySQLDSN: o.mysqlDSN, MinIdle: "30s",
 			StateTTL: "24h", Partitions: "1", Drain: o.drain, LogLevel: "info", LogFormat: "json"},
-		Listen: "127.0.0.1:0", MaxBacklog: o.maxBacklog,
+		Listen: "127.0.0.1:0", MaxBacklog: o.maxBacklog, APIKeysFile: o.keysFile,
 	}.Check()
 	if err != nil {
 		t.Fatal(err)
@@ -140,6 +142,9 @@ func (a *api) request(method, path, contentType string, body io.Reader) *http.Re
 	}
 	if contentType != "" {
 		req.Header.Set("Content-Type", contentType)
+	}
+	if a.key != "" {
+		req.Header.Set("Authorization", "Bearer "+a.key)
 	}
 	resp, err := a.client.Do(req)
 	if err != nil {

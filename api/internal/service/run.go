@@ -11,6 +11,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/tierflow/tierflow/api/internal/apikeys"
 	"github.com/tierflow/tierflow/api/internal/appraise"
 	"github.com/tierflow/tierflow/api/internal/httpapi"
 	"github.com/tierflow/tierflow/api/internal/ingest"
@@ -74,14 +75,20 @@ func Run(ctx context.Context, c Config, log *zap.Logger, listening func(net.Addr
 	workers.Go(func() { commits.Run(work) })
 	workers.Go(func() { hub.Run(work) })
 	workers.Go(batcher.Run)
+	var guard *apikeys.Guard
+	if c.keys != nil {
+		guard = apikeys.NewGuard(c.keys.Keys)
+		workers.Go(func() { c.keys.Run(work, func(err error) { keysChanged(c.keys, err, ready, log) }) })
+	}
 
 	server := httpapi.New(httpapi.Options{
 		Ingest: batcher, Lookup: find, Catalog: c.catalog, Registry: registry.New(c.catalog.DB()), Appraise: appraiser,
-		Commits: commits, Hub: hub, Reads: reads, Writes: writes, Redis: c.reads, Ready: ready, Metrics: metrics, Log: log,
+		Commits: commits, Hub: hub, Reads: reads, Writes: writes, Redis: c.reads, Ready: ready, Metrics: metrics, Guard: guard,
+		Log: log,
 	}).HTTP()
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(listener) }()
-	log.Info("serving", zap.Stringer("listen", listener.Addr()))
+	log.Info("serving", zap.Stringer("listen", listener.Addr()), zap.Bool("api_keys", c.keys != nil))
 	listening(listener.Addr())
 
 	select {
@@ -103,6 +110,21 @@ func Run(ctx context.Context, c Config, log *zap.Logger, listening func(net.Addr
 		err = nil
 	}
 	return err
+}
+
+// keysChanged says what has become of the file of API keys. A wrong one does not make the service unready: it serves on
+// with the keys that it has, and to be taken out of use would be worse than a key that comes or goes late.
+func keysChanged(f *apikeys.File, err error, ready *admin.Ready, log *zap.Logger) {
+	ready.Warn("api-keys", err)
+	if err != nil {
+		log.Error("the file of API keys is wrong: the old keys stay in use", zap.Error(err))
+		return
+	}
+	var names []string
+	for _, k := range f.Keys() {
+		names = append(names, k.Name+" ("+k.Scopes.String()+")")
+	}
+	log.Info("API keys", zap.Strings("keys", names))
 }
 
 // redisCheck tells whether Redis answers and has our number of partitions. The first time that it does, the relocators'

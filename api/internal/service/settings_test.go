@@ -1,9 +1,11 @@
 package service_test
 
 import (
+	"path/filepath"
 	"strings"
 	"testing"
 
+	"github.com/tierflow/tierflow/api/internal/apikeys"
 	"github.com/tierflow/tierflow/api/internal/service"
 	"github.com/tierflow/tierflow/shared/settings"
 )
@@ -29,6 +31,8 @@ func TestWrongSettingsAreAllNamedAtOnce(t *testing.T) {
 }
 
 func TestAnAddressThatOthersReachNeedsAWord(t *testing.T) {
+	_, line := newKey(t, "a", apikeys.Read)
+	keysFile := writeKeys(t, filepath.Join(t.TempDir(), "keys"), line)
 	for address, reached := range map[string]bool{"127.0.0.1:5000": false, "[::1]:5000": false, "localhost:0": false, "127.1.2.3:1": false,
 		"0.0.0.0:5000": true, ":5000": true, "[::]:5000": true, "192.168.1.1:5000": true, "example.org:5000": true} {
 		s := good()
@@ -40,5 +44,24 @@ func TestAnAddressThatOthersReachNeedsAWord(t *testing.T) {
 		if _, err := s.Check(); err != nil {
 			t.Errorf("%s: %v", address, err)
 		}
+		s.InsecureNoAuth, s.APIKeysFile = false, keysFile
+		if _, err := s.Check(); err != nil {
+			t.Errorf("%s with API keys: %v", address, err)
+		}
+	}
+}
+
+func TestAWrongFileOfKeysIsAWrongSetting(t *testing.T) {
+	s := good()
+	for text, want := range map[string]string{"": "api new-key", "x read sha256:12\n": "line 1"} {
+		s.APIKeysFile = writeKeys(t, filepath.Join(t.TempDir(), "keys"), text)
+		s.InsecureNoAuth = true // does not make a wrong file a right one
+		if _, err := s.Check(); err == nil || !strings.Contains(err.Error(), "TIERFLOW_API_KEYS_FILE: "+s.APIKeysFile) || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: %v", text, err)
+		}
+	}
+	s.APIKeysFile = "/nowhere/keys"
+	if _, err := s.Check(); err == nil || !strings.Contains(err.Error(), "/nowhere/keys") {
+		t.Errorf("no file: %v", err)
 	}
 }

@@ -1,0 +1,109 @@
+package apikeys
+
+import (
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"hash/maphash"
+	"net/http"
+	"net/netip"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"github.com/tierflow/tierflow/shared/fault"
+)
+
+// Kinds that only a guard knows.
+const (
+	Unauthorized fault.Kind = "unauthorized" // no key, or none that is known
+	Forbidden    fault.Kind = "forbidden"    // the key lacks a scope
+	RateLimited  fault.Kind = "rate-limited" // too many wrong keys from one place
+)
+
+// How many wrong keys one place may show: a client that was set up wrong sees why, and nobody fills the log.
+const (
+	wrongAtOnce    = 100
+	wrongPerSecond = 5
+)
+
+// Guard decides who may call what.
+type Guard struct {
+	keys func() []Key
+
+	// Wrong keys are counted by where they come from. Places share counters when there are many: that only ever limits
+	// those who show wrong keys. The seed keeps them from choosing whom they share with.
+	seed  maphash.Seed
+	mu    sync.Mutex
+	wrong [1024]*rate.Limiter
+}
+
+// NewGuard makes a Guard; keys is asked at every call.
+func NewGuard(keys func() []Key) *Guard {
+	return &Guard{keys: keys, seed: maphash.MakeSeed()}
+}
+
+// Allow tells whether a request shows a key with the scope; none is needed for None. The error says what is wrong, and of
+// a wrong key nothing but that it is wrong. What else the answer must say is put into header. A right key costs one hash
+// and no allocation.
+func (g *Guard) Allow(r *http.Request, header http.Header, scope Scope) error {
+	if scope == None {
+		return nil
+	}
+	values := r.Header["Authorization"]
+	if len(values) == 0 {
+		header.Set("WWW-Authenticate", `Bearer realm="tierflow"`)
+		return fault.New(Unauthorized, "", "", errors.New("this call needs an API key: Authorization: Bearer <key>"))
+	}
+	if key := g.find(values); key != nil {
+		if key.Scopes&scope == scope {
+			return nil
+		}
+		header.Set("WWW-Authenticate", fmt.Sprintf(`Bearer realm="tierflow", error="insufficient_scope", scope="%s"`, scope))
+		return fault.New(Forbidden, "", "", fmt.Errorf("the key %s may not do this: it has the scopes %s and lacks %s", key.Name, key.Scopes, scope))
+	}
+	if !g.limiter(r.RemoteAddr).AllowN(time.Now(), 1) {
+		header.Set("Retry-After", "1")
+		return fault.New(RateLimited, "", "", errors.New("too many wrong API keys have come from this address; right ones are not limited"))
+	}
+	header.Set("WWW-Authenticate", `Bearer realm="tierflow", error="invalid_token"`)
+	return fault.New(Unauthorized, "", "", errors.New("the API key is not a valid one"))
+}
+
+// find looks for the key that a request shows.
+func (g *Guard) find(values []string) *Key {
+	const scheme = "Bearer "
+	if len(values) != 1 || len(values[0]) <= len(scheme) || !strings.EqualFold(values[0][:len(scheme)], scheme) {
+		return nil
+	}
+	token := strings.Trim(values[0][len(scheme):], " ")
+	var buf [maxToken]byte // the conversion of a string would be an allocation
+	if token == "" || len(token) > len(buf) {
+		return nil
+	}
+	hash := sha256.Sum256(buf[:copy(buf[:], token)])
+	return match(g.keys(), &hash)
+}
+
+// limiter is the counter of the place that an address belongs to: of IPv6, a network that one customer has.
+func (g *Guard) limiter(remote string) *rate.Limiter {
+	place := remote
+	if at, err := netip.ParseAddrPort(remote); err == nil {
+		addr := at.Addr().Unmap()
+		place = addr.String()
+		if addr.Is6() {
+			if network, err := addr.Prefix(64); err == nil {
+				place = network.String()
+			}
+		}
+	}
+	i := maphash.String(g.seed, place) % uint64(len(g.wrong))
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.wrong[i] == nil {
+		g.wrong[i] = rate.NewLimiter(wrongPerSecond, wrongAtOnce)
+	}
+	return g.wrong[i]
+}
