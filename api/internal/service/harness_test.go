@@ -64,7 +64,7 @@ func start(t *testing.T, o options) *api {
 	if o.drain == "" {
 		o.drain = "20s"
 	}
-	a := &api{t: t, keys: state.NewKeys(o.prefix), client: &http.Client{Timeout: 20 * time.Second}}
+	a := &api{t: t, keys: state.NewKeys(o.prefix), client: &http.Client{Timeout: 2 * time.Minute}}
 	rdb, err := state.Connect(testserver.Redis(t), -1)
 	if err != nil {
 		t.Fatal(err)
