@@ -21,4 +21,6 @@ type Options struct {
 	// Durable makes MySQL sync every commit to the disk. Without it, commits survive Kill, but not a crash
 	// of the machine, and tests run several times faster.
 	Durable bool
+
+	arguments []string // further ones of redis-server
 }

@@ -43,8 +43,8 @@ func StartRedis(ctx context.Context, o Options) (*Redis, error) {
 		return nil, err
 	}
 	s.command = func() *exec.Cmd {
-		cmd := exec.Command(binary, "--bind", "127.0.0.1", "--port", strconv.Itoa(s.port), "--dir", s.dir,
-			"--appendonly", "yes", "--appendfsync", fsync, "--save", "")
+		cmd := exec.Command(binary, append([]string{"--bind", "127.0.0.1", "--port", strconv.Itoa(s.port), "--dir", s.dir,
+			"--appendonly", "yes", "--appendfsync", fsync, "--save", ""}, o.arguments...)...)
 		cmd.Dir = s.dir
 		return cmd
 	}

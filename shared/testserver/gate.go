@@ -2,10 +2,12 @@ package testserver
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"io"
 	"net"
 	"net/url"
+	"strconv"
 	"sync"
 	"testing"
 
@@ -75,6 +77,28 @@ func RedisGate(t testing.TB, serverURL string) (*Gate, string) {
 	g := NewGate(t, net.JoinHostPort(u.Hostname(), port))
 	u.Host = g.addr
 	return g, u.String()
+}
+
+// ClusterGate puts a gate in front of a node of a cluster: clients are sent there by the other nodes as well. At the end
+// of the test they are not any more.
+func ClusterGate(t testing.TB, c *localserver.RedisCluster, node *localserver.Redis) *Gate {
+	t.Helper()
+	g := NewGate(t, node.Addr())
+	_, text, _ := net.SplitHostPort(g.addr)
+	port, err := strconv.Atoi(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	announce := func(port int) {
+		ctx, cancel := context.WithTimeout(context.Background(), cleanupTimeout)
+		defer cancel()
+		if err := c.Announce(ctx, node, port); err != nil {
+			t.Errorf("announce port %d: %v", port, err)
+		}
+	}
+	announce(port)
+	t.Cleanup(func() { announce(0) })
+	return g
 }
 
 // MySQLGate makes a gate in front of a MySQL server and returns the DSN that goes through it.

@@ -43,6 +43,14 @@ var (
 		closeAtExit(s.Close)
 		return s.URL(), nil
 	})
+	privateCluster = sync.OnceValues(func() (*localserver.RedisCluster, error) {
+		c, err := localserver.StartRedisCluster(context.Background(), 3, localserver.Options{AppendFsync: "no"})
+		if err != nil {
+			return nil, err
+		}
+		closeAtExit(c.Close)
+		return c, nil
+	})
 	privateMySQL = sync.OnceValues(func() (string, error) {
 		o := localserver.Options{Binary: os.Getenv("TIERFLOW_TEST_MYSQLD")}
 		s, err := localserver.StartMySQL(context.Background(), o)
@@ -96,6 +104,23 @@ func Redis(t testing.TB) string {
 	}
 	return private(t, privateRedis)
 }
+
+// RedisCluster is the test process' Redis Cluster of three masters with a replica each, private ones always. Tests
+// share it, with prefixes of their own, see ClusterPrefix; those that break it start another.
+func RedisCluster(t testing.TB) *localserver.RedisCluster {
+	t.Helper()
+	if !mainRuns.Load() {
+		t.Fatal("the package needs: func TestMain(m *testing.M) { testserver.Main(m) }")
+	}
+	c, err := privateCluster()
+	if err != nil {
+		t.Fatalf("a cluster for this test: %v", err)
+	}
+	return c
+}
+
+// ClusterPrefix is a key prefix of the test's own in RedisCluster. Its keys stay until the cluster goes.
+func ClusterPrefix() string { return "t" + random() + ":" }
 
 // Prefix is a key prefix of the test's own in Redis, like "t3f9a12:". At the end of the test its keys are deleted.
 func Prefix(t testing.TB) string {
