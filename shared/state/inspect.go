@@ -7,6 +7,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/tierflow/tierflow/shared/content"
+	"github.com/tierflow/tierflow/shared/stream"
 )
 
 // InFlight returns the contents that an unsettled entry of any stage names. It may return more: of each stream it
@@ -47,8 +48,8 @@ func (s *Store) InFlight(ctx context.Context) (map[content.ID]bool, error) {
 }
 
 // firstUnsettled is where XRANGE starts to see everything that a group has not settled.
-func (s *Store) firstUnsettled(ctx context.Context, stream, group string) (string, error) {
-	groups, err := s.rdb.XInfoGroups(ctx, stream).Result()
+func (s *Store) firstUnsettled(ctx context.Context, key, group string) (string, error) {
+	groups, err := s.rdb.XInfoGroups(ctx, key).Result()
 	if err != nil {
 		if isNoKey(err) {
 			return "", nil
@@ -59,11 +60,11 @@ func (s *Store) firstUnsettled(ctx context.Context, stream, group string) (strin
 		if g.Name != group {
 			continue
 		}
-		p, err := s.rdb.XPending(ctx, stream, group).Result()
+		p, err := s.rdb.XPending(ctx, key, group).Result()
 		if err != nil && !errors.Is(err, redis.Nil) {
 			return "", err
 		}
-		if p != nil && p.Count > 0 && !Newer(p.Lower, g.LastDeliveredID) {
+		if p != nil && p.Count > 0 && !stream.Newer(p.Lower, g.LastDeliveredID) {
 			return p.Lower, nil
 		}
 		return "(" + g.LastDeliveredID, nil

@@ -135,10 +135,13 @@ local held = redis.call('GET', KEYS[2])
 if held and string.sub(held, 1, #ARGV[3]) == ARGV[3] then redis.call('DEL', KEYS[2]) end
 local again = 0
 if readable then
-  if ARGV[6] ~= '' then s.level = ARGV[6] end
+  -- A level that a late committer has read may be an old one. It does no harm where the newest event is looked at again,
+  -- or wants what was committed; else it is that event's work to write the level.
+  local newest = j.event_id == ARGV[7]
+  if ARGV[6] ~= '' and (ARGV[4] == 'committed' or newest) then s.level = ARGV[6] end
   if ARGV[4] == 'committed' then
     if j.target ~= ARGV[5] then again = 1 end
-  elseif j.event_id == ARGV[7] then
+  elseif newest then
     again = 1
   end
   if again == 1 then

@@ -175,24 +175,6 @@ func (s *Store) SetPaused(ctx context.Context, paused bool, by string) error {
 	return nil
 }
 
-// Newer tells whether stream id a is newer than b. Ids are two numbers of up to 64 bits, so they are compared as
-// digits. An empty id is older than any.
-func Newer(a, b string) bool {
-	am, as, _ := strings.Cut(a, "-")
-	bm, bs, _ := strings.Cut(b, "-")
-	if am != bm {
-		return longer(am, bm)
-	}
-	return longer(as, bs)
-}
-
-func longer(a, b string) bool {
-	if len(a) != len(b) {
-		return len(a) > len(b)
-	}
-	return a > b
-}
-
 // unavailable wraps an error of Redis: whatever it is, the way on is to try again later.
 func unavailable(op, subject string, err error) error {
 	return fault.New(fault.Unavailable, op, subject, err)

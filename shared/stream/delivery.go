@@ -62,3 +62,21 @@ func Added(id string) (time.Time, error) {
 	n, err := strconv.ParseInt(ms, 10, 64)
 	return time.UnixMilli(n), err
 }
+
+// Newer tells whether stream id a is newer than b. Ids are two numbers of up to 64 bits, so they are compared as
+// digits. An empty id is older than any.
+func Newer(a, b string) bool {
+	am, as, _ := strings.Cut(a, "-")
+	bm, bs, _ := strings.Cut(b, "-")
+	if am != bm {
+		return longer(am, bm)
+	}
+	return longer(as, bs)
+}
+
+func longer(a, b string) bool {
+	if len(a) != len(b) {
+		return len(a) > len(b)
+	}
+	return a > b
+}

@@ -38,7 +38,7 @@ func (c *Consumer) createGroup(ctx context.Context) error {
 	if c.settledTo != "" {
 		// Only while this is the same stream: after a wipe, ids may begin anywhere.
 		info, err := c.o.Redis.XInfoStream(ctx, c.o.Stream).Result()
-		if err == nil && !older(info.LastGeneratedID, c.settledTo) {
+		if err == nil && !Newer(c.settledTo, info.LastGeneratedID) {
 			start = c.settledTo
 		}
 	}
@@ -232,7 +232,7 @@ func (c *Consumer) low(ctx context.Context) error {
 			continue
 		}
 		to := g.LastDeliveredID
-		if pending.Count > 0 && !older(to, pending.Lower) {
+		if pending.Count > 0 && !Newer(pending.Lower, to) {
 			to = before(pending.Lower)
 		}
 		c.settledTo = to
@@ -338,19 +338,6 @@ func (c *Consumer) knows(id string) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.known[id] != nil
-}
-
-// older compares two stream ids, as digits: both halves have up to 64 bits.
-func older(a, b string) bool {
-	am, as, _ := strings.Cut(a, "-")
-	bm, bs, _ := strings.Cut(b, "-")
-	if am == bm {
-		am, bm = as, bs
-	}
-	if len(am) != len(bm) {
-		return len(am) < len(bm)
-	}
-	return am < bm
 }
 
 // before is the id right before a stream id.

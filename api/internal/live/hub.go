@@ -16,6 +16,7 @@ import (
 	"github.com/tierflow/tierflow/shared/event"
 	"github.com/tierflow/tierflow/shared/fault"
 	"github.com/tierflow/tierflow/shared/state"
+	"github.com/tierflow/tierflow/shared/stream"
 )
 
 const (
@@ -175,7 +176,7 @@ var errSlow = fmt.Errorf("too slow")
 func (w *Watcher) follow(ctx context.Context, reading <-chan struct{}, beat <-chan time.Time, send func(*Event, Position) error) error {
 	deliver := func(e Event) error {
 		if e.ID != "" {
-			if !state.Newer(e.ID, w.at.ids[e.at]) {
+			if !stream.Newer(e.ID, w.at.ids[e.at]) {
 				return nil
 			}
 			w.at.ids[e.at], w.at.entry = e.ID, Ref{e.at / len(streams), e.ID}.Text(w.hub.store.Keys())
@@ -240,13 +241,13 @@ func (w *Watcher) catchUp(ctx context.Context, deliver func(Event) error) error 
 				events = append(events, entry(i, m))
 			}
 			// Behind the end of a full page there may be entries that are older than what the others have.
-			if len(ms) == page && (full == "" || state.Newer(full, ms[page-1].ID)) {
+			if len(ms) == page && (full == "" || stream.Newer(full, ms[page-1].ID)) {
 				full = ms[page-1].ID
 			}
 		}
 		slices.SortStableFunc(events, older)
 		for _, e := range events {
-			if full != "" && state.Newer(e.ID, full) {
+			if full != "" && stream.Newer(e.ID, full) {
 				break
 			}
 			if err := deliver(e); err != nil {
@@ -261,9 +262,9 @@ func (w *Watcher) catchUp(ctx context.Context, deliver func(Event) error) error 
 
 func older(a, b Event) int {
 	switch {
-	case state.Newer(b.ID, a.ID):
+	case stream.Newer(b.ID, a.ID):
 		return -1
-	case state.Newer(a.ID, b.ID):
+	case stream.Newer(a.ID, b.ID):
 		return 1
 	}
 	return 0

@@ -13,6 +13,7 @@ import (
 
 	"github.com/tierflow/tierflow/shared/event"
 	"github.com/tierflow/tierflow/shared/state"
+	"github.com/tierflow/tierflow/shared/stream"
 	"github.com/tierflow/tierflow/shared/testserver"
 )
 
@@ -258,7 +259,7 @@ func TestEventsAreStreamedAndGoOnWhereTheyBrokeOff(t *testing.T) {
 	for i := 4; i <= 2501; {
 		e := w.next()
 		id, _, _ := strings.Cut(w.lastID, ";")
-		if before != "" && state.Newer(before, id) {
+		if before != "" && stream.Newer(before, id) {
 			t.Fatalf("%s came after %s", id, before)
 		}
 		before = id

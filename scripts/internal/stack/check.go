@@ -15,6 +15,7 @@ import (
 	"github.com/tierflow/tierflow/shared/catalog"
 	"github.com/tierflow/tierflow/shared/content"
 	"github.com/tierflow/tierflow/shared/state"
+	"github.com/tierflow/tierflow/shared/stream"
 )
 
 // CheckSettled waits until nothing is on its way any more, and then checks everything that must be true of a Tierflow
@@ -90,7 +91,7 @@ func (s *Stack) settled(ctx context.Context, keys state.Keys) error {
 			errs = append(errs, fmt.Errorf("stream %s: %d entries are pending in group %s", l.stream, group.Pending, l.group))
 		}
 		for _, newest := range l.newest.Val() {
-			if state.Newer(newest.ID, group.LastDeliveredID) {
+			if stream.Newer(newest.ID, group.LastDeliveredID) {
 				errs = append(errs, fmt.Errorf("stream %s: group %s has read up to %s, the newest entry is %s",
 					l.stream, l.group, group.LastDeliveredID, newest.ID))
 			}
