@@ -21,13 +21,25 @@ import (
 type Gate struct {
 	t        testing.TB
 	addr     string
-	target   string
 	wg       sync.WaitGroup
 	mu       sync.Mutex
+	target   string
 	listener net.Listener // nil while closed
 	links    map[*link]bool
-	cut      *cut // the next reply to cut; nil for none
+	cut      *cut                      // the next reply to cut; nil for none
+	judge    func(request []byte) Fate // nil lets everything pass
 }
+
+// Fate is what becomes of a request.
+type Fate int
+
+// Pass is the ordinary one. LoseRequest cuts the connection before the server has seen the request. LoseReply lets the
+// server do it, and cuts the connection in place of the reply: the client cannot tell the two apart.
+const (
+	Pass Fate = iota
+	LoseRequest
+	LoseReply
+)
 
 // cut waits for a request that contains the bytes.
 type cut struct {
@@ -160,6 +172,24 @@ func (g *Gate) CutReply(request string) <-chan struct{} {
 	return g.cut.done
 }
 
+// Judge has f say what becomes of every request from now on, until another f is given; nil lets them pass. f gets what
+// one read returns: a command, or a pipeline of them. It is not called twice at once, and must not use the gate.
+func (g *Gate) Judge(f func(request []byte) Fate) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.judge = f
+}
+
+// Redirect cuts every connection and has new ones lead to another server: a failover.
+func (g *Gate) Redirect(target string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.target = target
+	for l := range g.links {
+		l.close()
+	}
+}
+
 func (g *Gate) accept(listener net.Listener) {
 	for {
 		client, err := listener.Accept()
@@ -171,14 +201,17 @@ func (g *Gate) accept(listener net.Listener) {
 }
 
 func (g *Gate) serve(listener net.Listener, client net.Conn) {
-	server, err := net.Dial("tcp", g.target)
+	g.mu.Lock()
+	target := g.target
+	g.mu.Unlock()
+	server, err := net.Dial("tcp", target)
 	if err != nil {
 		client.Close()
 		return
 	}
 	l := &link{client: client, server: server}
 	g.mu.Lock()
-	open := g.listener == listener // else it was closed while we dialled
+	open := g.listener == listener && g.target == target // else it was closed, or led elsewhere, while we dialled
 	if open {
 		g.links[l] = true
 	}
@@ -197,11 +230,22 @@ func (g *Gate) requests(l *link) {
 	pump(l.server, l.client, func(chunk []byte) bool {
 		g.mu.Lock()
 		defer g.mu.Unlock()
-		if g.cut != nil && bytes.Contains(chunk, g.cut.request) {
-			l.mu.Lock()
-			l.cut, g.cut = g.cut, nil
-			l.mu.Unlock()
+		fate := Pass
+		if g.judge != nil {
+			fate = g.judge(chunk)
 		}
+		next := g.cut
+		switch {
+		case next != nil && bytes.Contains(chunk, next.request):
+			g.cut = nil
+		case fate == LoseReply:
+			next = &cut{done: make(chan struct{})}
+		default:
+			return fate == Pass
+		}
+		l.mu.Lock()
+		l.cut = next
+		l.mu.Unlock()
 		return true
 	})
 }

@@ -1,14 +1,17 @@
 package testserver_test
 
 import (
+	"bytes"
 	"database/sql"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/tierflow/tierflow/shared/localserver"
 	"github.com/tierflow/tierflow/shared/testserver"
 )
 
@@ -139,4 +142,47 @@ func TestACutReplyInMySQL(t *testing.T) {
 	if err := db.QueryRow("SELECT COUNT(*) FROM t").Scan(&n); err != nil || n != 1 {
 		t.Fatalf("n = %d, %v", n, err)
 	}
+}
+
+func TestALostRequestWasNotDoneAndALostReplyWas(t *testing.T) {
+	gate, url := testserver.RedisGate(t, testserver.Redis(t))
+	key := testserver.Prefix(t) + "n"
+	c := client(t, url)
+	for fate, want := range map[testserver.Fate]int64{testserver.Pass: 2, testserver.LoseRequest: 1, testserver.LoseReply: 2} {
+		c.Del(t.Context(), key)
+		gate.Judge(func(request []byte) testserver.Fate {
+			if bytes.Contains(request, []byte("incrby")) {
+				return fate
+			}
+			return testserver.Pass
+		})
+		if err := c.IncrBy(t.Context(), key, 1).Err(); (err == nil) != (fate == testserver.Pass) {
+			t.Errorf("fate %d: %v", fate, err)
+		}
+		gate.Judge(nil)
+		if n := c.IncrBy(t.Context(), key, 1).Val(); n != want {
+			t.Errorf("fate %d: n = %d, want %d", fate, n, want)
+		}
+	}
+}
+
+func TestARedirectedGateLeadsToTheOtherServer(t *testing.T) {
+	other, err := localserver.StartRedis(t.Context(), localserver.Options{Dir: t.TempDir()})
+	if err != nil {
+		t.Skipf("a second Redis is needed: %v", err)
+	}
+	t.Cleanup(func() { other.Close() })
+	gate, url := testserver.RedisGate(t, testserver.Redis(t))
+	c := client(t, url)
+	key := testserver.Prefix(t) + "k"
+	if err := c.Set(t.Context(), key, "first", 0).Err(); err != nil {
+		t.Fatal(err)
+	}
+	gate.Redirect(other.Addr())
+	testserver.Eventually(t, "the other server's answer", 10*time.Second, func() error {
+		if err := c.Get(t.Context(), key).Err(); !errors.Is(err, redis.Nil) {
+			return fmt.Errorf("%v", err)
+		}
+		return nil
+	})
 }
