@@ -17,12 +17,7 @@ func (s *Store) InFlight(ctx context.Context) (map[content.ID]bool, error) {
 		return nil, err
 	}
 	ids := map[content.ID]bool{}
-	type consumed struct{ stream, group string }
-	var all []consumed
-	for _, k := range s.keys.Each() {
-		all = append(all, consumed{k.Views(), GroupRelocator}, consumed{k.Relocated(), GroupCommitter}, consumed{k.Committed(), GroupReleaser})
-	}
-	for _, g := range all {
+	for _, g := range s.queues() {
 		start, err := s.firstUnsettled(ctx, g.stream, g.group)
 		if err != nil {
 			return nil, unavailable("read", g.stream, err)

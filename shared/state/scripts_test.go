@@ -806,6 +806,15 @@ func TestUnsettledCountsWhatIsUnreadAndWhatIsPending(t *testing.T) {
 	}
 	w.must(w.rdb.Del(t.Context(), w.keys.Views()).Err())
 	unsettled(0)
+
+	// What a committer or a releaser has not settled counts as well.
+	w.must(w.Stray(t.Context(), committed(view(1, 7, 1, "silver", "bronze", "f"), "silver", event.OutcomeStray)))
+	w.must(w.rdb.XAdd(t.Context(), &redis.XAddArgs{Stream: w.keys.Relocated(), Values: []string{"a", "b"}}).Err())
+	unsettled(2)
+	w.read(w.keys.Relocated(), state.GroupCommitter)
+	unsettled(2)
+	w.must(w.rdb.XAck(t.Context(), w.keys.Relocated(), state.GroupCommitter, w.pending(w.keys.Relocated(), state.GroupCommitter)[0]).Err())
+	unsettled(1)
 }
 
 func TestInFlightNamesEveryContentOfAnUnsettledEntry(t *testing.T) {

@@ -111,36 +111,50 @@ func (s *Store) Forget(ctx context.Context, id content.ID) error {
 	return nil
 }
 
-// Unsettled is the number of view events that no relocator has settled, unread and pending, over all partitions.
+// Unsettled is the number of entries of all three streams that their groups have not settled: unread and pending, over
+// all partitions. All three, because each is work that an accepted view has made: what only views were counted for, a committer that is
+// away would let grow without end.
 func (s *Store) Unsettled(ctx context.Context) (int64, error) {
-	all := s.keys.Each()
-	groups := make([]*redis.XInfoGroupsCmd, len(all))
-	lengths := make([]*redis.IntCmd, len(all))
+	queues := s.queues()
+	groups := make([]*redis.XInfoGroupsCmd, len(queues))
+	lengths := make([]*redis.IntCmd, len(queues))
 	// The pipeline's error is that of its first failed command; each command has its own.
 	_, _ = s.rdb.Pipelined(ctx, func(pipe redis.Pipeliner) error {
-		for i, k := range all {
-			groups[i], lengths[i] = pipe.XInfoGroups(ctx, k.Views()), pipe.XLen(ctx, k.Views())
+		for i, q := range queues {
+			groups[i], lengths[i] = pipe.XInfoGroups(ctx, q.stream), pipe.XLen(ctx, q.stream)
 		}
 		return nil
 	})
 	var sum int64
-	for i, k := range all {
-		if err := groups[i].Err(); err != nil && !isNoKey(err) {
-			return 0, unavailable("read backlog", k.Views(), err)
+	for i, q := range queues {
+		// With no group yet, or a lag that Redis cannot tell, the stream's length is the upper bound.
+		n, err := lengths[i].Result()
+		if err != nil {
+			return 0, unavailable("read backlog", q.stream, err)
 		}
-		if err := lengths[i].Err(); err != nil {
-			return 0, unavailable("read backlog", k.Views(), err)
+		infos, err := groups[i].Result()
+		if err != nil && !isNoKey(err) {
+			return 0, unavailable("read backlog", q.stream, err)
 		}
-		// Without a group, or with a lag that Redis cannot tell, the stream's length is the upper bound.
-		n := lengths[i].Val()
-		for _, g := range groups[i].Val() {
-			if g.Name == GroupRelocator && g.Lag >= 0 {
+		for _, g := range infos {
+			if g.Name == q.group && g.Lag >= 0 {
 				n = g.Pending + g.Lag
 			}
 		}
 		sum += n
 	}
 	return sum, nil
+}
+
+// queue is a stream and the group that settles its entries.
+type queue struct{ stream, group string }
+
+func (s *Store) queues() []queue {
+	var all []queue
+	for _, k := range s.keys.Each() {
+		all = append(all, queue{k.Views(), GroupRelocator}, queue{k.Relocated(), GroupCommitter}, queue{k.Committed(), GroupReleaser})
+	}
+	return all
 }
 
 // Now is Redis' time, the only clock that entry ids know.

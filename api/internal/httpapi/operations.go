@@ -69,7 +69,7 @@ func (s *Server) listRelocations(c echo.Context) error {
 	list := struct {
 		Relocations []relocationAnswer `json:"relocations"`
 		NextAfter   *string            `json:"next_after"` // null at the end
-		Unsettled   int64              `json:"unsettled"`  // view events that are read or unread, and not settled
+		Unsettled   int64              `json:"unsettled"`  // entries of all streams that are read or unread, and not settled
 		Paused      bool               `json:"paused"`
 	}{Relocations: []relocationAnswer{}}
 	if list.Unsettled, err = s.Reads.Unsettled(ctx); err != nil {

@@ -9,7 +9,7 @@ import (
 	"github.com/tierflow/tierflow/shared/fault"
 )
 
-// backlog knows about how many view events are unsettled: what Redis said last, and what was let in since. It errs
+// backlog knows about how much is unsettled: what Redis said last, and the view events that were let in since. It errs
 // to the high side, by what was settled since it last looked.
 type backlog struct {
 	limit   int64
@@ -26,8 +26,8 @@ func (b *backlog) admit(n int) error {
 		return nil
 	}
 	b.since.Add(-int64(n))
-	return &fault.Error{Kind: BacklogFull, Op: "append view", Hint: "try again later, or add relocators",
-		Err: fmt.Errorf("%d view events wait for a relocator, the limit is %d", b.known.Load()+b.since.Load(), b.limit)}
+	return &fault.Error{Kind: BacklogFull, Op: "append view", Hint: "try again later; see whether relocators and committer are up and keep up",
+		Err: fmt.Errorf("%d view events, moves and releases are not settled, the limit is %d", b.known.Load()+b.since.Load(), b.limit)}
 }
 
 func (b *backlog) giveBack(n int) { b.since.Add(-int64(n)) }

@@ -16,7 +16,7 @@ import (
 	"github.com/tierflow/tierflow/shared/state"
 )
 
-// BacklogFull is the kind of the error while more view events are unsettled than may be.
+// BacklogFull is the kind of the error while more is unsettled than may be.
 const BacklogFull fault.Kind = "backlog-full"
 
 // Limits that nobody has had a reason to set.
@@ -49,7 +49,7 @@ type Store interface {
 // Options of a Batcher. All are required.
 type Options struct {
 	Store      Store
-	MaxBacklog int64 // unsettled view events, over which new ones are refused
+	MaxBacklog int64 // unsettled entries of all streams, over which view events are refused
 	Metrics    prometheus.Registerer
 }
 
@@ -99,7 +99,7 @@ func New(o Options) *Batcher {
 	}
 	o.Metrics.MustRegister(b.appended, b.failed, b.sizes, b.trips,
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-			Name: "tierflow_backlog_events", Help: "View events that no relocator has settled, as last seen under traffic."},
+			Name: "tierflow_backlog_events", Help: "Entries of all streams that are not settled, as last seen under traffic."},
 			func() float64 { return float64(b.backlog.known.Load()) }))
 	return b
 }

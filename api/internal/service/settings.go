@@ -17,7 +17,7 @@ import (
 type Settings struct {
 	settings.Common
 	Listen         string `name:"listen" env:"TIERFLOW_LISTEN" default:"127.0.0.1:5000" help:"Address of the HTTP service."`
-	MaxBacklog     string `name:"max-backlog" env:"TIERFLOW_MAX_BACKLOG" default:"1000000" help:"New views are refused while so many are not settled."`
+	MaxBacklog     string `name:"max-backlog" env:"TIERFLOW_MAX_BACKLOG" default:"1000000" help:"New views are refused while so many entries of all streams are not settled."`
 	APIKeysFile    string `name:"api-keys-file" env:"TIERFLOW_API_KEYS_FILE" help:"A file of API keys, as new-key makes them. Every call but health needs one then. It may change at any time."`
 	InsecureNoAuth bool   `name:"insecure-no-auth" env:"TIERFLOW_INSECURE_NO_AUTH" help:"Listen without API keys on an address that is not loopback."`
 }

@@ -1,0 +1,199 @@
+package chaos_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/tierflow/tierflow/shared/content"
+)
+
+// post is a count that somebody has sent.
+type post struct {
+	count   content.Count
+	eventID string // "" where nobody knows whether it was accepted
+}
+
+// ledger is the model: it knows every post of every content, in order.
+type ledger struct {
+	mu    sync.Mutex
+	posts map[content.ID][]post
+	from  string // entries of views before this are of no concern
+	wrong []error
+}
+
+func newLedger() *ledger { return &ledger{posts: map[content.ID][]post{}, from: "-"} }
+
+// forget begins a new book: everything before may be lost.
+func (l *ledger) forget(from string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.posts, l.from = map[content.ID][]post{}, from
+}
+
+// answerTimeout is when a client gives up.
+const answerTimeout = 2 * time.Second
+
+// post sends one count. Its error means that it was not accepted, or that nobody knows.
+func (w *world) post(ctx context.Context, id content.ID, count content.Count) error {
+	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
+	defer cancel()
+	a, err := w.Call(ctx, http.MethodPost, "/v1/views", "application/json", fmt.Sprintf(`{"cid":%d,"count":%d}`, id, count))
+	var answer struct {
+		EventID string `json:"event_id"`
+	}
+	l := w.ledger
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch {
+	case err != nil:
+		l.posts[id] = append(l.posts[id], post{count, ""})
+		return err
+	case a.Status == http.StatusAccepted:
+		if err := json.Unmarshal([]byte(a.Body), &answer); err != nil || answer.EventID == "" {
+			l.wrong = append(l.wrong, fmt.Errorf("the answer to a post is %s", a.Body))
+		}
+		l.posts[id] = append(l.posts[id], post{count, answer.EventID})
+		return nil
+	case a.Status == http.StatusServiceUnavailable && strings.Contains(a.Body, "/problems/unavailable"):
+		l.posts[id] = append(l.posts[id], post{count, ""})
+	case a.Status == http.StatusServiceUnavailable && strings.Contains(a.Body, "/problems/backlog-full"):
+	default:
+		l.wrong = append(l.wrong, fmt.Errorf("a post is answered with %d %s", a.Status, a.Body))
+	}
+	return errors.New(a.Body)
+}
+
+// traffic posts random counts of all contents, one after the other, until stop is called, which returns how many were
+// accepted.
+func (w *world) traffic(seed uint64, every time.Duration) (stop func() int) {
+	random := rand.New(rand.NewPCG(seed, 1))
+	ids := slices.Sorted(maps.Keys(w.reader.want))
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan int)
+	go func() {
+		accepted := 0
+		tick := time.NewTicker(every)
+		defer tick.Stop()
+		for {
+			id, count := ids[random.IntN(len(ids))], content.Count(random.IntN(3000))
+			// What is under way when the traffic ends is waited for: its fate is known.
+			if w.post(context.WithoutCancel(ctx), id, count) == nil {
+				accepted++
+			}
+			select {
+			case <-ctx.Done():
+				done <- accepted
+				return
+			case <-tick.C:
+			}
+		}
+	}()
+	return func() int {
+		cancel()
+		return <-done
+	}
+}
+
+// check compares views, which keeps what was settled, with what was posted, and tells the stack which count is the last
+// of each content. No event may be missing, be there twice, or be in the wrong place; one that nobody knows of may be
+// there or not, at any place.
+func (l *ledger) check(ctx context.Context, w *world) (problems []error) {
+	problem := func(format string, args ...any) { problems = append(problems, fmt.Errorf(format, args...)) }
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	problems = append(problems, l.wrong...)
+	l.wrong = nil
+
+	var entries []redis.XMessage
+	for from := l.from; ; {
+		page, err := w.Redis.XRangeN(ctx, w.Keys.Views(), from, "+", 1000).Result()
+		if err != nil {
+			return append(problems, err)
+		}
+		if entries = append(entries, page...); len(page) < 1000 {
+			break
+		}
+		from = "(" + page[len(page)-1].ID
+	}
+	type view struct {
+		entry, eventID string
+		count          content.Count
+	}
+	views := map[content.ID][]view{} // each event once, where it stands first
+	last := map[content.ID]view{}
+	postedAt := map[string]string{} // of each event
+	for _, e := range entries {
+		id, err := content.ParseID(e.Values["cid"].(string))
+		if err != nil {
+			problem("views: entry %s: %w", e.ID, err)
+			continue
+		}
+		count, err := content.ParseCount(e.Values["count"].(string))
+		if err != nil {
+			problem("views: entry %s: %w", e.ID, err)
+			continue
+		}
+		v := view{e.ID, e.Values["event_id"].(string), count}
+		posted := e.Values["posted_at"].(string)
+		if first, again := postedAt[v.eventID]; !again {
+			postedAt[v.eventID] = posted
+			views[id] = append(views[id], v)
+		} else if posted == first { // what the committer appends again has a new time
+			problem("content %s: event %s, posted at %s, was appended twice", id, v.eventID, posted)
+		}
+		last[id] = v
+	}
+	for id, posts := range l.posts {
+		known := map[string]int{} // accepted posts, by event
+		doubtful := map[content.Count]int{}
+		newest := ""
+		for i, p := range posts {
+			if p.eventID == "" {
+				doubtful[p.count]++
+				continue
+			}
+			known[p.eventID], newest = i, p.eventID
+		}
+		at := -1
+		for _, v := range views[id] {
+			i, ok := known[v.eventID]
+			switch {
+			case !ok && doubtful[v.count] == 0:
+				problem("content %s: event %s, count %s, was posted by nobody", id, v.eventID, v.count)
+			case !ok:
+				doubtful[v.count]--
+			case i < at:
+				problem("content %s: event %s stands behind a later one", id, v.eventID)
+			case posts[i].count != v.count:
+				problem("content %s: event %s has the count %s, %s was posted", id, v.eventID, v.count, posts[i].count)
+			default:
+				at = i
+			}
+			if ok {
+				delete(known, v.eventID)
+			}
+		}
+		for event := range known {
+			problem("content %s: event %s was accepted and is not there", id, event)
+		}
+		v, there := last[id]
+		if i := slices.IndexFunc(posts, func(p post) bool { return p.eventID == v.eventID }); there && i >= 0 && v.eventID != newest {
+			problem("content %s: the last entry, %s, is that of event %s, the last that was accepted is %s", id, v.entry, v.eventID, newest)
+		}
+		if there {
+			w.Posted(id, v.count)
+		}
+	}
+	return problems
+}

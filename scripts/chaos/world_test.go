@@ -1,0 +1,294 @@
+package chaos_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/tierflow/tierflow/scripts/internal/stack"
+	"github.com/tierflow/tierflow/shared/content"
+	"github.com/tierflow/tierflow/shared/localserver"
+	"github.com/tierflow/tierflow/shared/testserver"
+)
+
+const (
+	// patience is how long a test waits for what must happen: far longer than it ever takes.
+	patience = 3 * time.Minute
+	// minIdle is short, so that leases end and entries are taken over within a test.
+	minIdle = time.Second
+)
+
+// programs is the folder of the services with the race detector, built once; TestMain removes it.
+var (
+	programsDir string
+	programs    = sync.OnceValues(func() (dir string, err error) {
+		ctx := context.Background()
+		root, err := stack.Root()
+		if err != nil {
+			return "", err
+		}
+		cache, err := stack.DefaultCache(ctx, root)
+		if err != nil {
+			return "", err
+		}
+		if programsDir, err = os.MkdirTemp("", "tierflow-chaos-"); err != nil {
+			return "", err
+		}
+		return programsDir, stack.Build(ctx, stack.BuildOptions{Root: root, Cache: cache, Dir: programsDir, Race: true})
+	})
+)
+
+// world is a Tierflow on servers of its own, which the test may break.
+type world struct {
+	*stack.Stack
+	t      testing.TB
+	redis  *localserver.Redis // who answers behind the gates
+	other  *localserver.Redis // its replica
+	mysql  *localserver.MySQL
+	gates  map[string]*gates // of each service, by its name
+	front  *testserver.Gate  // the test's own way to Redis
+	ledger *ledger
+	reader *reader
+
+	victims [victims]sync.Mutex
+
+	mu      sync.Mutex
+	lossy   bool // accepted counts may be gone
+	history []string
+}
+
+// gates are a service's ways to its servers.
+type gates struct{ redis, mysql *testserver.Gate }
+
+// start makes a world with its contents and starts its services.
+func start(t testing.TB, samples []stack.Sample, settings map[string]string) *world {
+	t.Helper()
+	if _, err := localserver.FindRedis(); err != nil {
+		t.Skipf("it breaks its servers, so it needs its own: %v", err)
+	}
+	dir, err := programs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := &world{t: t, gates: map[string]*gates{}, ledger: newLedger()}
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	w.startServers(ctx)
+
+	front, url := testserver.RedisGate(t, w.redis.URL())
+	w.front = front
+	o := stack.Options{
+		Programs: dir, Dir: t.TempDir(), Environ: os.Environ(), Relocators: 2, Tiers: map[string]string{},
+		RedisURL: url, MySQLDSN: w.mysql.DSN("chaos"),
+		Settings: map[string]string{"TIERFLOW_MIN_IDLE": minIdle.String(), "TIERFLOW_RELEASE_GRACE": "100ms",
+			"TIERFLOW_BANDWIDTH": "8MiB"},
+	}
+	for name, value := range settings {
+		o.Settings[name] = value
+	}
+	if folder, ok := stack.SecondFilesystem(o.Dir, 1<<30); ok {
+		o.Tiers["gold"] = filepath.Join(folder, "gold")
+		t.Cleanup(func() { os.RemoveAll(folder) })
+	}
+	if w.Stack, err = stack.New(ctx, o); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if w.reader != nil {
+			w.reader.stop()
+		}
+		w.heal()
+		if err := w.Close(); err != nil {
+			t.Errorf("the end: %v", err)
+		}
+		w.checkLogs(o.Dir)
+		t.Logf("what was done:\n%s", strings.Join(w.history, "\n"))
+		if t.Failed() {
+			t.Log(w.Logs())
+		}
+	})
+	for _, v := range w.Services() {
+		r, redisURL := testserver.RedisGate(t, w.redis.URL())
+		m, dsn := testserver.MySQLGate(t, w.mysql.DSN("chaos"))
+		w.gates[v.Name] = &gates{r, m}
+		v.Settings["TIERFLOW_REDIS_URL"], v.Settings["TIERFLOW_MYSQL_DSN"] = redisURL, dsn
+	}
+	w.must("add contents", w.Add(ctx, samples...))
+	w.must("start", w.Start(ctx))
+	w.reader = w.read(samples)
+	return w
+}
+
+// startServers starts a Redis that loses nothing that it has answered, its replica, and a MySQL.
+func (w *world) startServers(ctx context.Context) {
+	w.t.Helper()
+	for _, r := range []**localserver.Redis{&w.redis, &w.other} {
+		s, err := localserver.StartRedis(ctx, localserver.Options{Dir: w.t.TempDir(), AppendFsync: "always"})
+		w.must("start a Redis", err)
+		w.t.Cleanup(func() { s.Close() })
+		*r = s
+	}
+	w.must("replicate", w.replicate(ctx))
+	m, err := localserver.StartMySQL(ctx, localserver.Options{Dir: w.t.TempDir(), Binary: os.Getenv("TIERFLOW_TEST_MYSQLD")})
+	w.must("start a MySQL", err)
+	w.t.Cleanup(func() { m.Close() })
+	w.mysql = m
+	w.must("make a database", w.inMySQL(ctx, "CREATE DATABASE chaos"))
+}
+
+// on asks one Redis, whoever is behind the gates.
+func on[T any](r *localserver.Redis, ask func(*redis.Client) (T, error)) (T, error) {
+	c := redis.NewClient(&redis.Options{Addr: r.Addr()})
+	defer c.Close()
+	return ask(c)
+}
+
+// replicate makes the other Redis the replica of the one that answers, and returns when it is up to date.
+func (w *world) replicate(ctx context.Context) error {
+	host, port, _ := strings.Cut(w.redis.Addr(), ":")
+	for _, r := range []*localserver.Redis{w.redis, w.other} { // a replica is served at once
+		if _, err := on(r, func(c *redis.Client) (string, error) {
+			return c.ConfigSet(ctx, "repl-diskless-sync-delay", "0").Result()
+		}); err != nil {
+			return err
+		}
+	}
+	_, err := on(w.other, func(c *redis.Client) (string, error) { return c.SlaveOf(ctx, host, port).Result() })
+	if err != nil {
+		return err
+	}
+	return eventually(ctx, func() error {
+		info, err := on(w.other, func(c *redis.Client) (string, error) { return c.Info(ctx, "replication").Result() })
+		if err == nil && !strings.Contains(info, "master_link_status:up") {
+			err = errors.New(info)
+		}
+		return err
+	})
+}
+
+func eventually(ctx context.Context, check func() error) error {
+	for {
+		err := check()
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%w: %w", ctx.Err(), err)
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+func (w *world) must(what string, err error) {
+	w.t.Helper()
+	if err != nil {
+		w.t.Fatalf("%s: %v", what, err)
+	}
+}
+
+// note writes down what the test does, for the message of a failure.
+func (w *world) note(format string, args ...any) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.history = append(w.history, time.Now().Format("15:04:05.000 ")+fmt.Sprintf(format, args...))
+}
+
+// heal takes every fault away, starts what does not run, and returns when all is ready.
+func (w *world) heal() {
+	w.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	for _, r := range []*localserver.Redis{w.redis, w.other} {
+		_ = r.Resume() // fails where it does not run
+		w.must("start Redis", r.Start(ctx))
+	}
+	_ = w.mysql.Resume()
+	w.must("start MySQL", w.mysql.Start(ctx))
+	for _, v := range w.Services() {
+		if g := w.gates[v.Name]; g != nil {
+			g.redis.Judge(nil)
+			g.mysql.Judge(nil)
+			g.redis.Open()
+			g.mysql.Open()
+		}
+		_ = v.Resume()
+		w.must("launch "+v.Name, v.Launch())
+	}
+	for _, v := range w.Services() {
+		w.must(v.Name+" is ready again", v.AwaitReady(ctx))
+	}
+}
+
+// check lets everything settle and then looks whether all guarantees hold. Where counts may have been lost, it does
+// first what operations.md tells an operator to do.
+func (w *world) check() {
+	w.t.Helper()
+	w.heal()
+	w.look()
+}
+
+// look is check without taking the faults away.
+func (w *world) look() {
+	w.t.Helper()
+	ctx, cancel := context.WithTimeout(w.t.Context(), patience)
+	defer cancel()
+	settle := func() { w.t.Helper(); w.must("settle", eventually(ctx, func() error { return w.Settled(ctx) })) }
+	settle()
+	if w.lossy {
+		w.note("counts may be lost: each content is posted again, and verify --repair runs")
+		newest, err := w.Redis.XRevRangeN(ctx, w.Keys.Views(), "+", "-", 1).Result()
+		w.must("read views", err)
+		from := "-"
+		if len(newest) > 0 {
+			from = "(" + newest[0].ID
+		}
+		w.ledger.forget(from)
+		for id := range w.reader.want {
+			w.must("post again", eventually(ctx, func() error { return w.post(ctx, id, content.Count(id%3)*1000) }))
+		}
+		settle()
+		if out, code, err := w.Run(ctx, stack.Relocator, "verify", "--repair"); err != nil || code > 1 {
+			w.t.Fatalf("verify --repair: exit code %d, %v\n%s", code, err, out)
+		}
+		w.lossy = false
+		settle()
+	}
+	for _, problem := range w.ledger.check(ctx, w) {
+		w.t.Error(problem)
+	}
+	if err := w.CheckSettled(ctx); err != nil {
+		w.t.Errorf("at rest: %v", err)
+	}
+	if out, code, err := w.Run(ctx, stack.Relocator, "verify", "--digest"); err != nil || code != 0 {
+		w.t.Errorf("verify: exit code %d, %v\n%s", code, err, out)
+	}
+	for _, problem := range w.reader.problems() {
+		w.t.Errorf("a reader: %s", problem)
+	}
+	w.note("checked")
+}
+
+// checkLogs looks for what a killed process could not say by its exit code.
+func (w *world) checkLogs(dir string) {
+	for _, v := range w.Services() {
+		log, err := os.ReadFile(filepath.Join(dir, v.Name+".log"))
+		if err != nil {
+			w.t.Error(err)
+		}
+		for _, sign := range []string{"WARNING: DATA RACE", "panic: ", "fatal error: "} {
+			if at := bytes.Index(log, []byte(sign)); at >= 0 {
+				w.t.Errorf("%s: %s", v.Name, log[at:min(at+4000, len(log))])
+			}
+		}
+	}
+}
