@@ -11,6 +11,7 @@ import (
 
 	"github.com/tierflow/tierflow/shared/fault"
 	"github.com/tierflow/tierflow/shared/state"
+	"github.com/tierflow/tierflow/shared/stream"
 )
 
 // Ref names an entry of one kind of stream over all partitions. The zero Ref is before them all. Refs are in the order
@@ -62,9 +63,9 @@ func (r Ref) start(p int) string {
 
 func (r Ref) compare(o Ref) int {
 	switch {
-	case state.Newer(o.ID, r.ID):
+	case stream.Newer(o.ID, r.ID):
 		return -1
-	case state.Newer(r.ID, o.ID):
+	case stream.Newer(r.ID, o.ID):
 		return 1
 	}
 	return r.Partition - o.Partition
