@@ -174,7 +174,7 @@ var faults = []fault{
 		if err := w.redis.Kill(); err != nil {
 			return err
 		}
-		if _, err := on(w.other, func(c *redis.Client) (string, error) { return c.SlaveOf(ctx, "NO", "ONE").Result() }); err != nil {
+		if _, err := on(w.other, func(c *redis.Client) (string, error) { return c.ReplicaOf(ctx, "NO", "ONE").Result() }); err != nil {
 			return err
 		}
 		w.redis, w.other = w.other, w.redis

@@ -162,7 +162,7 @@ func (w *world) replicate(ctx context.Context) error {
 			return err
 		}
 	}
-	_, err := on(w.other, func(c *redis.Client) (string, error) { return c.SlaveOf(ctx, host, port).Result() })
+	_, err := on(w.other, func(c *redis.Client) (string, error) { return c.ReplicaOf(ctx, host, port).Result() })
 	if err != nil {
 		return err
 	}
