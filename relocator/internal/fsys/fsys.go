@@ -3,7 +3,7 @@
 // step. It imports no domain.
 //
 // All names are resolved below an open folder with openat2: no symbolic link is followed, no mount point is
-// crossed, `..` leads nowhere. Linux 5.6 or later is needed.
+// crossed, `..` leads nowhere. Linux 5.8 or later is needed.
 package fsys
 
 import (
@@ -14,6 +14,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -33,14 +34,20 @@ type ShortWrite int
 
 func (n ShortWrite) Error() string { return fmt.Sprintf("short write of %d bytes", int(n)) }
 
-// FS does the operations. The zero value is the one for production.
-type FS struct{ Hook Hook }
+// FS does the operations. The zero value is usable.
+type FS struct {
+	Hook  Hook
+	Syncs *Syncs // shares syncs; nil: each is its own
+}
 
 // File is an open regular file or folder. Its owner closes it; there is no finalizer.
 type File struct {
-	fd   int
-	path string
+	fd     int
+	path   string
+	opened uint64 // counts what was opened, by the time when it was open
 }
+
+var opens atomic.Uint64
 
 // Path is the full path under which the file was opened. It serves messages, never an operation.
 func (f *File) Path() string { return f.path }
@@ -101,14 +108,8 @@ func pathError(step Step, path string, err error) error {
 
 // do runs one operation after the hook, again when a signal interrupts it.
 func (s FS) do(step Step, path string, op func() error) error {
-	if s.Hook != nil {
-		switch err := s.Hook(step, path); err {
-		case nil:
-		case Skip:
-			return nil
-		default:
-			return pathError(step, path, err)
-		}
+	if skip, err := s.ask(step, path); skip || err != nil {
+		return err
 	}
 	for {
 		switch err := op(); err {
@@ -118,6 +119,21 @@ func (s FS) do(step Step, path string, op func() error) error {
 		default:
 			return pathError(step, path, err)
 		}
+	}
+}
+
+// ask calls the hook.
+func (s FS) ask(step Step, path string) (skip bool, err error) {
+	if s.Hook == nil {
+		return false, nil
+	}
+	switch err := s.Hook(step, path); err {
+	case nil:
+		return false, nil
+	case Skip:
+		return true, nil
+	default:
+		return false, pathError(step, path, err)
 	}
 }
 
@@ -132,6 +148,7 @@ func (s FS) OpenRoot(step Step, path string) (*File, unix.Stat_t, error) {
 	if err != nil {
 		return nil, st, err
 	}
+	f.opened = opens.Add(1)
 	if err := unix.Fstat(f.fd, &st); err != nil {
 		f.Close()
 		return nil, st, pathError(step, path, err)
@@ -149,6 +166,19 @@ func (s FS) OpenDir(step Step, dir *File, name string) (*File, unix.Stat_t, erro
 	return s.openat2(step, dir, name, unix.O_RDONLY|unix.O_DIRECTORY, 0)
 }
 
+// Look finds the file or folder that a name leads to, as Open does, but opens it for nothing.
+func (s FS) Look(step Step, dir *File, name string) (unix.Stat_t, error) {
+	f, st, err := s.openat2(step, dir, name, unix.O_PATH, 0)
+	f.Close()
+	return st, err
+}
+
+// StatRoot looks where a tier's path leads; links are followed, as by OpenRoot.
+func (s FS) StatRoot(step Step, path string) (st unix.Stat_t, err error) {
+	err = s.do(step, path, func() error { return unix.Stat(path, &st) })
+	return st, err
+}
+
 // Create makes a new regular file, readable and writable by its owner. An existing name is EEXIST.
 func (s FS) Create(step Step, dir *File, name string) (*File, error) {
 	f, _, err := s.openat2(step, dir, name, unix.O_RDWR|unix.O_CREAT|unix.O_EXCL, 0o600)
@@ -163,9 +193,12 @@ func (s FS) openat2(step Step, dir *File, name string, flags, mode uint64) (*Fil
 	if flags&unix.O_DIRECTORY == 0 {
 		flags |= unix.O_NOFOLLOW
 	}
+	if flags&unix.O_PATH == 0 {
+		flags |= unix.O_NONBLOCK
+	}
 	err := s.do(step, f.path, func() (err error) {
 		f.fd, err = unix.Openat2(dir.fd, name, &unix.OpenHow{
-			Flags: flags | unix.O_NONBLOCK | unix.O_CLOEXEC,
+			Flags: flags | unix.O_CLOEXEC,
 			Mode:  mode,
 			Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS |
 				unix.RESOLVE_NO_XDEV,
@@ -180,10 +213,11 @@ func (s FS) openat2(step Step, dir *File, name string, flags, mode uint64) (*Fil
 	case errors.Is(err, unix.ENXIO):
 		return nil, st, &KindError{f.path, "a socket or a device", err}
 	case errors.Is(err, unix.ENOSYS):
-		return nil, st, fmt.Errorf("%w (openat2 is missing: Linux 5.6 or later is needed)", err)
+		return nil, st, fmt.Errorf("%w (openat2 is missing: Linux 5.8 or later is needed)", err)
 	case err != nil:
 		return nil, st, err
 	}
+	f.opened = opens.Add(1)
 	if err := unix.Fstat(f.fd, &st); err != nil {
 		f.Close()
 		return nil, st, pathError(step, f.path, err)
@@ -349,12 +383,6 @@ func (s FS) WriteAt(step Step, f *File, p []byte, off int64) (n int, err error) 
 		return err
 	})
 	return max(n, 0), err
-}
-
-// Fsync makes a file's bytes and metadata, or a folder's entries, durable. After an error nothing is known
-// about them any more, and a second call would lie.
-func (s FS) Fsync(step Step, f *File) error {
-	return s.do(step, f.path, func() error { return unix.Fsync(f.fd) })
 }
 
 // Truncate sets a file's length.

@@ -46,7 +46,7 @@ func (m *Mover) compare(ctx context.Context, c Comparison) (there bool, err erro
 	roots := [2]*tier.Root{}
 	items := [2]*item{}
 	for i, level := range []content.Level{c.Named, c.Old} {
-		if roots[i], err = tier.Open(m.fs, level); err != nil {
+		if roots[i], err = m.tiers.Open(level); err != nil {
 			return i > 0, err
 		}
 		defer roots[i].Close()

@@ -21,6 +21,8 @@
 //	fsync-adopted     the copy that was there                                 the next attempt adopts it
 //	read-adopted      the same                                                the next attempt adopts it
 //	link-temp         a second name of the source in tmp/                     Sweep
+//	fsync-record      what is in tmp/, under a durable name: a file together  Sweep
+//	                  with its bytes, a directory when it is complete
 //	fsync-source      the same                                                Sweep
 //	make-attempt      an empty folder in tmp/                                 Sweep
 //	make-tree         a tree without its files in tmp/                        Sweep
@@ -36,7 +38,6 @@
 //	read-back         the same, checked                                       Sweep
 //	fsync-tree        the same, of a folder                                   Sweep
 //	recheck-source    the same, of bytes that did not change meanwhile        Sweep
-//	fsync-record      the same, under a durable name                          Sweep
 //	recheck-tier      the same                                                Sweep
 //	make-folder       an empty folder above the final name as well            the next attempt uses it; a release
 //	                                                                          of its last content removes it
@@ -62,6 +63,9 @@
 //
 //	Sweep
 //	sweep             the rest of what it was removing                        the next Sweep
+//
+// Syncs are shared: moves that are under way at the same time wait for one sync of a folder they all use, or for one
+// syncfs (fsys.Syncs). A step that is named here has ended when the one after the group begins.
 //
 // Nothing partial is ever under a content's own name: files get it by link, trees by rename, both whole, durable
 // and checked before.

@@ -58,10 +58,21 @@ func (j *job) link(src *item, dst *fsys.File, name string) (bool, error) {
 	if !fsys.Same(&st, &src.st) {
 		return false, changed(src.file.Path())
 	}
-	if err := j.fs.Fsync(fsys.FsyncSource, src.file); err != nil {
-		return false, suspect("fsync", err)
+	return true, j.fsync(fsys.FsyncSource, src.file, dst)
+}
+
+// fsync makes a file durable that is made or linked in dst. Where that is tmp/ itself, its name is the record of what is
+// going to be published, which must not be less durable than the publication.
+func (j *job) fsync(step fsys.Step, f, dst *fsys.File) error {
+	var all []fsys.Unsynced
+	if dst == j.to.Tmp {
+		all = append(all, fsys.Unsynced{Step: fsys.FsyncRecord, File: dst})
 	}
-	return true, nil
+	all = append(all, fsys.Unsynced{Step: step, File: f})
+	if err := j.fs.FsyncAll(all...); err != nil {
+		return suspect("fsync", err)
+	}
+	return nil
 }
 
 // copy makes a durable copy: bytes, holes, owner, mode, attributes, times, one fsync, and the check of it all.
@@ -87,8 +98,8 @@ func (j *job) copy(ctx context.Context, src *item, dst *fsys.File, name string) 
 		return "", nil, err
 	}
 	// Here a long wait is out of the context's hands; write-back began early to keep it short.
-	if err := j.fs.Fsync(fsys.FsyncTemp, f); err != nil {
-		return "", nil, suspect("fsync", err)
+	if err := j.fsync(fsys.FsyncTemp, f, dst); err != nil {
+		return "", nil, err
 	}
 	if j.verify == ReadBack {
 		if err := j.fs.DropCache(fsys.DropCache, f); err != nil {

@@ -54,6 +54,7 @@ type Mover struct {
 	verify  Verify
 	limiter *rate.Limiter
 	fs      fsys.FS
+	tiers   *tier.Opener
 	buffers sync.Pool
 }
 
@@ -62,7 +63,10 @@ func New(o Options) *Mover {
 	if o.Verify == "" {
 		o.Verify = ReadBack
 	}
-	return &Mover{verify: o.Verify, limiter: o.Limiter, fs: o.FS,
+	if o.FS.Syncs == nil {
+		o.FS.Syncs = fsys.NewSyncs(false)
+	}
+	return &Mover{verify: o.Verify, limiter: o.Limiter, fs: o.FS, tiers: tier.NewOpener(o.FS),
 		buffers: sync.Pool{New: func() any { return new([chunk]byte) }}}
 }
 
@@ -86,7 +90,7 @@ type Made struct {
 	Digest  string // "sha256:<hex>", of a directory over its lines; "" where no byte was read
 	Adopted bool   // the copy was there already
 
-	fs      fsys.FS
+	mover   *Mover
 	level   content.Level
 	attempt string // "" where nothing was left in tmp/
 }
@@ -96,12 +100,12 @@ func (m *Made) Discard() error {
 	if m.attempt == "" {
 		return nil
 	}
-	root, err := tier.Open(m.fs, m.level)
+	root, err := m.mover.tiers.Open(m.level)
 	if err != nil {
 		return err
 	}
 	defer root.Close()
-	err = m.fs.RemoveAll(context.Background(), fsys.RemoveTemp, root.Tmp, m.attempt)
+	err = m.mover.fs.RemoveAll(context.Background(), fsys.RemoveTemp, root.Tmp, m.attempt)
 	return wrap("discard", m.attempt, err)
 }
 
@@ -137,12 +141,12 @@ func (m *Mover) make(ctx context.Context, r Request) (*Made, error) {
 	if err := errors.Join(checkPart(r.EventID), checkPart(r.Token)); err != nil {
 		return nil, err
 	}
-	from, err := tier.Open(m.fs, r.From)
+	from, err := m.tiers.Open(r.From)
 	if err != nil {
 		return nil, err
 	}
 	defer from.Close()
-	to, err := tier.Open(m.fs, r.To)
+	to, err := m.tiers.Open(r.To)
 	if err != nil {
 		return nil, err
 	}
@@ -163,7 +167,7 @@ func (m *Mover) make(ctx context.Context, r Request) (*Made, error) {
 	if made, err := j.adopt(ctx, src); made != nil || err != nil {
 		return made, err
 	}
-	made := &Made{Bytes: j.total, fs: m.fs, level: r.To, attempt: j.attempt}
+	made := &Made{Bytes: j.total, mover: m, level: r.To, attempt: j.attempt}
 	for try := 1; ; try++ {
 		err := j.prepare(ctx, src, made)
 		if err == nil {
@@ -244,16 +248,12 @@ func (m *Mover) openIn(step fsys.Step, dir *fsys.File, name string) (*fsys.File,
 // away meanwhile may be half deleted, though the descriptor shows it: what was read of a directory counts only if
 // it is in place afterwards. The open descriptor keeps its inode from being used again.
 func (m *Mover) inPlace(step fsys.Step, root *tier.Root, filename string, i *item) (bool, error) {
-	now, err := m.find(step, root, filename)
+	now, err := m.fs.Look(step, root.Dir, filename)
 	var kind *fsys.KindError
 	if missing(err) || errors.As(err, &kind) {
 		return false, nil
 	}
-	if err != nil {
-		return false, err
-	}
-	defer now.Close()
-	return fsys.Same(&now.st, &i.st), nil
+	return err == nil && fsys.Same(&now, &i.st), err
 }
 
 // source opens the content at its present place and adds up its size.
@@ -311,6 +311,9 @@ func (j *job) prepare(ctx context.Context, src *item, made *Made) error {
 		if err := j.prepareTree(ctx, src, made); err != nil {
 			return err
 		}
+		if err := j.fs.Fsync(fsys.FsyncRecord, j.to.Tmp); err != nil {
+			return suspect("fsync", err)
+		}
 	} else {
 		method, sum, err := j.file(ctx, src, j.to.Tmp, j.attempt)
 		if err != nil {
@@ -322,10 +325,6 @@ func (j *job) prepare(ctx context.Context, src *item, made *Made) error {
 		return err
 	} else if !there {
 		return changed(src.file.Path())
-	}
-	// What records a publication must not be less durable than the publication.
-	if err := j.fs.Fsync(fsys.FsyncRecord, j.to.Tmp); err != nil {
-		return suspect("fsync", err)
 	}
 	if err := j.from.Check(fsys.RecheckTier); err != nil {
 		return err

@@ -142,10 +142,12 @@ func (j *job) folder(dir *fsys.File, name, path string) (*fsys.File, error) {
 // fsyncFolders goes all the way up: a folder that was there already may be another mover's, made a moment ago and
 // not durable yet.
 func (j *job) fsyncFolders(folders []*fsys.File) error {
+	all := make([]fsys.Unsynced, 0, len(folders))
 	for _, f := range slices.Backward(folders) {
-		if err := j.fs.Fsync(fsys.FsyncFolder, f); err != nil {
-			return suspect("fsync", err)
-		}
+		all = append(all, fsys.Unsynced{Step: fsys.FsyncFolder, File: f})
+	}
+	if err := j.fs.FsyncAll(all...); err != nil {
+		return suspect("fsync", err)
 	}
 	return nil
 }
@@ -185,7 +187,7 @@ func (j *job) adopt(ctx context.Context, src *item) (*Made, error) {
 	if err != nil {
 		return nil, err
 	}
-	made := &Made{Method: n.method, Bytes: j.total, Digest: digest(n.sum), Adopted: true, fs: j.fs, level: j.r.To}
+	made := &Made{Method: n.method, Bytes: j.total, Digest: digest(n.sum), Adopted: true, mover: j.Mover, level: j.r.To}
 	if n.isDir() {
 		if made.Method = n.methods(); made.Method != Linked {
 			if err := j.sums(ctx, fsys.ReadAdopted, n, src.file, j.progress); err != nil {

@@ -56,7 +56,7 @@ func (m *Mover) release(ctx context.Context, r ReleaseRequest) (ReleaseOutcome, 
 	if err := checkPart(r.Token); err != nil {
 		return "", err
 	}
-	root, err := tier.Open(m.fs, r.Tier)
+	root, err := m.tiers.Open(r.Tier)
 	if err != nil {
 		return "", err
 	}
@@ -79,9 +79,6 @@ func (m *Mover) release(ctx context.Context, r ReleaseRequest) (ReleaseOutcome, 
 	// Also where the copy was gone: who took it may have been cut short before that was durable.
 	if err := m.tidy(root, r.Filename); err != nil {
 		return "", err
-	}
-	if err := m.fs.Fsync(fsys.FsyncReleased, root.Released); err != nil {
-		return "", suspect("fsync", err)
 	}
 	return outcome, root.Check(fsys.RecheckTier)
 }
@@ -150,7 +147,7 @@ func (m *Mover) goneOrAgain(root *tier.Root, name string, parent *fsys.File, bas
 	return "", err
 }
 
-// tidy removes the folders above the name that are empty now, never the root, and makes the change durable.
+// tidy removes the folders above the name that are empty now, never the root, and makes the release durable.
 func (m *Mover) tidy(root *tier.Root, filename string) error {
 	rel := path.Dir(filename)
 	dir, _, err := m.fs.OpenDir(fsys.RmdirParent, root.Dir, rel)
@@ -178,7 +175,8 @@ func (m *Mover) tidy(root *tier.Root, filename string) error {
 		dir.Close()
 		dir, rel = up, above
 	}
-	if err := m.fs.Fsync(fsys.FsyncEmptied, dir); err != nil {
+	err = m.fs.FsyncAll(fsys.Unsynced{Step: fsys.FsyncEmptied, File: dir}, fsys.Unsynced{Step: fsys.FsyncReleased, File: root.Released})
+	if err != nil {
 		return suspect("fsync", err)
 	}
 	return nil

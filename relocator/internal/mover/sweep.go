@@ -8,7 +8,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/tierflow/tierflow/relocator/internal/fsys"
-	"github.com/tierflow/tierflow/relocator/internal/tier"
 	"github.com/tierflow/tierflow/shared/content"
 )
 
@@ -32,7 +31,7 @@ func (m *Mover) Sweep(ctx context.Context, level content.Level, olderThan time.D
 	stray func(ctx context.Context, id content.ID, eventID string) error,
 ) (SweepReport, error) {
 	var report SweepReport
-	root, err := tier.Open(m.fs, level)
+	root, err := m.tiers.Open(level)
 	if err != nil {
 		return report, err
 	}

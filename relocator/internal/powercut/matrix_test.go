@@ -46,6 +46,9 @@ func scenarios() (all []scenario) {
 				if source == synced {
 					all = append(all, scenario{route: r, kind: kind, source: source, shared: true})
 				}
+				if source != taken && kind == file {
+					all = append(all, scenario{route: r, kind: kind, source: source, shared: true, whole: true})
+				}
 				if source != unsynced && r.method == mover.Copied {
 					all = append(all, scenario{route: r, kind: kind, source: source, stream: true})
 				}

@@ -58,6 +58,7 @@ type scenario struct {
 	source string
 	shared bool // another content lies in the same folders, on both tiers
 	stream bool // copies are not read back, which else makes the kernel write them early
+	whole  bool // syncs are shared with so many others that whole file systems are synced
 	busy   bool // somebody else syncs something of his own all the time, and with it the journal, but not the data
 }
 
@@ -68,6 +69,9 @@ func (s scenario) String() string {
 	}
 	if s.stream {
 		name += ", not read back"
+	}
+	if s.whole {
+		name += ", syncfs"
 	}
 	if s.busy {
 		name += ", busy disks"
@@ -233,7 +237,7 @@ func looksOnly(step string) bool {
 
 // hook stops the mover before every operation.
 func (r *run) hook(step fsys.Step, path string) error {
-	if step == fsys.FsyncRecord && r.method == mover.Linked && r.kind == file { // the source has been synced by now
+	if step == fsys.RecheckSource && r.method == mover.Linked && r.kind == file { // the source has been synced by now
 		r.states[0].uploaders = false
 	}
 	r.look(string(step))
@@ -327,7 +331,7 @@ func (r *run) request(from int, token string) mover.Request {
 // move is the life of one view event: steps 4 to 8 of the protocol.
 func (r *run) move() error {
 	ctx := context.Background()
-	o := mover.Options{FS: fsys.FS{Hook: r.hook}}
+	o := mover.Options{FS: fsys.FS{Hook: r.hook, Syncs: fsys.NewSyncs(r.whole)}}
 	if r.stream {
 		o.Verify = mover.Stream
 	}

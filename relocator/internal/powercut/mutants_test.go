@@ -156,7 +156,7 @@ func TestEveryBrokenRuleIsFound(t *testing.T) {
 		t.Run(m.name, func(t *testing.T) {
 			seen, tried := 0, 0
 			for _, s := range scenarios() {
-				if !m.on(s) {
+				if s.whole || !m.on(s) { // a syncfs makes up for a sync that is left out
 					continue
 				}
 				tried++

@@ -139,7 +139,8 @@ func (r *Root) makeIdentity(now time.Time) (*Identity, error) {
 	if err != nil && !errors.Is(err, unix.EEXIST) {
 		return nil, err
 	}
-	return r.identity()
+	found, _, err := r.identity()
+	return found, err
 }
 
 // newID makes a UUID, version 4.

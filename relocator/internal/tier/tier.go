@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -33,7 +34,8 @@ type Identity struct {
 }
 
 // Root is an open tier whose identity has been checked. Descriptors outlive mounts, so a Root is opened fresh for
-// every job, asked to Check around what must not go astray, and closed.
+// every job, or looked at afresh where jobs that overlap share it (Opener), asked to Check around what must not go
+// astray, and closed.
 type Root struct {
 	Level    content.Level
 	ID       string
@@ -41,9 +43,14 @@ type Root struct {
 	Tmp      *fsys.File // .tierflow/tmp: attempts of moves
 	Released *fsys.File // .tierflow/released: copies on their way out
 
-	fs   fsys.FS
-	meta *fsys.File
-	st   unix.Stat_t
+	fs       fsys.FS
+	meta     *fsys.File
+	st       unix.Stat_t
+	identSt  unix.Stat_t // of tier.json, when it was read
+	resolved func() (string, error)
+
+	opener *Opener // nil: of one job
+	users  int     // guarded by the opener
 }
 
 // Open opens the level's tier. Where the folder, or the identity that level.TierID asks for, is not there, the
@@ -107,6 +114,7 @@ func open(fs fsys.FS, level content.Level) (*Root, *Identity, error) {
 		return nil, nil, fail(level, err)
 	}
 	r := &Root{Level: level, Dir: dir, fs: fs, st: st}
+	r.resolved = sync.OnceValues(func() (string, error) { return fsys.Resolved(dir) })
 	r.meta, _, err = fs.OpenDir(fsys.OpenTier, dir, content.MetaFolder)
 	if errors.Is(err, unix.ENOENT) {
 		return r, nil, nil
@@ -115,30 +123,31 @@ func open(fs fsys.FS, level content.Level) (*Root, *Identity, error) {
 		r.Close()
 		return nil, nil, fail(level, err)
 	}
-	id, err := r.identity()
+	id, st, err := r.identity()
 	if err != nil {
 		r.Close()
 		return nil, nil, err
 	}
+	r.identSt = st
 	return r, id, nil
 }
 
-func (r *Root) identity() (*Identity, error) {
+func (r *Root) identity() (*Identity, unix.Stat_t, error) {
 	f, st, err := r.fs.Open(fsys.ReadIdentity, r.meta, identityName)
 	if errors.Is(err, unix.ENOENT) {
-		return nil, nil
+		return nil, st, nil
 	}
 	if err != nil {
-		return nil, fail(r.Level, err)
+		return nil, st, fail(r.Level, err)
 	}
 	defer f.Close()
 	if !fsys.IsFile(&st) {
-		return nil, refused(r.Level, "", &fsys.KindError{Path: f.Path(), Kind: fsys.Kind(&st)})
+		return nil, st, refused(r.Level, "", &fsys.KindError{Path: f.Path(), Kind: fsys.Kind(&st)})
 	}
 	buf := make([]byte, 4<<10)
 	n, err := r.fs.ReadAt(fsys.ReadIdentity, f, buf, 0)
 	if err != nil {
-		return nil, fail(r.Level, err)
+		return nil, st, fail(r.Level, err)
 	}
 	var id Identity
 	err = json.Unmarshal(buf[:n], &id)
@@ -146,15 +155,15 @@ func (r *Root) identity() (*Identity, error) {
 		err = errors.New("it has no id")
 	}
 	if err != nil {
-		return nil, refused(r.Level, "restore it from a backup: id and level stand in the table `level`",
+		return nil, st, refused(r.Level, "restore it from a backup: id and level stand in the table `level`",
 			fmt.Errorf("%s cannot be read as an identity: %w", f.Path(), err))
 	}
-	return &id, nil
+	return &id, st, nil
 }
 
-// Close closes all descriptors; nil is allowed.
+// Close closes all descriptors, of a shared Root with its last user; nil is allowed.
 func (r *Root) Close() {
-	if r == nil {
+	if r == nil || r.opener != nil && !r.opener.leave(r) {
 		return
 	}
 	for _, f := range []*fsys.File{r.Released, r.Tmp, r.meta, r.Dir} {
@@ -162,22 +171,24 @@ func (r *Root) Close() {
 	}
 }
 
-// Check opens the tier's path once more and tells whether it still leads to this folder with this identity. A
+// Check looks at the tier's path once more and tells whether it still leads to this folder with this identity. A
 // disk unmounted or exchanged meanwhile is fault.TierRefused: what was written went somewhere else.
 func (r *Root) Check(step fsys.Step) error {
-	dir, st, err := r.fs.OpenRoot(step, r.Level.Path)
+	st, err := r.fs.StatRoot(step, r.Level.Path)
 	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
 		return refused(r.Level, "the tier went away during the job: mount the disk", err)
 	}
 	if err != nil {
 		return fail(r.Level, err)
 	}
-	defer dir.Close()
 	if !fsys.Same(&st, &r.st) {
 		return refused(r.Level, "the tier was unmounted or exchanged during the job",
 			errors.New("the path leads to another folder now"))
 	}
-	id, err := r.identity()
+	if r.sameIdentity() { // it need not be read again
+		return nil
+	}
+	id, _, err := r.identity()
 	if err != nil {
 		return err
 	}
@@ -185,6 +196,13 @@ func (r *Root) Check(step fsys.Step) error {
 		return refused(r.Level, "do not touch tier.json", errors.New("its identity changed during the job"))
 	}
 	return nil
+}
+
+// sameIdentity tells whether tier.json is the file that was read, untouched.
+func (r *Root) sameIdentity() bool {
+	st, err := r.fs.Lstat(fsys.ReadIdentity, r.Dir, content.MetaFolder+"/"+identityName)
+	was := &r.identSt
+	return err == nil && fsys.Same(&st, was) && st.Size == was.Size && st.Mtim == was.Mtim && st.Ctim == was.Ctim
 }
 
 // SameFolder tells whether two roots are one folder, by whatever paths and mounts.
@@ -196,7 +214,7 @@ func (r *Root) SameFolder(o *Root) bool { return fsys.Same(&r.st, &o.st) }
 func CheckDistinct(roots ...*Root) error {
 	paths := make([]string, len(roots))
 	for i, a := range roots {
-		p, err := fsys.Resolved(a.Dir)
+		p, err := a.resolved()
 		if err != nil {
 			return fail(a.Level, err)
 		}

@@ -1,0 +1,199 @@
+package fsys
+
+import (
+	"bytes"
+	"context"
+	"os"
+	"strconv"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/tierflow/tierflow/shared/batch"
+)
+
+const (
+	// manyInodes is from where on one syncfs is cheaper than so many fsyncs (docs/performance.md has the figures).
+	manyInodes = 8
+	// fewDirty is how much may wait to be written on the whole machine, in bytes, for a syncfs: it waits for other
+	// people's data as well.
+	fewDirty = 16 << 20
+	// small is the size in bytes up to which a file's sync is shared. A larger one may take its time: alone, it holds up
+	// nobody.
+	small = 1 << 20
+	// syncMost bounds what is synced together.
+	syncMost = 1024
+)
+
+// Syncs lets operations that are under way at the same time share the calls that make them durable: a folder that many
+// publish into is synced once for all of them, and many small files by one syncfs. A call that serves an operation
+// begins after it; one that fails fails all whom it serves. It is safe for concurrent use.
+//
+// Syncs of one file system take turns; every file system has its own.
+type Syncs struct {
+	always bool // syncfs
+	mu     sync.Mutex
+	of     map[uint64]*batch.Runner[[]target, []error] // by device
+}
+
+// NewSyncs makes Syncs. alwaysWhole takes syncfs each time: it is for tests, whose moves come alone.
+func NewSyncs(alwaysWhole bool) *Syncs {
+	return &Syncs{always: alwaysWhole, of: map[uint64]*batch.Runner[[]target, []error]{}}
+}
+
+// target is something to sync.
+type target struct {
+	file *File
+	ino  uint64
+}
+
+// Unsynced is something that is to be made durable, and the step that does it.
+type Unsynced struct {
+	Step Step
+	File *File
+}
+
+// Fsync makes a file's bytes and metadata, or a folder's entries, durable. After an error nothing is known
+// about them any more, and a second call would lie.
+func (s FS) Fsync(step Step, f *File) error { return s.FsyncAll(Unsynced{step, f}) }
+
+// FsyncAll is Fsync of several at once: none is durable before it returns, and all are afterwards.
+func (s FS) FsyncAll(all ...Unsynced) error {
+	byDevice := map[uint64][]target{}
+	steps := map[*File]Step{}
+	for _, u := range all {
+		skip, err := s.ask(u.Step, u.File.path)
+		if err != nil {
+			return err
+		}
+		if !skip {
+			steps[u.File] = u.Step
+		}
+	}
+	for f, step := range steps {
+		var st unix.Stat_t
+		err := unix.Fstat(f.fd, &st)
+		switch {
+		case err != nil:
+		case s.Syncs == nil || IsFile(&st) && st.Size > small:
+			err = fsync(f)
+		default:
+			byDevice[st.Dev] = append(byDevice[st.Dev], target{f, st.Ino})
+		}
+		if err != nil {
+			return pathError(step, f.path, err)
+		}
+	}
+	for dev, targets := range byDevice {
+		for i, err := range s.Syncs.together(dev, targets) {
+			if err != nil {
+				return pathError(steps[targets[i].file], targets[i].file.path, err)
+			}
+		}
+	}
+	return nil
+}
+
+func fsync(f *File) error {
+	for {
+		if err := unix.Fsync(f.fd); err != unix.EINTR {
+			return err
+		}
+	}
+}
+
+// together waits for a sync that begins from now on and covers the targets; an error for each.
+func (s *Syncs) together(dev uint64, targets []target) []error {
+	s.mu.Lock()
+	r := s.of[dev]
+	if r == nil {
+		r = batch.New(syncMost, s.syncAll)
+		s.of[dev] = r
+	}
+	s.mu.Unlock()
+	errs, _ := r.Do(context.Background(), targets) // who gave up waiting would know nothing
+	return errs
+}
+
+// syncAll syncs what many ask for, on one file system.
+func (s *Syncs) syncAll(asked [][]target) [][]error {
+	byInode := map[uint64]*File{}
+	oldest := asked[0][0].file
+	for _, targets := range asked {
+		for _, t := range targets {
+			byInode[t.ino] = t.file
+			if t.file.opened < oldest.opened {
+				oldest = t.file
+			}
+		}
+	}
+	failed := map[uint64]error{}
+	if s.always || len(byInode) >= manyInodes && dirty() <= fewDirty {
+		// A descriptor is told of the errors since it was opened. So it is the oldest one: who has it open had not written
+		// anything yet, and neither had the others.
+		if err := syncfs(oldest); err != nil {
+			for ino := range byInode {
+				failed[ino] = err
+			}
+		}
+	} else {
+		failed = fsyncEach(byInode)
+	}
+	answers := make([][]error, len(asked))
+	for i, targets := range asked {
+		for _, t := range targets {
+			answers[i] = append(answers[i], failed[t.ino])
+		}
+	}
+	return answers
+}
+
+// fsyncEach syncs all at once, so that a journal commits once for them.
+func fsyncEach(byInode map[uint64]*File) map[uint64]error {
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	failed := map[uint64]error{}
+	for ino, f := range byInode {
+		wg.Go(func() {
+			if err := fsync(f); err != nil {
+				mu.Lock()
+				failed[ino] = err
+				mu.Unlock()
+			}
+		})
+	}
+	wg.Wait()
+	return failed
+}
+
+// syncfs makes the whole file system of f durable. Linux reports errors of writing from 5.8 on.
+func syncfs(f *File) error {
+	for {
+		if err := unix.Syncfs(f.fd); err != unix.EINTR {
+			return err
+		}
+	}
+}
+
+// dirty is how many bytes wait to be written, or are being written, on the whole machine.
+func dirty() int64 {
+	b, err := os.ReadFile("/proc/meminfo")
+	if err != nil {
+		return fewDirty + 1
+	}
+	return meminfo(b, "Dirty:") + meminfo(b, "Writeback:")
+}
+
+// meminfo reads one line of /proc/meminfo, in bytes.
+func meminfo(b []byte, name string) int64 {
+	_, after, ok := bytes.Cut(b, append([]byte("\n"), name...))
+	fields := bytes.Fields(after[:min(len(after), 40)])
+	if !ok || len(fields) == 0 {
+		return fewDirty + 1
+	}
+	kib, err := strconv.ParseInt(string(fields[0]), 10, 64)
+	if err != nil {
+		return fewDirty + 1
+	}
+	return kib << 10
+}

@@ -1,0 +1,124 @@
+package fsys_test
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/tierflow/tierflow/relocator/internal/fsys"
+)
+
+// TestASharedSyncThatFailsFailsWhomItServesAndNobodyElse syncs many files and one folder at once; each caller's own step
+// can be broken.
+func TestASharedSyncThatFailsFailsWhomItServesAndNobodyElse(t *testing.T) {
+	for _, whole := range []bool{false, true} {
+		t.Run(fmt.Sprintf("syncfs %v", whole), func(t *testing.T) {
+			dir := t.TempDir()
+			var asked atomic.Int64
+			fs := fsys.FS{Syncs: fsys.NewSyncs(whole), Hook: func(step fsys.Step, path string) error {
+				if step == fsys.FsyncTemp && asked.Add(1) <= 3 {
+					return unix.EIO
+				}
+				return nil
+			}}
+			root, _, err := fs.OpenRoot(fsys.OpenTier, dir)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer root.Close()
+			var wg sync.WaitGroup
+			var failed atomic.Int64
+			for i := range 100 {
+				wg.Go(func() {
+					f, err := fs.Create(fsys.CreateTemp, root, fmt.Sprint(i))
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					defer f.Close()
+					if _, err := fs.WriteAt(fsys.WriteTemp, f, []byte("x"), 0); err != nil {
+						t.Error(err)
+					}
+					err = fs.FsyncAll(fsys.Unsynced{Step: fsys.FsyncRecord, File: root}, fsys.Unsynced{Step: fsys.FsyncTemp, File: f})
+					switch {
+					case errors.Is(err, unix.EIO):
+						failed.Add(1)
+					case err != nil:
+						t.Error(err)
+					}
+				})
+			}
+			wg.Wait()
+			if failed.Load() != 3 {
+				t.Errorf("%d callers failed, 3 syncs were broken", failed.Load())
+			}
+		})
+	}
+}
+
+// TestWhatASyncfsCannotMakeDurableItReports has a disk that takes no byte any more: a tiny file system in a file whose
+// own file system is full. No caller may be told that its file is safe.
+func TestWhatASyncfsCannotMakeDurableItReports(t *testing.T) {
+	full := brokenDisk(t)
+	fs := fsys.FS{Syncs: fsys.NewSyncs(true)}
+	root, _, err := fs.OpenRoot(fsys.OpenTier, full)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer root.Close()
+	var wg sync.WaitGroup
+	for i := range 8 {
+		wg.Go(func() {
+			f, err := fs.Create(fsys.CreateTemp, root, fmt.Sprint(i))
+			if err != nil {
+				return // refused at once: as good
+			}
+			defer f.Close()
+			data := make([]byte, 512<<10)
+			if _, err := fs.WriteAt(fsys.WriteTemp, f, data, 0); err != nil {
+				return
+			}
+			if err := fs.Fsync(fsys.FsyncTemp, f); err == nil {
+				t.Errorf("file %d is said to be durable on a disk that takes nothing", i)
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// brokenDisk is a file system of 64 MiB whose disk has room for nothing but what is there at first.
+func brokenDisk(t *testing.T) string {
+	t.Helper()
+	base := t.TempDir()
+	run := func(name string, args ...string) {
+		t.Helper()
+		if out, err := exec.Command(name, args...).CombinedOutput(); err != nil {
+			t.Fatalf("%s %v: %v: %s(these tests must run as root, with the right to mount)", name, args, err, out)
+		}
+	}
+	mount := func(dir string, args ...string) {
+		t.Helper()
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		run("mount", append(args, dir)...)
+		t.Cleanup(func() { run("umount", dir) })
+	}
+	small, disk := filepath.Join(base, "small"), filepath.Join(base, "disk")
+	mount(small, "-t", "tmpfs", "-o", "size=2m", "none")
+	image := filepath.Join(small, "image")
+	run("truncate", "-s", "64M", image)
+	run("mkfs.ext4", "-q", "-O", "^has_journal", image)
+	mount(disk, "-o", "loop", image)
+	if err := os.WriteFile(filepath.Join(small, "filler"), make([]byte, 2<<20), 0o644); !errors.Is(err, unix.ENOSPC) {
+		t.Fatalf("the disk's disk is not full: %v", err)
+	}
+	return disk
+}
