@@ -1,0 +1,380 @@
+package benchmarks
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/tierflow/tierflow/scripts/internal/stack"
+	"github.com/tierflow/tierflow/shared/content"
+)
+
+var moves = Part{
+	Name:  "moves",
+	About: "small and large files from tier to tier, against rsync, rclone, cp and a bare loop",
+	Run:   runMoves,
+}
+
+func runMoves(ctx context.Context, b *Bench) error {
+	return errors.Join(smallMoves(ctx, b), largeMoves(ctx, b))
+}
+
+func (b *Bench) smallCount() int {
+	if b.Quick {
+		return 2000
+	}
+	return 20_000
+}
+
+// smallMoves moves to and fro: each measurement starts where the one before has ended.
+func smallMoves(ctx context.Context, b *Bench) error {
+	n := b.smallCount()
+	memory, err := b.inMemory(int64(n) * 64 << 10)
+	if err != nil {
+		return err
+	}
+	dir := filepath.Join(b.Dir, "small")
+	t, err := startTierflow(ctx, b, stack.Options{Dir: dir, Tiers: map[string]string{"gold": memory + "/gold"}}, smallFiles(n, "bronze"))
+	if err != nil {
+		return err
+	}
+	other, err := newTrees(b, memory, n)
+	if err != nil {
+		return err
+	}
+	rate := func(took time.Duration) float64 { return float64(n) / took.Seconds() }
+	to := map[string]string{"bronze": "silver", "silver": "bronze"}
+	at := "bronze"
+	err = b.Compare(ctx, Case{
+		Figure: Figure{Name: "files of 16 KiB, one file system", Unit: "moves/s"},
+		Ours: Subject{Name: "from the post to the last release", Measure: func(ctx context.Context) (float64, error) {
+			at = to[at]
+			took, err := t.moveAll(ctx, at)
+			return rate(took), err
+		}},
+		Against: []Subject{
+			{Name: "rsync --remove-source-files --fsync", AtLeast: 2.5, Measure: func(ctx context.Context) (float64, error) {
+				took, err := other.swap(ctx, "rsync", "-a", "--remove-source-files", "--fsync")
+				return rate(took), err
+			}},
+			{Name: "bare loop of syncs, 32 at once", AtLeast: 0.7, Measure: func(context.Context) (float64, error) {
+				took, err := other.loop()
+				return rate(took), err
+			}},
+		},
+	})
+	if err != nil {
+		return err
+	}
+	err = b.Compare(ctx, Case{
+		Figure: Figure{Name: "files of 16 KiB, one file system, the engine alone", Unit: "moves/s"},
+		Ours: Subject{Name: "mover", Measure: func(ctx context.Context) (float64, error) {
+			return b.engine(ctx, n)
+		}},
+		Against: []Subject{{Name: "bare loop of syncs, 32 at once", AtLeast: 2, Measure: func(context.Context) (float64, error) {
+			took, err := other.loop()
+			return rate(took), err
+		}}},
+	})
+	if err != nil {
+		return err
+	}
+	return b.Compare(ctx, Case{
+		Figure: Figure{Name: "files of 16 KiB, tmpfs to disk", Unit: "moves/s"},
+		Ours: Subject{Name: "from the post to the last release", Measure: func(ctx context.Context) (float64, error) {
+			if _, err := t.moveAll(ctx, "gold"); err != nil { // there, in memory
+				return 0, err
+			}
+			took, err := t.moveAll(ctx, "bronze")
+			return rate(took), err
+		}},
+		Against: []Subject{
+			{Name: "rclone move, 32 at once", AtLeast: 2, Measure: func(ctx context.Context) (float64, error) {
+				took, err := other.across(ctx, "rclone", "move", "--transfers=32", "--checkers=32", "--config=")
+				return rate(took), err
+			}},
+			{Name: "rsync --remove-source-files --fsync", AtLeast: 3, Measure: func(ctx context.Context) (float64, error) {
+				took, err := other.across(ctx, "rsync", "-a", "--remove-source-files", "--fsync")
+				return rate(took), err
+			}},
+		},
+	})
+}
+
+// trees are files that other programs move.
+type trees struct {
+	a, b   string // on the disk
+	memory string // on another file system
+	n      int
+}
+
+// newTrees makes n files in a.
+func newTrees(b *Bench, memory string, n int) (*trees, error) {
+	t := &trees{filepath.Join(b.Dir, "a"), filepath.Join(b.Dir, "b"), filepath.Join(memory, "tree"), n}
+	return t, errors.Join(fill(t.a, n), os.Mkdir(t.b, 0o755))
+}
+
+func fill(dir string, n int) error {
+	data := make([]byte, 16<<10)
+	for i := range n {
+		if i%1000 == 0 {
+			if err := os.MkdirAll(filepath.Join(dir, fmt.Sprintf("%02d", i/1000)), 0o755); err != nil {
+				return err
+			}
+		}
+		copy(data, strconv.Itoa(i))
+		if err := os.WriteFile(filepath.Join(dir, fmt.Sprintf("%02d/%05d.mp4", i/1000, i)), data, 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// swap has a program move all files from a to b; the next time they go back.
+func (t *trees) swap(ctx context.Context, program string, args ...string) (time.Duration, error) {
+	took, err := t.run(ctx, t.a, t.b, program, args...)
+	t.a, t.b = t.b, t.a
+	return took, err
+}
+
+// across has a program move new files from memory to the disk.
+func (t *trees) across(ctx context.Context, program string, args ...string) (time.Duration, error) {
+	if err := errors.Join(os.RemoveAll(t.memory), os.RemoveAll(t.b), os.Mkdir(t.b, 0o755), fill(t.memory, t.n)); err != nil {
+		return 0, err
+	}
+	return t.run(ctx, t.memory, t.b, program, args...)
+}
+
+func (t *trees) run(ctx context.Context, from, to, program string, args ...string) (time.Duration, error) {
+	syscall.Sync()
+	begin := time.Now()
+	cmd := exec.CommandContext(ctx, program, append(args, from+"/", to+"/")...)
+	out, err := cmd.CombinedOutput()
+	took := time.Since(begin)
+	if err != nil {
+		return 0, fmt.Errorf("%s: %w: %s", program, err, out)
+	}
+	return took, t.check(from, to)
+}
+
+// check finds every file at its new place, with its bytes, and none at the old one.
+func (t *trees) check(from, to string) error {
+	left := 0
+	err := filepath.WalkDir(from, func(_ string, d fs.DirEntry, err error) error {
+		if err == nil && !d.IsDir() {
+			left++
+		}
+		if errors.Is(err, fs.ErrNotExist) {
+			err = nil
+		}
+		return err
+	})
+	if err != nil || left > 0 {
+		return errors.Join(err, fmt.Errorf("%d files are where they were", left))
+	}
+	for i := range t.n {
+		b, err := os.ReadFile(filepath.Join(to, fmt.Sprintf("%02d/%05d.mp4", i/1000, i)))
+		if err != nil {
+			return err
+		}
+		if want := strconv.Itoa(i); len(b) != 16<<10 || string(b[:len(want)]) != want {
+			return fmt.Errorf("file %d has changed", i)
+		}
+	}
+	return nil
+}
+
+// loop moves all files as one would write it first, and no more: fsync, link, fsync, unlink, fsync, by 32 goroutines. It
+// checks nothing, and knows that nobody is in its way.
+func (t *trees) loop() (time.Duration, error) {
+	folders := map[string]int{}
+	for i := range (t.n + 999) / 1000 {
+		for _, dir := range []string{t.a, t.b} {
+			path := filepath.Join(dir, fmt.Sprintf("%02d", i))
+			if err := os.MkdirAll(path, 0o755); err != nil {
+				return 0, err
+			}
+			fd, err := syscall.Open(path, syscall.O_RDONLY|syscall.O_DIRECTORY, 0)
+			if err != nil {
+				return 0, err
+			}
+			defer func() { _ = syscall.Close(fd) }()
+			folders[path] = fd
+		}
+	}
+	next := make(chan int, t.n)
+	for i := range t.n {
+		next <- i
+	}
+	close(next)
+	syscall.Sync()
+	begin := time.Now()
+	errs := make([]error, 32)
+	var wg sync.WaitGroup
+	for w := range errs {
+		wg.Go(func() {
+			for i := range next {
+				folder, name := fmt.Sprintf("%02d", i/1000), fmt.Sprintf("%05d.mp4", i)
+				from, to := filepath.Join(t.a, folder), filepath.Join(t.b, folder)
+				if errs[w] = moveBare(filepath.Join(from, name), filepath.Join(to, name), folders[from], folders[to]); errs[w] != nil {
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+	took := time.Since(begin)
+	err := errors.Join(append(errs, t.check(t.a, t.b))...)
+	t.a, t.b = t.b, t.a
+	return took, err
+}
+
+func moveBare(from, to string, fromFolder, toFolder int) error {
+	fd, err := syscall.Open(from, syscall.O_RDONLY, 0)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = syscall.Close(fd) }()
+	for _, step := range []func() error{
+		func() error { return syscall.Fsync(fd) },
+		func() error { return syscall.Link(from, to) },
+		func() error { return syscall.Fsync(toFolder) },
+		func() error { return syscall.Unlink(from) },
+		func() error { return syscall.Fsync(fromFolder) },
+	} {
+		if err := step(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+var nsPerMove = regexp.MustCompile(`BenchmarkSmallMoves\S*\s+\d+\s+([0-9.]+) ns/op`)
+
+// engine runs the mover's own benchmark, which checks its results: Make, Discard and Release of n files.
+func (b *Bench) engine(ctx context.Context, n int) (float64, error) {
+	program := filepath.Join(b.Dir, "mover.test")
+	if _, err := os.Stat(program); err != nil {
+		build := exec.CommandContext(ctx, "go", "test", "-c", "-o", program, "./internal/mover")
+		build.Dir = filepath.Join(b.Root, "relocator")
+		if out, err := build.CombinedOutput(); err != nil {
+			return 0, fmt.Errorf("go test -c: %w: %s", err, out)
+		}
+	}
+	cmd := exec.CommandContext(ctx, program, "-test.run=^$", "-test.bench=SmallMoves", fmt.Sprintf("-test.benchtime=%dx", n))
+	cmd.Dir = filepath.Join(b.Root, "relocator", "internal", "mover")
+	cmd.Env = append(b.Environ, "TMPDIR="+b.Dir)
+	out, err := cmd.CombinedOutput()
+	found := nsPerMove.FindSubmatch(out)
+	if err != nil || found == nil {
+		return 0, fmt.Errorf("the mover's benchmark: %w: %s", err, out)
+	}
+	ns, err := strconv.ParseFloat(string(found[1]), 64)
+	return 1e9 / ns, err
+}
+
+// largeMoves moves four files from memory to the disk.
+func largeMoves(ctx context.Context, b *Bench) error {
+	size := int64(2 << 30)
+	if b.Quick {
+		size = 64 << 20
+	}
+	memory, err := b.inMemory(4*size + 64<<20)
+	if err != nil {
+		return err
+	}
+	for _, c := range []struct{ verify, against string }{
+		{"stream", "cp, sync"},
+		{"readback", "cp, sync, cold cat"},
+	} {
+		files := make([]stack.Sample, 4)
+		for i := range files {
+			files[i] = stack.Sample{ID: content.ID(firstID + i), Level: "gold", Size: size, Filename: fmt.Sprintf("%d.mp4", i)}
+		}
+		dir := filepath.Join(b.Dir, c.verify)
+		gold := filepath.Join(memory, c.verify)
+		t, err := startTierflow(ctx, b, stack.Options{Dir: dir, Tiers: map[string]string{"gold": gold},
+			Settings: map[string]string{"TIERFLOW_VERIFY": c.verify}}, files)
+		if err != nil {
+			return err
+		}
+		rate := func(took time.Duration) float64 { return float64(4*size) / (1 << 20) / took.Seconds() }
+		pid := t.stack.Relocators[0].PID()
+		at := "gold"
+		err = b.Compare(ctx, Case{
+			Figure: Figure{Name: "4 files of " + sizeName(size) + ", tmpfs to disk, verify=" + c.verify, Unit: "MiB/s"},
+			Ours: Subject{Name: "from the post to the last release", Measure: func(ctx context.Context) (float64, error) {
+				if at != "gold" {
+					if _, err := t.moveAll(ctx, "gold"); err != nil {
+						return 0, err
+					}
+				}
+				at = "bronze"
+				took, err := t.moveAll(ctx, "bronze")
+				return rate(took), err
+			}},
+			Against: []Subject{{Name: c.against, AtLeast: 0.8, Measure: func(ctx context.Context) (float64, error) {
+				if at != "gold" {
+					if _, err := t.moveAll(ctx, "gold"); err != nil {
+						return 0, err
+					}
+					at = "gold"
+				}
+				took, err := copyPlain(ctx, gold, filepath.Join(b.Dir, "plain"), c.verify == "readback")
+				return rate(took), err
+			}}},
+		})
+		if err != nil {
+			return err
+		}
+		peak, err := peakMemory(pid)
+		if err != nil {
+			return err
+		}
+		b.Observe(Figure{Name: "relocator's memory at its peak, verify=" + c.verify, Unit: "MiB", AtMost: 64}, peak)
+		if err := errors.Join(t.stack.Stop(), os.RemoveAll(gold), os.RemoveAll(filepath.Join(dir, "tiers"))); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func sizeName(size int64) string {
+	if size >= 1<<30 {
+		return fmt.Sprintf("%d GiB", size>>30)
+	}
+	return fmt.Sprintf("%d MiB", size>>20)
+}
+
+// copyPlain is what an operator would type: cp, sync, and to be sure that the copy is on the disk, cat of what is not in
+// memory any more.
+func copyPlain(ctx context.Context, from, to string, readBack bool) (time.Duration, error) {
+	if err := os.MkdirAll(to, 0o755); err != nil {
+		return 0, err
+	}
+	defer func() { _ = os.RemoveAll(to) }()
+	script := `cp "$0"/*.mp4 "$1"/ && sync "$1"/*.mp4 "$1"`
+	if readBack {
+		script += ` && for f in "$1"/*.mp4; do dd if="$f" iflag=nocache count=0 status=none; done && cat "$1"/*.mp4 >/dev/null`
+	}
+	syscall.Sync()
+	begin := time.Now()
+	out, err := exec.CommandContext(ctx, "sh", "-c", script, from, to).CombinedOutput()
+	took := time.Since(begin)
+	if err != nil {
+		return 0, fmt.Errorf("cp: %w: %s", err, out)
+	}
+	if out, err := exec.CommandContext(ctx, "diff", "-r", "--exclude=.tierflow", from, to).CombinedOutput(); err != nil {
+		return 0, fmt.Errorf("cp: the copies differ: %w: %s", err, out)
+	}
+	return took, nil
+}

@@ -1,0 +1,145 @@
+package benchmarks
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/tierflow/tierflow/scripts/internal/stack"
+	"github.com/tierflow/tierflow/shared/content"
+	"github.com/tierflow/tierflow/shared/event"
+)
+
+var pipeline = Part{
+	Name:  "pipeline",
+	About: "from a post to its commit, and the most moves that 1, 2 and 4 relocators hold",
+	Run:   runPipeline,
+}
+
+func runPipeline(ctx context.Context, b *Bench) error {
+	n := b.smallCount()
+	for _, relocators := range []int{1, 2, 4} {
+		dir := filepath.Join(b.Dir, fmt.Sprint(relocators))
+		t, err := startTierflow(ctx, b, stack.Options{Dir: dir, Relocators: relocators}, smallFiles(n, "bronze"))
+		if err != nil {
+			return err
+		}
+		if relocators == 1 {
+			for range b.Rounds {
+				if err := t.latencies(ctx); err != nil {
+					return err
+				}
+			}
+			if _, err := t.moveAll(ctx, "bronze"); err != nil { // those that are not there
+				return err
+			}
+		}
+		at := "bronze"
+		err = b.Compare(ctx, Case{
+			Figure: Figure{Name: fmt.Sprintf("files of 16 KiB, one file system, %d relocators", relocators), Unit: "moves/s"},
+			Ours: Subject{Name: "from the post to the last release", Measure: func(ctx context.Context) (float64, error) {
+				at = map[string]string{"bronze": "silver", "silver": "bronze"}[at]
+				took, err := t.moveAll(ctx, at)
+				return float64(n) / took.Seconds(), err
+			}},
+		})
+		if err := errors.Join(err, t.stack.Stop()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// latencies posts at 200 moves a second for some seconds, each file once, and takes the time from before the post to the
+// time when the commit's entry is in the stream `committed`, both by this machine's clock. The entry is written after
+// MySQL's COMMIT.
+func (t *tierflow) latencies(ctx context.Context) error {
+	const rate = 200
+	n := min(rate*int(t.seconds()/time.Second), len(t.files))
+	to := "silver"
+	if row, err := t.stack.Catalog.Content(ctx, t.files[0].ID); err != nil {
+		return err
+	} else if row.Level == to {
+		to = "bronze"
+	}
+	posted := make(map[content.ID]time.Time, n)
+	var mu sync.Mutex
+	var took []time.Duration
+	last := "$"
+	if newest, err := t.stack.Redis.XRevRangeN(ctx, t.stack.Keys.Committed(), "+", "-", 1).Result(); err != nil {
+		return err
+	} else if len(newest) == 1 {
+		last = newest[0].ID
+	} else {
+		last = "0"
+	}
+	read := make(chan error, 1)
+	go func() { read <- t.watch(ctx, last, n, posted, &mu, &took) }()
+	tick := time.NewTicker(time.Second / rate)
+	defer tick.Stop()
+	var wg sync.WaitGroup
+	errs := make([]error, n)
+	for i, f := range t.files[:n] {
+		<-tick.C
+		wg.Go(func() {
+			mu.Lock()
+			posted[f.ID] = time.Now()
+			mu.Unlock()
+			a, err := t.stack.Post(ctx, f.ID, counts[to])
+			if err == nil && a.Status != 200 {
+				err = fmt.Errorf("post: %d %s", a.Status, a.Body)
+			}
+			errs[i] = err
+		})
+	}
+	wg.Wait()
+	if err := errors.Join(append(errs, <-read)...); err != nil {
+		return err
+	}
+	slices.Sort(took)
+	ms := func(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
+	t.Observe(Figure{Name: "from the post to the commit at 200 moves/s, median", Unit: "ms", AtMost: 5}, ms(took[len(took)/2]))
+	t.Observe(Figure{Name: "from the post to the commit at 200 moves/s, 99 of 100", Unit: "ms", AtMost: 25}, ms(took[len(took)*99/100]))
+	t.Logf("from the post to the commit: median %v, p99 %v, most %v of %d", took[len(took)/2], took[len(took)*99/100], took[len(took)-1], n)
+	if _, err := t.settled(ctx, time.Now()); err != nil {
+		return err
+	}
+	return t.stack.CheckSettled(ctx)
+}
+
+// watch reads `committed` until n of what was posted is in it.
+func (t *tierflow) watch(ctx context.Context, last string, n int, posted map[content.ID]time.Time, mu *sync.Mutex, took *[]time.Duration) error {
+	for deadline := time.Now().Add(2 * time.Minute); len(*took) < n; {
+		streams, err := t.stack.Redis.XRead(ctx, &redis.XReadArgs{Streams: []string{t.stack.Keys.Committed(), last}, Block: time.Second}).Result()
+		now := time.Now()
+		if err != nil && !errors.Is(err, redis.Nil) {
+			return err
+		}
+		if now.After(deadline) {
+			return fmt.Errorf("%d of %d moves were committed within two minutes", len(*took), n)
+		}
+		for _, s := range streams {
+			for _, m := range s.Messages {
+				last = m.ID
+				cid, _ := m.Values["cid"].(string)
+				id, err := content.ParseID(cid)
+				if err != nil {
+					return err
+				}
+				if m.Values["outcome"] != string(event.OutcomeCommitted) {
+					return fmt.Errorf("content %s: its move was %v", id, m.Values["outcome"])
+				}
+				mu.Lock()
+				*took = append(*took, now.Sub(posted[id]))
+				mu.Unlock()
+			}
+		}
+	}
+	return nil
+}

@@ -1,0 +1,135 @@
+package benchmarks
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/tierflow/tierflow/scripts/internal/stack"
+	"github.com/tierflow/tierflow/shared/content"
+	"github.com/tierflow/tierflow/shared/localserver"
+)
+
+// counts are what calls for each level of a new database.
+var counts = map[string]content.Count{"bronze": 0, "silver": 1000, "gold": 2000}
+
+// tierflow is a whole Tierflow with files, all of one size, which are moved from level to level. Redis syncs every second
+// and MySQL every commit, as both do by default; the grace is 0, so that a move ends with the release.
+type tierflow struct {
+	*Bench
+	stack *stack.Stack
+	files []stack.Sample
+}
+
+func startTierflow(ctx context.Context, b *Bench, o stack.Options, files []stack.Sample) (*tierflow, error) {
+	t, err := prepareTierflow(ctx, b, o, files)
+	if err != nil {
+		return nil, err
+	}
+	return t, t.stack.Start(ctx)
+}
+
+// prepareTierflow starts the servers only.
+func prepareTierflow(ctx context.Context, b *Bench, o stack.Options, files []stack.Sample) (*tierflow, error) {
+	redis, err := b.Redis(ctx, localserver.Options{Dir: filepath.Join(o.Dir, "redis")})
+	if err != nil {
+		return nil, err
+	}
+	dsn, err := b.MySQL(ctx, localserver.Options{Dir: filepath.Join(o.Dir, "mysql"), Durable: true})
+	if err != nil {
+		return nil, err
+	}
+	o.RedisURL, o.MySQLDSN = redis.URL(), dsn
+	settings := map[string]string{"TIERFLOW_RELEASE_GRACE": "0s", "TIERFLOW_LOG_LEVEL": "warn"}
+	for name, value := range o.Settings {
+		settings[name] = value
+	}
+	o.Settings = settings
+	s, err := b.Stack(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	return &tierflow{Bench: b, stack: s, files: files}, s.Add(ctx, files...)
+}
+
+// smallFiles are n files of 16 KiB in folders of a thousand.
+func smallFiles(n int, level string) []stack.Sample {
+	files := make([]stack.Sample, n)
+	for i := range files {
+		files[i] = stack.Sample{ID: content.ID(firstID + i), Level: level, Size: 16 << 10,
+			Filename: fmt.Sprintf("videos/%02d/%05d.mp4", i/1000, i)}
+	}
+	return files
+}
+
+// moveAll posts a count for every file that calls for the level, in one call, and waits for the last release. It returns
+// the time from the call on, and checks everything: every file identical and in its one place, every row and every
+// history right.
+func (t *tierflow) moveAll(ctx context.Context, level string) (time.Duration, error) {
+	var lines strings.Builder
+	for _, f := range t.files {
+		fmt.Fprintf(&lines, "{\"cid\":%d,\"count\":%d}\n", f.ID, counts[level])
+	}
+	syscall.Sync() // what came before is not our work
+	begin := time.Now()
+	a, err := t.stack.Call(ctx, http.MethodPost, "/v1/views", "application/x-ndjson", lines.String())
+	if err != nil {
+		return 0, err
+	}
+	var answer struct{ Accepted int }
+	if err := json.Unmarshal([]byte(a.Body), &answer); err != nil || answer.Accepted != len(t.files) {
+		return 0, fmt.Errorf("%d views were posted, the answer was %d %s", len(t.files), a.Status, a.Body)
+	}
+	took, err := t.settled(ctx, begin)
+	if err != nil {
+		return 0, err
+	}
+	for _, f := range t.files {
+		t.stack.Posted(f.ID, counts[level])
+	}
+	return took, t.stack.CheckSettled(ctx)
+}
+
+// settled waits until every entry of every stream is settled.
+func (t *tierflow) settled(ctx context.Context, begin time.Time) (time.Duration, error) {
+	for deadline := begin.Add(5 * time.Minute); ; {
+		err := t.stack.Settled(ctx)
+		switch {
+		case err == nil:
+			return time.Since(begin), nil
+		case ctx.Err() != nil:
+			return 0, ctx.Err()
+		case time.Now().After(deadline):
+			return 0, fmt.Errorf("not settled within five minutes: %w\n%s", err, t.stack.Logs())
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+// peakMemory is the most that a process has had in memory, in MiB.
+func peakMemory(pid int) (float64, error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return 0, err
+	}
+	kib, err := strconv.ParseFloat(strings.TrimSuffix(field(b, "VmHWM"), " kB"), 64)
+	return kib / 1024, err
+}
+
+// inMemory is a folder on another file system than the part's, which goes with the part.
+func (b *Bench) inMemory(bytes int64) (string, error) {
+	folder, ok := stack.SecondFilesystem(b.Dir, uint64(bytes))
+	if !ok {
+		return "", errors.New("found no second file system with room, such as /dev/shm")
+	}
+	b.Cleanup(func() error { return os.RemoveAll(folder) })
+	return folder, nil
+}
