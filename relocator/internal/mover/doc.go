@@ -51,7 +51,8 @@
 //	remove-temp       the copy, emitted or reported as a stray                nobody needs to
 //
 //	Release
-//	mkdir-released    an empty folder in released/                            Sweep, or the next Make
+//	mkdir-released    an empty folder in released/, made or, where releases   Sweep, or the next Make
+//	                  overlap, taken over from an attempt that is over
 //	look-released     the same, and the row's generation is higher            Sweep, or the next Make
 //	read-released     the same                                                Sweep, or the next Make
 //	rename-released   the old copy in released/; its name is gone, perhaps    Sweep, or the next Make; the entry is

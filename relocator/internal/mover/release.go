@@ -62,7 +62,7 @@ func (m *Mover) release(ctx context.Context, r ReleaseRequest) (ReleaseOutcome, 
 	}
 	defer root.Close()
 	name := releasedName(r.ID, r.Token)
-	if err := m.fs.Mkdir(fsys.MkdirReleased, root.Released, name, 0o700); err != nil {
+	if err := m.attemptFolder(root, name); err != nil {
 		return "", err
 	}
 	outcome, err := m.rename(ctx, r, root, name)
@@ -70,7 +70,7 @@ func (m *Mover) release(ctx context.Context, r ReleaseRequest) (ReleaseOutcome, 
 		_ = m.fs.RemoveAll(context.WithoutCancel(ctx), fsys.DeleteReleased, root.Released, name) // or the sweep
 		return "", err
 	}
-	if err := m.fs.RemoveAll(ctx, fsys.DeleteReleased, root.Released, name); err != nil {
+	if err := m.drop(ctx, root, name); err != nil {
 		return "", err
 	}
 	if outcome == Lives || outcome == Again {
@@ -81,6 +81,32 @@ func (m *Mover) release(ctx context.Context, r ReleaseRequest) (ReleaseOutcome, 
 		return "", err
 	}
 	return outcome, root.Check(fsys.RecheckTier)
+}
+
+// attemptFolder makes the attempt's folder, most often out of one whose attempt is over: it is empty, it is in nobody's
+// hands, and its old name means nothing any more.
+func (m *Mover) attemptFolder(root *tier.Root, name string) error {
+	for {
+		spare, ok := root.Spare()
+		if !ok {
+			return m.fs.Mkdir(fsys.MkdirReleased, root.Released, name, 0o700)
+		}
+		err := m.fs.RenameNew(fsys.MkdirReleased, root.Released, spare, root.Released, name)
+		if !errors.Is(err, unix.ENOENT) {
+			return err
+		}
+	}
+}
+
+// drop deletes the copy, and the attempt's folder unless the next attempt can have it.
+func (m *Mover) drop(ctx context.Context, root *tier.Root, name string) error {
+	if err := m.fs.RemoveAll(ctx, fsys.DeleteReleased, root.Released, name+"/"+copyName); err != nil {
+		return err
+	}
+	if root.Keep(name) {
+		return nil
+	}
+	return m.fs.RemoveAll(ctx, fsys.DeleteReleased, root.Released, name)
 }
 
 // rename moves the copy into the attempt's folder, if the fence lets it.

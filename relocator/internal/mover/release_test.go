@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -350,4 +352,50 @@ func TestAHalfDeletedDirectoryIsNeitherCopiedNorCompared(t *testing.T) {
 			})
 		}
 	}
+}
+
+// TestReleasesThatOverlapTakeOverEachOthersFoldersAndLeaveNone releases many copies at once, beside a job that keeps the
+// tier open, while movers clear the names of some of the folders.
+func TestReleasesThatOverlapTakeOverEachOthersFoldersAndLeaveNone(t *testing.T) {
+	from, to := routes[0].tiers(t)
+	var taken atomic.Int64
+	m := mover.New(mover.Options{})
+	const n, workers = 400, 8
+	for i := range n {
+		write(t, fmt.Sprintf("%s/d/%d", from.Path, i), []byte("x"))
+		write(t, fmt.Sprintf("%s/d/%d", to.Path, i), []byte("x"))
+	}
+	var wg sync.WaitGroup
+	for w := range workers {
+		wg.Go(func() {
+			for i := w; i < n; i += workers {
+				r := release(from, fmt.Sprintf("d/%d", i))
+				r.ID = content.ID(i + 1)
+				fence := r.Fence
+				r.Fence = func(ctx context.Context) (bool, error) {
+					if i%10 == 0 { // a mover wants the name now
+						taken.Add(1)
+						if err := os.RemoveAll(fmt.Sprintf("%s/.tierflow/released/%d.%s", from.Path, r.ID, r.Token)); err != nil {
+							t.Error(err)
+						}
+					}
+					return fence(ctx)
+				}
+				out, err := m.Release(context.Background(), r)
+				want := mover.Released
+				if i%10 == 0 {
+					want = mover.Again
+				}
+				if err != nil || out != want {
+					t.Errorf("content %d: %q, %v, want %q", r.ID, out, err, want)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	left, err := os.ReadDir(from.Path + "/d")
+	if err != nil || len(left) != int(taken.Load()) {
+		t.Errorf("%d copies are left, movers wanted %d; %v", len(left), taken.Load(), err)
+	}
+	wantClean(t, from, to)
 }

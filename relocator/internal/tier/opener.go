@@ -57,6 +57,37 @@ func (o *Opener) leave(r *Root) bool {
 	return true
 }
 
+// Keep takes an empty folder in released/ whose attempt is over, for the next attempt; false where no other job shares the
+// Root: then it is to be removed. Making and removing a folder costs more than all the rest of a small file's release, by
+// far where a file system discards what is freed.
+func (r *Root) Keep(name string) bool {
+	if r.opener == nil {
+		return false
+	}
+	r.opener.mu.Lock()
+	defer r.opener.mu.Unlock()
+	if r.users < 2 {
+		return false
+	}
+	r.spares = append(r.spares, name)
+	return true
+}
+
+// Spare gives a folder away that was kept. Whoever wants its old name may have removed it meanwhile.
+func (r *Root) Spare() (name string, ok bool) {
+	if r.opener == nil {
+		return "", false
+	}
+	r.opener.mu.Lock()
+	defer r.opener.mu.Unlock()
+	n := len(r.spares)
+	if n == 0 {
+		return "", false
+	}
+	name, r.spares = r.spares[n-1], r.spares[:n-1]
+	return name, true
+}
+
 // current tells whether opening the tier now would give the same: its path leads here, its identity is the one that was
 // read, and its scratch folders are there.
 func (r *Root) current() bool {

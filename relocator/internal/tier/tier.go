@@ -49,8 +49,9 @@ type Root struct {
 	identSt  unix.Stat_t // of tier.json, when it was read
 	resolved func() (string, error)
 
-	opener *Opener // nil: of one job
-	users  int     // guarded by the opener
+	opener *Opener  // nil: of one job
+	users  int      // guarded by the opener
+	spares []string // the same
 }
 
 // Open opens the level's tier. Where the folder, or the identity that level.TierID asks for, is not there, the
@@ -165,6 +166,9 @@ func (r *Root) identity() (*Identity, unix.Stat_t, error) {
 func (r *Root) Close() {
 	if r == nil || r.opener != nil && !r.opener.leave(r) {
 		return
+	}
+	for _, name := range r.spares {
+		_ = r.fs.Rmdir(fsys.DeleteReleased, r.Released, name) // or the sweep
 	}
 	for _, f := range []*fsys.File{r.Released, r.Tmp, r.meta, r.Dir} {
 		f.Close()
