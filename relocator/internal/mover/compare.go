@@ -22,7 +22,7 @@ type Comparison struct {
 	Original   bool   // Named was made from Old; else Old was made from Named, or nobody knows
 	Digest     string // of the last copy that was made, by the row; "" where it has none
 
-	Alive func() // a sign of life, at least once a chunk of 1 MiB that is read
+	Alive func() // a sign of life, at least once in 1 MiB that is read
 }
 
 // Compare is for just before a release. there is false where Named holds nothing of that name: then Old may be the

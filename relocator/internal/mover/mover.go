@@ -34,9 +34,9 @@ const (
 )
 
 const (
-	tries     = 4       // of a source that changes while it is read, and of a folder that is removed under us
-	chunk     = 1 << 20 // bytes read, hashed and written between two looks at the context
-	maxDepth  = 100     // folders within folders; every one costs a descriptor while it is walked
+	tries     = 4         // of a source that changes while it is read, and of a folder that is removed under us
+	chunk     = 256 << 10 // bytes read, hashed and written between two looks at the context
+	maxDepth  = 100       // folders within folders; every one costs a descriptor while it is walked
 	writeback = 8 << 20
 	treeName  = "tree"
 	copyName  = "copy"
@@ -79,7 +79,7 @@ type Request struct {
 	From, To content.Level
 
 	// Progress, when set, is called with the bytes copied and their total, from within Make, at least once a
-	// chunk of 1 MiB. Every call is a sign of life: while a copy is read back, done stays at total.
+	// chunk of 256 KiB. Every call is a sign of life: while a copy is read back, done stays at total.
 	Progress func(done, total int64)
 }
 
