@@ -233,7 +233,7 @@ func (t *trees) loop() (time.Duration, error) {
 	}
 	wg.Wait()
 	took := time.Since(begin)
-	err := errors.Join(append(errs, t.check(t.a, t.b))...)
+	err := errors.Join(errors.Join(errs...), t.check(t.a, t.b))
 	t.a, t.b = t.b, t.a
 	return took, err
 }

@@ -99,7 +99,7 @@ func (t *tierflow) latencies(ctx context.Context) error {
 		})
 	}
 	wg.Wait()
-	if err := errors.Join(append(errs, <-read)...); err != nil {
+	if err := errors.Join(errors.Join(errs...), <-read); err != nil {
 		return err
 	}
 	slices.Sort(took)
