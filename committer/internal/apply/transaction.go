@@ -122,18 +122,27 @@ func recorded(ctx context.Context, tx *sql.Tx, entries []event.Relocated) (map[s
 	return records, rows.Err()
 }
 
+// updateMost is how many rows one statement changes. The server finds a row's values by going through those of the
+// others: what a statement costs grows with the square of its rows.
+const updateMost = 100
+
 // update changes the rows of all moves. That the level exists, a foreign key guards.
 func update(ctx context.Context, tx *sql.Tx, moves []move, at time.Time) error {
-	s := updateStatement(moves, at)
-	res, err := tx.ExecContext(ctx, s.text.String(), s.args...)
-	if err != nil {
-		return err
+	for part := range slices.Chunk(moves, updateMost) {
+		s := updateStatement(part, at)
+		res, err := tx.ExecContext(ctx, s.text.String(), s.args...)
+		if err != nil {
+			return err
+		}
+		n, err := res.RowsAffected()
+		if err == nil && n != int64(len(part)) {
+			err = fmt.Errorf("%w: %d of %d are as they were", errMoved, n, len(part))
+		}
+		if err != nil {
+			return err
+		}
 	}
-	n, err := res.RowsAffected()
-	if err == nil && n != int64(len(moves)) {
-		err = fmt.Errorf("%w: %d of %d are as they were", errMoved, n, len(moves))
-	}
-	return err
+	return nil
 }
 
 func updateStatement(moves []move, at time.Time) *statement {
