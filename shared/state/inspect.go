@@ -10,11 +10,16 @@ import (
 	"github.com/tierflow/tierflow/shared/stream"
 )
 
-// InFlight returns the contents that an unsettled entry of any stage names. It may return more: of each stream it
-// takes everything from the first unsettled entry on.
-func (s *Store) InFlight(ctx context.Context) (map[content.ID]bool, error) {
+// InFlight returns which of these contents, or of all where none is given, an unsettled entry of any stage names. It may
+// return more of them: of each stream it takes everything from the first unsettled entry on. Stages are read in the order
+// in which an entry goes through them, so none slips by.
+func (s *Store) InFlight(ctx context.Context, among ...content.ID) (map[content.ID]bool, error) {
 	if err := s.agreed(ctx); err != nil {
 		return nil, err
+	}
+	asked := make(map[content.ID]bool, len(among))
+	for _, id := range among {
+		asked[id] = true
 	}
 	ids := map[content.ID]bool{}
 	for _, g := range s.queues() {
@@ -29,7 +34,7 @@ func (s *Store) InFlight(ctx context.Context) (map[content.ID]bool, error) {
 			}
 			for _, e := range page {
 				cid, _ := e.Values["cid"].(string)
-				if id, err := content.ParseID(cid); err == nil {
+				if id, err := content.ParseID(cid); err == nil && (len(asked) == 0 || asked[id]) {
 					ids[id] = true
 				}
 			}
@@ -40,6 +45,33 @@ func (s *Store) InFlight(ctx context.Context) (map[content.ID]bool, error) {
 		}
 	}
 	return ids, nil
+}
+
+// Dead tells which of these events have an entry in dead.
+func (s *Store) Dead(ctx context.Context, events ...string) (map[string]bool, error) {
+	asked := make(map[string]bool, len(events))
+	for _, e := range events {
+		asked[e] = true
+	}
+	dead := map[string]bool{}
+	for _, k := range s.keys.Each() {
+		for start := "-"; start != ""; {
+			page, err := s.rdb.XRangeN(ctx, k.Dead(), start, "+", 1000).Result()
+			if err != nil {
+				return nil, unavailable("read", k.Dead(), err)
+			}
+			for _, e := range page {
+				if id, _ := e.Values["event_id"].(string); asked[id] {
+					dead[id] = true
+				}
+			}
+			start = ""
+			if len(page) == 1000 {
+				start = "(" + page[999].ID
+			}
+		}
+	}
+	return dead, nil
 }
 
 // firstUnsettled is where XRANGE starts to see everything that a group has not settled.

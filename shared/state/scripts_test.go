@@ -843,12 +843,26 @@ func TestInFlightNamesEveryContentOfAnUnsettledEntry(t *testing.T) {
 	w.must(w.rdb.XAdd(t.Context(), &redis.XAddArgs{Stream: w.keys.Relocated(), Values: moved(view(4, 4, 1, "silver", "bronze", "f"), "silver").Fields()}).Err())
 	w.must(w.Stray(t.Context(), event.Committed{ID: 5, To: "silver", Filename: "f"}))
 	inFlight(2, 3, 4, 5)
+	if got, err := w.InFlight(t.Context(), 1, 3, 5); err != nil || len(got) != 2 || !got[3] || !got[5] {
+		t.Errorf("of 1, 3 and 5: %v, %v", got, err)
+	}
 	w.must(w.rdb.XAck(t.Context(), w.keys.Views(), state.GroupRelocator, second).Err())
 	inFlight(3, 4, 5)
 	w.must(w.rdb.XGroupDestroy(t.Context(), w.keys.Views(), state.GroupRelocator).Err())
 	inFlight(1, 2, 3, 4, 5)
 	w.must(w.rdb.Del(t.Context(), w.keys.Views()).Err())
 	inFlight(4, 5)
+}
+
+func TestDeadTellsWhichEventsFailedForGood(t *testing.T) {
+	w := newWorld(t)
+	for i := range 1200 {
+		w.must(w.rdb.XAdd(t.Context(), &redis.XAddArgs{Stream: w.keys.Dead(), Values: []any{"event_id", fmt.Sprintf("e%d", i)}}).Err())
+	}
+	got, err := w.Dead(t.Context(), "e0", "e1199", "e1200")
+	if err != nil || len(got) != 2 || !got["e0"] || !got["e1199"] {
+		t.Errorf("%v, %v", got, err)
+	}
 }
 
 func TestInFlightSeesMoreThanOnePage(t *testing.T) {
@@ -961,6 +975,7 @@ func TestWithoutRedisEveryCallSaysUnavailable(t *testing.T) {
 		"Unsettled":   func() error { _, err := s.Unsettled(ctx); return err },
 		"Agree":       func() error { return s.Agree(ctx) },
 		"InFlight":    func() error { _, err := s.InFlight(ctx); return err },
+		"Dead":        func() error { _, err := s.Dead(ctx, "e"); return err },
 		"Paused":      func() error { _, err := s.Paused(ctx); return err },
 		"SetPaused":   func() error { return s.SetPaused(ctx, true, "") },
 		"SetProgress": func() error { return s.SetProgress(ctx, 7, state.Progress{}) },

@@ -27,7 +27,7 @@ const (
 )
 
 // verifyTiers compares MySQL with all tiers; findings go to stdout, one a line: kind, cid, level, path, detail, and
-// with repair what was done.
+// with repair what was done. On a terminal stderr shows how far it is.
 func verifyTiers(ctx context.Context, v values, repair, digest bool, stdout, stderr io.Writer) int {
 	store := state.NewStore(state.Options{Redis: v.redis, Keys: state.NewKeys(v.RedisPrefix).Partitioned(v.Partitions), TTL: v.StateTTL, Lease: v.MinIdle})
 	m := mover.New(mover.Options{Verify: v.verify, FS: fsys.FS{}})
@@ -35,6 +35,7 @@ func verifyTiers(ctx context.Context, v values, repair, digest bool, stdout, std
 		Store: store, Catalog: v.catalog, Mover: m, WorkerID: v.workerID, Lease: v.MinIdle,
 		Metrics: worker.NewMetrics(prometheus.NewRegistry()), Log: logging.New("relocator", v.LogLevel, v.LogFormat),
 	})
+	progress := newBar(stderr)
 	sum, err := verify.Run(ctx, verify.Options{
 		Catalog: v.catalog, Store: store, Mover: m, FS: fsys.FS{}, Digest: digest, Repair: repair,
 		Sweep: func(ctx context.Context) error { return sweeper.Once(ctx, 0) },
@@ -42,13 +43,16 @@ func verifyTiers(ctx context.Context, v values, repair, digest bool, stdout, std
 			return event.View{EventID: uuid.Must(uuid.NewV7()).String(), ID: s.ID, Count: s.Count, Target: s.Target,
 				DBLevel: s.DBLevel, Filename: s.Filename, PostedAt: time.Now()}
 		},
+		Progress: progress.at,
 		Report: func(f verify.Finding, mended string) {
+			progress.clear()
 			if mended != "" {
 				mended = "\t" + mended
 			}
 			fmt.Fprintf(stdout, "%s%s\n", f, mended)
 		},
 	})
+	progress.clear()
 	fmt.Fprintf(stderr, "%d contents and %d names on the tiers were looked at: %d findings, %d in flight and left out\n",
 		sum.Contents, sum.Files, sum.Findings, sum.InFlight)
 	switch {

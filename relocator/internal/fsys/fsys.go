@@ -245,13 +245,27 @@ func (s FS) Lstat(step Step, dir *File, name string) (st unix.Stat_t, err error)
 
 // List returns the names in a folder, sorted by their bytes.
 func (s FS) List(step Step, dir *File) ([]string, error) {
-	// A descriptor of its own begins at the first entry.
-	d, _, err := s.OpenDir(step, dir, ".")
+	var all []string
+	err := s.Each(step, dir, func(names []string) error {
+		all = append(all, names...)
+		return nil
+	})
 	if err != nil {
 		return nil, err
 	}
+	slices.Sort(all)
+	return all, nil
+}
+
+// Each calls fn with the names in a folder, without . and .., some hundreds at a time and in no order, and stops at its
+// first error, which it returns as it is. A folder may hold more names than memory should.
+func (s FS) Each(step Step, dir *File, fn func(names []string) error) error {
+	// A descriptor of its own begins at the first entry.
+	d, _, err := s.OpenDir(step, dir, ".")
+	if err != nil {
+		return err
+	}
 	defer d.Close()
-	var names []string
 	buf := make([]byte, 32<<10)
 	for {
 		var n int
@@ -260,13 +274,15 @@ func (s FS) List(step Step, dir *File) ([]string, error) {
 			return err
 		})
 		if err != nil {
-			return nil, err
+			return err
 		}
 		if n == 0 {
-			slices.Sort(names)
-			return names, nil
+			return nil
 		}
-		_, _, names = unix.ParseDirent(buf[:n], -1, names)
+		_, _, names := unix.ParseDirent(buf[:n], -1, nil)
+		if err := fn(names); err != nil {
+			return err
+		}
 	}
 }
 

@@ -2,10 +2,13 @@ package verify_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -32,7 +35,11 @@ type world struct {
 	cat   *catalog.Catalog
 	store *state.Store
 	root  string
+	mover *mover.Mover
 	swept int
+	fs    fsys.FS
+
+	summary verify.Summary // of the last run
 }
 
 func newWorld(t *testing.T) *world {
@@ -50,7 +57,7 @@ func newWorld(t *testing.T) *world {
 	if _, err := cat.Migrate(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	w := &world{t: t, rdb: rdb, cat: cat, root: t.TempDir(),
+	w := &world{t: t, rdb: rdb, cat: cat, root: t.TempDir(), mover: mover.New(mover.Options{}),
 		store: state.NewStore(state.Options{Redis: rdb, Keys: state.NewKeys(testserver.Prefix(t)), TTL: time.Hour, Lease: time.Minute})}
 	for _, name := range []string{"bronze", "silver", "gold"} {
 		path := w.path(name, "")
@@ -87,13 +94,27 @@ func (w *world) row(id int, level, name string) {
 	w.exec("INSERT INTO contents (cid, content_level, filename) VALUES (?, ?, ?)", id, level, name)
 }
 
+// sweep is what the relocator's sweeper does, of every age.
+func (w *world) sweep(ctx context.Context) error {
+	w.swept++
+	policy, err := w.cat.Policy(ctx)
+	if err != nil {
+		return err
+	}
+	for _, l := range policy.Levels() {
+		if _, err := w.mover.Sweep(ctx, l, 0, func(content.ID, string) bool { return false }, func(context.Context, content.ID, string) error { return nil }); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // run returns the findings as "kind cid level path" and what was done about them.
 func (w *world) run(repair, digest bool) (findings, mended []string, err error) {
 	w.t.Helper()
-	m := mover.New(mover.Options{})
-	_, err = verify.Run(context.Background(), verify.Options{
-		Catalog: w.cat, Store: w.store, Mover: m, Digest: digest, Repair: repair,
-		Sweep: func(context.Context) error { w.swept++; return nil },
+	w.summary, err = verify.Run(context.Background(), verify.Options{
+		Catalog: w.cat, Store: w.store, Mover: w.mover, FS: w.fs, Digest: digest, Repair: repair,
+		Sweep: w.sweep,
 		NewView: func(s state.State) event.View {
 			return event.View{EventID: uuid.Must(uuid.NewV7()).String(), ID: s.ID, Count: s.Count, Target: s.Target, DBLevel: s.DBLevel,
 				Filename: s.Filename, PostedAt: time.Now()}
@@ -103,7 +124,6 @@ func (w *world) run(repair, digest bool) (findings, mended []string, err error) 
 			mended = append(mended, m)
 		},
 	})
-	slices.Sort(findings)
 	return findings, mended, err
 }
 
@@ -113,6 +133,7 @@ func (w *world) want(digest bool, want ...string) {
 	if err != nil {
 		w.t.Fatal(err)
 	}
+	slices.Sort(got)
 	slices.Sort(want)
 	if !slices.Equal(got, want) {
 		w.t.Errorf("findings\n got %q\nwant %q", got, want)
@@ -194,6 +215,9 @@ func TestRepairMendsWhatIsSafeAndSaysWhatItLeaves(t *testing.T) {
 	if err != nil || len(found) != 3 {
 		t.Fatal(found, err)
 	}
+	if _, err := os.Stat(w.path("bronze", ".tierflow/tmp/2.0192f0c0-0000-7000-8000-000000000000.abc")); !errors.Is(err, os.ErrNotExist) {
+		t.Error("the left-over is there", err)
+	}
 	if w.swept != 1 || !slices.Contains(mended, "swept") || !slices.Contains(mended, "the releaser was asked to clear it") ||
 		!slices.Contains(mended, "left: register it, or delete it") {
 		t.Errorf("swept %d times; %q", w.swept, mended)
@@ -238,5 +262,183 @@ func TestATierThatIsNotMountedMeansThatItCouldNotLook(t *testing.T) {
 	}
 	if _, _, err := w.run(true, false); !fault.Is(err, fault.TierRefused) {
 		t.Errorf("error %v", err)
+	}
+}
+
+func TestWhatRepairDoesAboutEachKind(t *testing.T) {
+	w := newWorld(t)
+	w.row(1, "bronze", "gone")
+	w.row(2, "bronze", "elsewhere")
+	w.file("gold", "elsewhere", "the last copy")
+	w.row(3, "bronze", "short")
+	w.exec("UPDATE contents SET size_bytes = 10 WHERE cid = 3")
+	w.file("bronze", "short", "12345")
+	w.file("bronze", ".tierflow/tmp/not-ours", "")
+	w.file("bronze", ".tierflow/tmp/7.not-ours", "")
+	w.row(4, "silver", "pinned")
+	w.exec("UPDATE contents SET pinned_level = 'gold', view_count = 77 WHERE cid = 4")
+	w.file("silver", "pinned", "")
+	w.row(5, "silver", "a/link")
+	if err := os.Symlink("/etc", w.path("silver", "a")); err != nil {
+		t.Fatal(err)
+	}
+	found, mended, err := w.run(true, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]string{}
+	for i, f := range found {
+		got[f] = mended[i]
+	}
+	want := map[string]string{
+		"missing 1 bronze gone":                       "left: put the file there, or correct the row",
+		"missing 2 bronze elsewhere":                  "left: put the file there, or correct the row",
+		"duplicate 2 gold elsewhere":                  "left: it may be the last copy; correct the row, or put its file there",
+		"differing 3 bronze short":                    "left: nobody but its owner knows which bytes are right",
+		"left-over 0 bronze .tierflow/tmp/not-ours":   "left: its name is not one of Tierflow's, or somebody is at it by now",
+		"left-over 7 bronze .tierflow/tmp/7.not-ours": "left: its name is not one of Tierflow's, or somebody is at it by now",
+		"unsettled 4 silver pinned":                   "its newest event was appended once more",
+		"missing 5 silver a/link":                     "left: put the file there, or correct the row",
+		"orphaned 0 silver a":                         "left: register it, or delete it",
+	}
+	if !maps.Equal(got, want) {
+		t.Errorf("got\n%q\nwant\n%q", got, want)
+	}
+	if body, err := os.ReadFile(w.path("gold", "elsewhere")); err != nil || string(body) != "the last copy" {
+		t.Errorf("%q %v", body, err)
+	}
+	if n := w.rdb.XLen(t.Context(), w.store.Keys().Committed()).Val(); n != 0 {
+		t.Errorf("%d orders to clear something", n)
+	}
+	views := w.rdb.XRange(t.Context(), w.store.Keys().Views(), "-", "+").Val()
+	if len(views) != 1 || views[0].Values["cid"] != "4" || views[0].Values["target"] != "gold" || views[0].Values["count"] != "77" ||
+		views[0].Values["db_level"] != "silver" || views[0].Values["filename"] != "pinned" {
+		t.Errorf("views: %v", views)
+	}
+}
+
+func TestAnEventThatFailedForGoodIsLeftWhereItIs(t *testing.T) {
+	w := newWorld(t)
+	w.row(1, "bronze", "a")
+	w.file("bronze", "a", "1")
+	view := event.View{EventID: uuid.Must(uuid.NewV7()).String(), ID: 1, Count: 5000, Target: "gold", DBLevel: "bronze", Filename: "a",
+		PostedAt: time.Now()}
+	ids, err := w.store.Append(t.Context(), []event.View{view})
+	if err != nil {
+		t.Fatal(err)
+	}
+	k := w.store.Keys()
+	if err := w.rdb.XGroupCreate(t.Context(), k.Views(), state.GroupRelocator, "0").Err(); err != nil {
+		t.Fatal(err)
+	}
+	entries, err := w.rdb.XReadGroup(t.Context(), &redis.XReadGroupArgs{Group: state.GroupRelocator, Consumer: "me", Streams: []string{k.Views(), ">"}}).Result()
+	if err != nil || len(entries) != 1 {
+		t.Fatal(entries, err)
+	}
+	entry := map[string]string{}
+	for f, v := range entries[0].Messages[0].Values {
+		entry[f] = v.(string)
+	}
+	if ok, err := w.store.Bury(t.Context(), state.GroupRelocator, "me", entry, event.Failure{Stage: "relocate", Reason: "conflict",
+		SourceStream: k.Views(), SourceID: ids[0], FailedAt: time.Now()}); err != nil || !ok {
+		t.Fatal(ok, err)
+	}
+	found, mended, err := w.run(true, false)
+	if err != nil || !slices.Equal(found, []string{"unsettled 1 bronze a"}) || !strings.Contains(mended[0], "dead") {
+		t.Fatal(found, mended, err)
+	}
+	if n := w.rdb.XLen(t.Context(), k.Views()).Val(); n != 1 {
+		t.Errorf("%d views: it was appended again", n)
+	}
+}
+
+// Between the second look and the look at what is in flight a whole move may happen: the row tells.
+func TestARowThatChangesWhileItIsLookedAtIsNoFinding(t *testing.T) {
+	w := newWorld(t)
+	w.row(1, "bronze", "a")
+	w.file("gold", "a", "1") // as if it had just been moved there
+	looks := 0
+	fs := fsys.FS{Hook: func(_ fsys.Step, path string) error {
+		if path == w.path("bronze", "a") {
+			if looks++; looks == 2 {
+				w.exec("UPDATE contents SET content_level = 'gold', generation = generation + 1 WHERE cid = 1")
+			}
+		}
+		return nil
+	}}
+	w.fs = fs
+	w.want(false)
+	if looks < 2 || w.summary.InFlight == 0 {
+		t.Errorf("it was looked at %d times; %+v", looks, w.summary)
+	}
+	w.want(false)
+	if w.summary.InFlight != 0 {
+		t.Errorf("%+v", w.summary)
+	}
+}
+
+// The newest event may be superseded, and the one that supersedes it need no move: neither touches the row.
+func TestAnEventThatANewerOneReplacesMeanwhileIsNoFinding(t *testing.T) {
+	w := newWorld(t)
+	w.row(1, "bronze", "a")
+	w.file("bronze", "a", "1")
+	post := func(count content.Count, target string) {
+		view := event.View{EventID: uuid.Must(uuid.NewV7()).String(), ID: 1, Count: count, Target: target, DBLevel: "bronze", Filename: "a", PostedAt: time.Now()}
+		if _, err := w.store.Append(context.Background(), []event.View{view}); err != nil {
+			t.Error(err)
+		}
+		if err := w.rdb.Del(context.Background(), w.store.Keys().Views()).Err(); err != nil { // settled
+			t.Error(err)
+		}
+	}
+	post(5000, "gold")
+	looks := 0
+	w.fs = fsys.FS{Hook: func(_ fsys.Step, path string) error {
+		if path == w.path("gold", "a") { // the last to be looked at
+			if looks++; looks == 2 {
+				post(5, "bronze")
+			}
+		}
+		return nil
+	}}
+	if found, _, err := w.run(true, false); err != nil || len(found) > 0 || looks < 2 || w.summary.InFlight != 1 {
+		t.Fatalf("%q %v, %d looks, %+v", found, err, looks, w.summary)
+	}
+	if n := w.rdb.XLen(t.Context(), w.store.Keys().Views()).Val(); n != 0 {
+		t.Errorf("%d views were appended", n)
+	}
+}
+
+func TestLevelsThatChangeMeanwhileMeanThatItCouldNotLook(t *testing.T) {
+	w := newWorld(t)
+	w.row(1, "bronze", "a")
+	w.fs = fsys.FS{Hook: func(_ fsys.Step, path string) error {
+		if path == w.path("bronze", "a") {
+			w.exec("UPDATE level SET max_counts = 499 WHERE content_level = 'bronze'")
+			w.exec("UPDATE level SET min_counts = 500 WHERE content_level = 'silver'")
+		}
+		return nil
+	}}
+	if _, _, err := w.run(true, false); err == nil || !strings.Contains(err.Error(), "the levels have been changed") {
+		t.Errorf("error %v", err)
+	}
+}
+
+func TestMoreThanOnePageOfEverythingIsLookedAt(t *testing.T) {
+	w := newWorld(t)
+	const n = 2500
+	var values []string
+	for i := 1; i <= n; i++ {
+		values = append(values, fmt.Sprintf("(%d, 'bronze', 'many/%d')", i, i))
+		w.file("bronze", fmt.Sprintf("many/%d", i), "")
+		w.file("gold", fmt.Sprintf("strangers/%d", i), "")
+	}
+	w.exec("INSERT INTO contents (cid, content_level, filename) VALUES " + strings.Join(values, ","))
+	found, _, err := w.run(false, false)
+	if err != nil || len(found) != n || !strings.HasPrefix(found[0], "orphaned 0 gold strangers/") {
+		t.Fatalf("%d findings, %v", len(found), err)
+	}
+	if w.summary != (verify.Summary{Contents: n, Files: 2 * n, Findings: n}) {
+		t.Errorf("%+v", w.summary)
 	}
 }
