@@ -1,0 +1,13 @@
+// Command tierctl does for an operator on the command line what the dashboard shows. It is a client of the HTTP API alone.
+package main
+
+import (
+	"context"
+	"os"
+
+	"github.com/tierflow/tierflow/shared/process"
+)
+
+func main() {
+	os.Exit(process.Run(func(ctx context.Context) int { return run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr) }))
+}

@@ -1,0 +1,237 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/tierflow/tierflow/api/internal/apikeys"
+	"github.com/tierflow/tierflow/api/internal/service"
+	"github.com/tierflow/tierflow/shared/catalog"
+	"github.com/tierflow/tierflow/shared/settings"
+	"github.com/tierflow/tierflow/shared/state"
+	"github.com/tierflow/tierflow/shared/testserver"
+)
+
+func TestMain(m *testing.M) { testserver.Main(m) }
+
+// api starts an api that wants keys, points the variables of tierctl at it with a key of all scopes, and returns what is
+// behind it.
+func api(t *testing.T) (redis.UniversalClient, state.Keys) {
+	t.Helper()
+	dsn, prefix := testserver.MySQL(t), testserver.Prefix(t)
+	cat, err := catalog.Open(dsn, catalog.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cat.Close()
+	if _, err := cat.Migrate(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	secret, line, err := apikeys.Generate("all", apikeys.Views|apikeys.Read|apikeys.Operate)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	for name, text := range map[string]string{"keys": line, "key": secret + "\n"} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	config, err := service.Settings{
+		Common: settings.Common{RedisURL: testserver.Redis(t), RedisPrefix: prefix, MySQLDSN: dsn, MinIdle: "30s", StateTTL: "24h",
+			Partitions: "1", Drain: "20s", LogLevel: "info", LogFormat: "json"},
+		Listen: "127.0.0.1:0", MaxBacklog: "1000", APIKeysFile: filepath.Join(dir, "keys"),
+	}.Check()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	listening, done := make(chan net.Addr, 1), make(chan error, 1)
+	go func() { done <- service.Run(ctx, config, zap.NewNop(), func(a net.Addr) { listening <- a }) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	at := "http://" + (<-listening).String()
+	testserver.Eventually(t, "the api is ready", 30*time.Second, func() error {
+		resp, err := http.Get(at + "/readyz")
+		if err != nil {
+			return err
+		}
+		defer resp.Body.Close()
+		if resp.StatusCode != 200 {
+			return errors.New(resp.Status)
+		}
+		return nil
+	})
+	t.Setenv("TIERFLOW_URL", at)
+	t.Setenv("TIERFLOW_API_KEY_FILE", filepath.Join(dir, "key"))
+	rdb, err := state.Connect(testserver.Redis(t), 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { rdb.Close() })
+	return rdb, state.NewKeys(prefix)
+}
+
+func tierctl(stdin string, args ...string) (code int, stdout, stderr string) {
+	var out, errs bytes.Buffer
+	code = run(context.Background(), args, strings.NewReader(stdin), &out, &errs)
+	return code, out.String(), errs.String()
+}
+
+// want runs a verb, which must succeed and print every text.
+func want(t *testing.T, args string, texts ...string) string {
+	t.Helper()
+	code, out, errs := tierctl("", strings.Fields(args)...)
+	if code != 0 || errs != "" {
+		t.Fatalf("tierctl %s: exit code %d, %s", args, code, errs)
+	}
+	for _, text := range texts {
+		if !strings.Contains(out, text) {
+			t.Errorf("tierctl %s: %q is not in\n%s", args, text, out)
+		}
+	}
+	return out
+}
+
+// refused runs a verb that must fail with an exit code, and say why.
+func refused(t *testing.T, code int, why string, args ...string) {
+	t.Helper()
+	if got, out, errs := tierctl("", args...); got != code || out != "" || !strings.Contains(errs, why) {
+		t.Errorf("tierctl %q: exit code %d, %q, %q; want %d with %q", args, got, out, errs, code, why)
+	}
+}
+
+func TestAnOperatorSeesAndChangesContentsOnTheCommandLine(t *testing.T) {
+	rdb, keys := api(t)
+	want(t, "register 7 g.mp4", "g.mp4", "bronze")
+	want(t, "register 8 deep/h.mp4 --level silver", "deep/h.mp4", "silver")
+	want(t, "list", "CID", "g.mp4", "deep/h.mp4")
+	if out := want(t, "list --level silver"); strings.Contains(out, "g.mp4") {
+		t.Errorf("of silver: %s", out)
+	}
+	want(t, "list --limit 1", "--after 7")
+	want(t, "list --after 7", "deep/h.mp4")
+	want(t, "post 7 1964", "update", "silver")
+	want(t, "show 7", "newest count", "1964", "/srv/tierflow/bronze/g.mp4")
+	want(t, "location 7", "bronze", "/srv/tierflow/bronze/g.mp4")
+	want(t, "history 7", "TIME")
+	want(t, "pin 7 gold", "gold")
+	want(t, "unpin 7", "pinned")
+	want(t, "pause", "paused")
+	want(t, "relocations", "view events are not settled; relocations are paused")
+	want(t, "resume", "go on")
+	want(t, "forget 8", "done")
+	refused(t, 1, "404 unknown-content", "show", "8")
+	refused(t, 1, "409 conflict", "register", "7", "other")
+	refused(t, 1, "422 unprocessable", "pin", "7", "platinum")
+
+	var shown struct {
+		CID      int64
+		Filename string
+	}
+	if err := json.Unmarshal([]byte(want(t, "show 7 --json")), &shown); err != nil || shown.CID != 7 || shown.Filename != "g.mp4" {
+		t.Errorf("%+v %v", shown, err)
+	}
+
+	id, err := rdb.XAdd(t.Context(), &redis.XAddArgs{Stream: keys.Dead(), Values: []any{"event_id", "0192f0c0-0000-7000-8000-000000000000", "cid", "7", "count", "1", "target", "silver",
+		"db_level", "bronze", "filename", "g\x1b[2J.mp4", "posted_at", "2026-01-01T00:00:00.000000Z", "stage", "relocate", "reason", "conflict", "error", "a file\nis there", "attempts", "1",
+		"source_stream", keys.Views(), "source_id", "1-1", "failed_at", "2026-01-01T00:00:00.000000Z"}}).Result()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if out := want(t, "dead", id, "conflict", `a file\nis there`); strings.Contains(out, "\x1b") {
+		t.Errorf("a name steers the terminal: %q", out)
+	}
+	refused(t, 1, "409 conflict", "retry", id) // a newer count has come since
+	want(t, "drop "+id, "done")
+	refused(t, 1, "404", "drop", id)
+}
+
+func TestLevelsThatWereShownCanBeSetAgain(t *testing.T) {
+	api(t)
+	want(t, "levels", "LEVEL", "bronze", "1999", "gold")
+	levels := strings.ReplaceAll(want(t, "levels --json"), "999", "998")
+	if code, _, errs := tierctl(levels, "set-levels", "-"); code != 1 || !strings.Contains(errs, "422 unprocessable") {
+		t.Errorf("levels with a gap: exit code %d, %s", code, errs)
+	}
+	levels = strings.NewReplacer(":1998", ":2499", ":2000", ":2500", ":998", ":999").Replace(levels)
+	file := filepath.Join(t.TempDir(), "levels")
+	if err := os.WriteFile(file, []byte(levels), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	want(t, "set-levels "+file, "2499", "2500")
+	refused(t, 1, "no such file", "set-levels", file+".not")
+}
+
+func TestEventsArePrintedAsTheyHappen(t *testing.T) {
+	api(t)
+	want(t, "register 7 g.mp4")
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	screen, out := io.Pipe()
+	code := make(chan int, 1)
+	go func() {
+		code <- run(ctx, []string{"events", "--json"}, nil, out, io.Discard)
+		out.Close()
+	}()
+	// Nobody knows when the stream has begun: views are posted until one is seen.
+	seen := make(chan happening, 1)
+	go func() {
+		var h happening
+		if json.NewDecoder(screen).Decode(&h) == nil {
+			seen <- h
+		}
+		_, _ = io.Copy(io.Discard, screen)
+	}()
+	for n := 0; ; n++ {
+		want(t, fmt.Sprintf("post 7 %d", n))
+		select {
+		case h := <-seen:
+			var fields map[string]string
+			if err := json.Unmarshal(h.Data, &fields); err != nil || h.Event != "views" || fields["cid"] != "7" || h.ID == "" {
+				t.Errorf("%+v %v", h, err)
+			}
+			stop()
+			if c := <-code; c != 0 {
+				t.Errorf("exit code %d after an interrupt", c)
+			}
+			return
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+func TestWhatCannotBeDoneIsSaidWithAnExitCodeOfItsOwn(t *testing.T) {
+	api(t)
+	refused(t, 2, "expected", "show")
+	refused(t, 2, "unexpected", "nonsense")
+	refused(t, 2, "TIERFLOW_URL", "--url", "localhost:5000", "levels")
+	refused(t, 2, "/nowhere", "--api-key-file", "/nowhere", "levels")
+	refused(t, 1, "refused", "--url", "http://127.0.0.1:1", "levels")
+	t.Setenv("TIERFLOW_API_KEY_FILE", "")
+	refused(t, 1, "401 unauthorized", "levels")
+	refused(t, 1, "401 unauthorized", "events")
+	refused(t, 1, "401 unauthorized", "--api-key", "tierflow_wrong", "levels")
+	if code, out, _ := tierctl("", "version"); code != 0 || !strings.HasPrefix(out, "tierctl ") {
+		t.Errorf("%d %q", code, out)
+	}
+}
