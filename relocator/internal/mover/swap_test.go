@@ -1,0 +1,145 @@
+package mover_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/tierflow/tierflow/relocator/internal/fsys"
+	"github.com/tierflow/tierflow/relocator/internal/mover"
+	"github.com/tierflow/tierflow/shared/content"
+	"github.com/tierflow/tierflow/shared/fault"
+)
+
+// TestAFolderThatIsSwappedForALinkAtAnyStepLeadsNowhere swaps, before every single operation of a move and of a release
+// in turn, the folder above a content for a symbolic link to a folder outside the tiers that looks the same. The kernel
+// says whether anything there was opened or changed.
+func TestAFolderThatIsSwappedForALinkAtAnyStepLeadsNowhere(t *testing.T) {
+	other := mount(t, "-t", "tmpfs", "-o", "size=64m", "none") // in memory, where fsync costs nothing
+	elsewhere := func(t testing.TB) string {
+		dir, err := os.MkdirTemp(other, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return dir
+	}
+	for _, r := range []route{{"on one file system", inMemory, nil, mover.Linked}, {"across file systems", inMemory, elsewhere, mover.Copied}} {
+		for _, name := range []string{"a/b/x", "a/b"} { // a file, and the directory that it lies in
+			for _, where := range []string{"source", "target"} {
+				t.Run(strings.Join([]string{name, where, r.name}, " "), func(t *testing.T) {
+					kinds := map[fault.Kind]int{}
+					n := 0
+					for ; swapAt(t, r, name, where, n, kinds); n++ {
+						if t.Failed() {
+							return
+						}
+					}
+					t.Logf("%d operations; errors: %v", n, kinds)
+					if n < 60 {
+						t.Errorf("there were only %d operations", n)
+					}
+				})
+			}
+		}
+	}
+}
+
+// swapAt swaps before the n-th operation; false: there were not so many.
+func swapAt(t *testing.T, r route, name, where string, n int, kinds map[fault.Kind]int) bool {
+	t.Helper()
+	from, to := r.tiers(t)
+	outside := t.TempDir()
+	defer func() { _ = errors.Join(os.RemoveAll(from.Path), os.RemoveAll(to.Path), os.RemoveAll(outside)) }()
+	write(t, from.Path+"/a/b/x", []byte("public"))
+	write(t, outside+"/b/x", []byte("secret"))
+	folder := from.Path + "/a"
+	if where == "target" {
+		folder = to.Path + "/a"
+	}
+	count, swapped := 0, false
+	m := mover.New(mover.Options{FS: fsys.FS{Hook: func(fsys.Step, string) error {
+		if count == n {
+			swapped = true
+			if err := os.Rename(folder, folder+"-real"); err != nil && !errors.Is(err, os.ErrNotExist) {
+				t.Error(err)
+			}
+			if err := os.Symlink(outside, folder); err != nil {
+				t.Error(err)
+			}
+		}
+		count++
+		return nil
+	}}})
+	before := tree(t, outside)
+	watch := watchFolder(t, outside, outside+"/b", outside+"/b/x")
+	made, err := m.Make(context.Background(), request(from, to, name))
+	if err != nil {
+		kinds[fault.KindOf(err)]++
+	}
+	if made != nil {
+		if err := made.Discard(); err != nil {
+			t.Error(err)
+		}
+	}
+	for _, l := range []content.Level{from, to} {
+		if _, err := m.Release(context.Background(), release(l, name)); err != nil {
+			kinds[fault.KindOf(err)]++
+		}
+	}
+	for _, event := range watch() {
+		t.Errorf("swapped before operation %d: outside the tiers: %s", n, event)
+	}
+	equalTrees(t, fmt.Sprintf("swapped before operation %d: outside", n), tree(t, outside), before)
+	known := []fault.Kind{fault.Unsupported, fault.Conflict, fault.MissingFile, fault.Changed, fault.Busy}
+	for kind := range kinds {
+		if !slices.Contains(known, kind) {
+			t.Errorf("swapped before operation %d: %q: %v", n, kind, err)
+		}
+	}
+	return swapped
+}
+
+func TestAReadOutsideWouldBeSeen(t *testing.T) {
+	dir := t.TempDir()
+	write(t, dir+"/x", []byte("secret"))
+	watch := watchFolder(t, dir, dir+"/x")
+	if _, err := os.ReadFile(dir + "/x"); err != nil {
+		t.Fatal(err)
+	}
+	if len(watch()) == 0 {
+		t.Error("it was not seen")
+	}
+}
+
+// watchFolder has the kernel note whatever is done to these, but for looks at names. The result ends it and says what was.
+func watchFolder(t *testing.T, paths ...string) (events func() []string) {
+	t.Helper()
+	fd, err := unix.InotifyInit1(unix.IN_NONBLOCK | unix.IN_CLOEXEC)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range paths {
+		_, err := unix.InotifyAddWatch(fd, p, unix.IN_ALL_EVENTS)
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	return func() (seen []string) {
+		defer unix.Close(fd)
+		buf := make([]byte, 64<<10)
+		n, err := unix.Read(fd, buf)
+		if errors.Is(err, unix.EAGAIN) {
+			return nil
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		return []string{fmt.Sprintf("%d bytes of events: % x", n, buf[:min(n, 64)])}
+	}
+}
