@@ -7,12 +7,14 @@
 //	cannot be read, or hopeless        dead at once
 //	MySQL or Redis is away, row locked Later: stays pending, no attempt
 //	failed otherwise                   Failed: the next attempt after a back-off, dead after the last
+//	ends its committers                dead, when it has come back four times as often
 //
 // Whatever is delivered again was perhaps committed: apply finds out, and the finish script may run again.
 package worker
 
 import (
 	"context"
+	"fmt"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -38,6 +40,8 @@ const (
 	// stage and exhausted are what dead letters say.
 	stage     = "commit"
 	exhausted = "exhausted"
+	// suspicious is how often an entry may have come back and still be one of a batch.
+	suspicious = 3
 )
 
 // Options of a Worker. All are required.
@@ -90,7 +94,37 @@ type job struct {
 	result apply.Result
 }
 
+// handle works on what has not come back often as one batch. An entry that has, may be what ends its committers, so it is
+// worked on alone, after the others and one at a time: a crash counts against all that were in hand.
 func (w *Worker) handle(ds []*stream.Delivery) {
+	var batch []*stream.Delivery
+	var suspect *stream.Delivery
+	for _, d := range ds {
+		switch {
+		case d.Attempt <= suspicious:
+			batch = append(batch, d)
+		case suspect == nil:
+			suspect = d
+		default:
+			d.Later(0)
+		}
+	}
+	if len(batch) > 0 {
+		w.work(batch)
+	}
+	switch {
+	case suspect == nil:
+	case suspect.Attempt > 4*w.o.MaxAttempts: // as a relocator counts: it may have been killed for other reasons
+		ctx, cancel := context.WithTimeout(suspect.Context, w.budget)
+		defer cancel()
+		w.bury(ctx, suspect, exhausted,
+			fmt.Errorf("it was handed out %d times, and no committer has lived to settle it", suspect.Attempt))
+	default:
+		w.work([]*stream.Delivery{suspect})
+	}
+}
+
+func (w *Worker) work(ds []*stream.Delivery) {
 	ctx, stop := together(ds)
 	defer stop()
 	w.o.Metrics.batch.Observe(float64(len(ds)))

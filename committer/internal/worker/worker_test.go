@@ -588,3 +588,62 @@ func TestEntriesOfACommitterThatDiedAreTakenOver(t *testing.T) {
 		t.Errorf("committed: %+v", cs)
 	}
 }
+
+// comeBack makes entries pending that have been handed out n times, to a committer that each time has died.
+func (w *world) comeBack(n int) {
+	w.t.Helper()
+	key := w.store.Keys().Relocated()
+	if err := w.rdb.XGroupCreateMkStream(w.t.Context(), key, state.GroupCommitter, "0").Err(); err != nil {
+		w.t.Fatal(err)
+	}
+	read, err := w.rdb.XReadGroup(w.t.Context(), &redis.XReadGroupArgs{Group: state.GroupCommitter, Consumer: "died",
+		Streams: []string{key, ">"}, Count: 100}).Result()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	for _, m := range read[0].Messages {
+		if err := w.rdb.Do(w.t.Context(), "XCLAIM", key, state.GroupCommitter, "died", 0, m.ID, "IDLE", 3600000, "RETRYCOUNT", n,
+			"JUSTID").Err(); err != nil {
+			w.t.Fatal(err)
+		}
+	}
+}
+
+func TestAnEntryThatHasComeBackOftenIsWorkedOnAlone(t *testing.T) {
+	w := newWorld(t, 5)
+	var batches []int
+	w.apply = func(next func(context.Context, []event.Relocated) []apply.Result) func(context.Context, []event.Relocated) []apply.Result {
+		return func(ctx context.Context, es []event.Relocated) []apply.Result {
+			batches = append(batches, len(es))
+			return next(ctx, es)
+		}
+	}
+	for n := 1; n <= 5; n++ {
+		w.emit(relocated(n, content.ID(n)).Fields())
+	}
+	w.comeBack(3)
+	stop := w.run()
+	w.settled()
+	stop()
+	if !slices.Equal(batches, []int{1, 1, 1, 1, 1}) {
+		t.Errorf("batches of %v", batches)
+	}
+	for id := content.ID(1); id <= 5; id++ {
+		w.expectRow(id, "gold", 1, 1)
+	}
+}
+
+func TestAnEntryThatEndsItsCommittersAgainAndAgainGoesToDeadAndHoldsUpNothing(t *testing.T) {
+	w := newWorld(t, 2)
+	w.emit(relocated(1, 1).Fields())
+	w.comeBack(32)
+	w.emit(relocated(2, 2).Fields())
+	w.run()
+	w.settled()
+	fs, _ := w.dead()
+	if len(fs) != 1 || fs[0].Reason != "exhausted" || fs[0].Stage != "commit" || fs[0].Attempts != 33 {
+		t.Errorf("dead: %+v", fs)
+	}
+	w.expectRow(1, "bronze", 0, 0)
+	w.expectRow(2, "gold", 1, 1)
+}
