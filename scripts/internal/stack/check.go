@@ -109,7 +109,7 @@ func (s *Stack) noLeftovers(ctx context.Context) error {
 	var errs []error
 	for _, l := range levels {
 		for _, folder := range []string{"tmp", "released"} {
-			left, err := os.ReadDir(filepath.Join(l.Path, content.MetaFolder, folder))
+			left, err := os.ReadDir(filepath.Join(s.at(l.Path), content.MetaFolder, folder))
 			errs = append(errs, err)
 			for _, d := range left {
 				errs = append(errs, fmt.Errorf("level %s: left in %s/%s: %s", l.Name, content.MetaFolder, folder, d.Name()))
@@ -142,7 +142,7 @@ func (c *check) rows(ctx context.Context) error {
 			c.problem("content %s: its level %s is not there", row.ID, row.Level)
 			return nil
 		}
-		digest, err := Digest(filepath.Join(level.Path, row.Filename))
+		digest, err := Digest(filepath.Join(c.s.at(level.Path), row.Filename))
 		if err != nil {
 			c.problem("content %s: %w", row.ID, err)
 		}
@@ -233,11 +233,12 @@ func (c *check) tiers() error {
 		for _, row := range c.named {
 			here[row.Filename] = row.Level == l.Name
 		}
-		err := filepath.WalkDir(l.Path, func(path string, d fs.DirEntry, err error) error {
+		root := c.s.at(l.Path)
+		err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
 			if err != nil {
 				return err
 			}
-			name := strings.TrimPrefix(strings.TrimPrefix(path, l.Path), "/")
+			name := strings.TrimPrefix(strings.TrimPrefix(path, root), "/")
 			if name == content.MetaFolder {
 				return fs.SkipDir
 			}

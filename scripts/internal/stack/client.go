@@ -48,6 +48,9 @@ func (s *Stack) Call(ctx context.Context, method, path, contentType, body string
 	if contentType != "" {
 		req.Header.Set("Content-Type", contentType)
 	}
+	if s.key != "" {
+		req.Header.Set("Authorization", "Bearer "+s.key)
+	}
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
 		return Answer{}, err

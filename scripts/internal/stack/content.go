@@ -60,7 +60,7 @@ func (s *Stack) Add(ctx context.Context, samples ...Sample) error {
 			if !ok {
 				return fmt.Errorf("content %s: there is no level %q", p.ID, p.Level)
 			}
-			path := filepath.Join(level.Path, p.Filename)
+			path := filepath.Join(s.at(level.Path), p.Filename)
 			if err := p.write(path); err != nil {
 				return err
 			}

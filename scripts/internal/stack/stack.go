@@ -55,6 +55,8 @@ type Stack struct {
 
 	o           Options
 	environment []string // of every service
+	local       func(path string) string
+	key         string // of the API
 
 	mu       sync.Mutex
 	contents map[content.ID]*expected
@@ -149,7 +151,7 @@ func (s *Stack) Start(ctx context.Context) error {
 // Stop stops all services at once with SIGTERM. It is an error when one that ran does not exit with 0.
 func (s *Stack) Stop() error {
 	return each(s.Services(), func(v *Service) error {
-		if v.PID() == 0 {
+		if v.Process == nil || v.PID() == 0 {
 			return nil
 		}
 		code, err := v.Terminate(context.Background())

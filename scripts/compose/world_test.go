@@ -1,0 +1,372 @@
+package compose_test
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/tierflow/tierflow/scripts/internal/stack"
+	"github.com/tierflow/tierflow/shared/content"
+	"github.com/tierflow/tierflow/shared/localserver"
+	"github.com/tierflow/tierflow/shared/testserver"
+)
+
+var run = flag.Bool("compose", false, "run these tests: they need a Docker engine, and root for the files in volumes")
+
+// patience is how long a test waits for what must happen: far longer than it ever takes.
+const patience = 3 * time.Minute
+
+// world is a Tierflow in containers, made from a copy of this checkout as from a fresh clone, with a project name, images,
+// ports and folders of its own. All tests use the one that TestMain makes; each leaves it running and well.
+type world struct {
+	*stack.Stack
+	dir     string // of everything that is written
+	clone   string
+	project string
+	version string // also the tag of the images
+	listen  string // host:port of the api
+	dsn     string // of MySQL, as owner of the tables
+	env     []string
+	next    content.ID // the next content's id
+}
+
+var w world
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	if !*run {
+		fmt.Println("these tests are run by ./scripts/test-compose")
+		return
+	}
+	os.Exit(func() (code int) {
+		defer func() {
+			if err := w.down(); err != nil {
+				fmt.Println("taking everything down:", err)
+				code = 1
+			}
+		}()
+		if err := w.up(); err != nil {
+			fmt.Println(err)
+			return 1
+		}
+		if code = m.Run(); code == 0 {
+			code = w.refusals()
+		}
+		return code
+	}())
+}
+
+// up copies the checkout and runs ./scripts/up in it. What the tests need besides is in an overlay of their own: servers
+// that they can reach, and a folder for the tiers' volume, so that they see its files.
+func (w *world) up() (err error) {
+	if w.dir, err = os.MkdirTemp("", "tierflow-compose-"); err != nil {
+		return err
+	}
+	if err := os.Chmod(w.dir, 0o755); err != nil {
+		return err
+	}
+	w.project = strings.ToLower(filepath.Base(w.dir))
+	w.version = "test-" + strings.TrimPrefix(w.project, "tierflow-compose-")
+	w.clone = filepath.Join(w.dir, "clone")
+	if err := copyCheckout(w.clone); err != nil {
+		return err
+	}
+	var ports [3]int
+	for i := range ports {
+		if ports[i], err = localserver.FreePort(); err != nil {
+			return err
+		}
+	}
+	w.listen = fmt.Sprintf("127.0.0.1:%d", ports[0])
+	overlay := filepath.Join(w.dir, "overlay.yml")
+	if err := os.WriteFile(overlay, fmt.Appendf(nil, `
+services:
+  mysql: {ports: ["127.0.0.1:%d:3306"], networks: [test], healthcheck: {interval: 1s}}
+  redis: {ports: ["127.0.0.1:%d:6379"], networks: [test], healthcheck: {interval: 1s}}
+  api: {healthcheck: &often {test: ["CMD", "/api", "healthcheck"], interval: 1s, timeout: 5s, retries: 5}}
+  relocator: {healthcheck: {<<: *often, test: ["CMD", "/relocator", "healthcheck"]}}
+  committer: {healthcheck: {<<: *often, test: ["CMD", "/committer", "healthcheck"]}}
+networks: {test: {}}
+volumes: {tiers: {driver_opts: {type: none, o: bind, device: %s}}}
+`, ports[1], ports[2], w.tiers()), 0o644); err != nil {
+		return err
+	}
+	if err := os.Mkdir(w.tiers(), 0o755); err != nil {
+		return err
+	}
+	w.env = slices.DeleteFunc(os.Environ(), func(v string) bool {
+		return strings.HasPrefix(v, "STACK_") || strings.HasPrefix(v, "TIERFLOW_") || strings.HasPrefix(v, "COMPOSE_")
+	})
+	w.env = append(w.env, "COMPOSE_PROJECT_NAME="+w.project, "COMPOSE_FILE=docker-compose.yml:"+overlay, "COMPOSE_PROGRESS=quiet",
+		"STACK_VERSION="+w.version, "STACK_LISTEN="+w.listen, "TIERFLOW_MIN_IDLE=3s", "TIERFLOW_RELEASE_GRACE="+grace.String())
+	start := time.Now()
+	out, err := w.command("./scripts/up")
+	if err != nil {
+		return fmt.Errorf("%w\n%s", err, w.logs())
+	}
+	fmt.Printf("./scripts/up took %.0f s:\n%s\n", time.Since(start).Seconds(), out)
+
+	redis, err := w.secret("redis-operator")
+	if err != nil {
+		return err
+	}
+	mysql, err := w.secret("mysql-owner")
+	if err != nil {
+		return err
+	}
+	key, err := w.secret("api-key-admin")
+	if err != nil {
+		return err
+	}
+	w.dsn = fmt.Sprintf("tierflow:%s@tcp(127.0.0.1:%d)/tierflow", mysql, ports[1])
+	w.Stack, err = stack.Attach(stack.AttachOptions{
+		API: w.listen, APIKey: key,
+		RedisURL: fmt.Sprintf("redis://operator:%s@127.0.0.1:%d/0", redis, ports[2]),
+		MySQLDSN: w.dsn,
+		Local:    w.local,
+	})
+	return err
+}
+
+// grace is how long an old copy stays after the commit: a reader has as long between a look-up and its open.
+const grace = 2 * time.Second
+
+func (w *world) tiers() string { return filepath.Join(w.dir, "tiers") }
+
+// local is where a path in a container's tiers lies on this machine.
+func (w *world) local(path string) string {
+	return filepath.Join(w.tiers(), strings.TrimPrefix(path, "/srv/tierflow/"))
+}
+
+// down removes everything that up and the tests have made.
+func (w *world) down() error {
+	if w.Stack != nil {
+		w.Close()
+	}
+	if w.clone != "" {
+		if _, err := os.Stat(filepath.Join(w.clone, ".env")); err == nil {
+			if _, err := w.compose("--profile", "*", "down", "--volumes", "--remove-orphans", "--timeout", "5"); err != nil {
+				return err
+			}
+		}
+		images, err := w.command("docker", "image", "ls", "--quiet", "--filter", "reference=tierflow-*:"+w.version+"*")
+		if err != nil {
+			return err
+		}
+		for _, image := range slices.Compact(strings.Fields(images)) {
+			if _, err := w.command("docker", "image", "rm", "--force", image); err != nil {
+				return err
+			}
+		}
+	}
+	return os.RemoveAll(w.dir)
+}
+
+// copyCheckout copies what a clone would have, with what is not committed yet.
+func copyCheckout(to string) error {
+	root, err := stack.Root()
+	if err != nil {
+		return err
+	}
+	list := exec.Command("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard")
+	list.Dir = root
+	out, err := list.Output()
+	if err != nil {
+		return fmt.Errorf("git ls-files: %w", err)
+	}
+	for _, name := range strings.Split(strings.Trim(string(out), "\x00"), "\x00") {
+		from, to := filepath.Join(root, name), filepath.Join(to, name)
+		info, err := os.Stat(from)
+		if os.IsNotExist(err) {
+			continue // removed, and not committed yet
+		}
+		if err != nil {
+			return err
+		}
+		b, err := os.ReadFile(from)
+		if err != nil {
+			return err
+		}
+		if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
+			return err
+		}
+		if err := os.WriteFile(to, b, info.Mode().Perm()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// command runs a program in the clone and returns what it wrote; an error has it too.
+func (w *world) command(name string, args ...string) (string, error) {
+	return w.commandWith(nil, name, args...)
+}
+
+func (w *world) commandWith(env []string, name string, args ...string) (string, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, name, args...)
+	cmd.Dir = w.clone
+	cmd.Env = slices.Concat(w.env, env)
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		return string(out), fmt.Errorf("%s %s: %w\n%s", name, strings.Join(args, " "), err, out)
+	}
+	return strings.TrimSpace(string(out)), nil
+}
+
+func (w *world) compose(args ...string) (string, error) {
+	return w.command("docker", append([]string{"compose"}, args...)...)
+}
+
+func (w *world) secret(name string) (string, error) {
+	b, err := os.ReadFile(filepath.Join(w.clone, "secrets", name))
+	return strings.TrimSpace(string(b)), err
+}
+
+func (w *world) logs() string {
+	out, _ := w.compose("logs", "--tail", "15", "--no-color")
+	return out
+}
+
+// must is the result, or the end of the test.
+func must[T any](t *testing.T) func(T, error) T {
+	return func(v T, err error) T {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return v
+	}
+}
+
+func ok(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// begin sees to it that everything runs, with one relocator, and shows the logs of a test that fails.
+func (w *world) begin(t *testing.T) {
+	t.Helper()
+	w.scale(t, 1)
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Log(w.logs())
+		}
+	})
+}
+
+func (w *world) scale(t *testing.T, relocators int) {
+	t.Helper()
+	must[string](t)(w.compose("up", "--detach", "--wait", "--no-build", "--scale", "relocator="+strconv.Itoa(relocators)))
+}
+
+// containers are the ids of a service's containers.
+func (w *world) containers(t *testing.T, service string) []string {
+	t.Helper()
+	ids := strings.Fields(must[string](t)(w.compose("ps", "--all", "--quiet", service)))
+	if len(ids) == 0 {
+		t.Fatalf("the service %s has no container", service)
+	}
+	return ids
+}
+
+func (w *world) inspect(t *testing.T, id, format string) string {
+	t.Helper()
+	return must[string](t)(w.command("docker", "inspect", "--format", format, id))
+}
+
+// wait waits until all services say that they are ready.
+func (w *world) waitHealthy(t *testing.T) {
+	t.Helper()
+	testserver.Eventually(t, "all services are healthy", patience, func() error {
+		out, err := w.compose("ps", "--all", "--format", "{{.Service}} {{.State}} {{.Health}}")
+		if err != nil {
+			return err
+		}
+		for _, line := range strings.Split(out, "\n") {
+			if service, state, _ := strings.Cut(line, " "); state != "running healthy" && !slices.Contains(jobs, service) {
+				return fmt.Errorf("%s", line)
+			}
+		}
+		return nil
+	})
+}
+
+var jobs = []string{"migrate", "accounts", "tiers"}
+
+// add makes contents of some bytes each on a level, owned by the user that the relocator runs as.
+func (w *world) add(t *testing.T, level string, n int, size int64) []content.ID {
+	t.Helper()
+	var ids []content.ID
+	var samples []stack.Sample
+	for range n {
+		w.next++
+		ids = append(ids, w.next)
+		samples = append(samples, stack.Sample{ID: w.next, Level: level, Size: size, Filename: fmt.Sprintf("f%d/%s.mp4", w.next%7, w.next)})
+	}
+	ok(t, w.Add(t.Context(), samples...))
+	ok(t, filepath.WalkDir(w.local("/srv/tierflow/"+level), func(path string, _ fs.DirEntry, err error) error {
+		if err == nil {
+			err = os.Lchown(path, 10001, 10001)
+		}
+		if os.IsNotExist(err) {
+			err = nil // it has moved
+		}
+		return err
+	}))
+	return ids
+}
+
+func (w *world) checkSettled(t *testing.T) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	ok(t, w.CheckSettled(ctx))
+}
+
+// crash kills a container's process without a word, as the kernel does: the restart policy brings it back.
+func (w *world) crash(t *testing.T, id string) {
+	t.Helper()
+	pid, err := strconv.Atoi(w.inspect(t, id, "{{.State.Pid}}"))
+	if err != nil || pid <= 1 {
+		t.Fatalf("container %s has the process %d (%v)", id, pid, err)
+	}
+	ok(t, syscall.Kill(pid, syscall.SIGKILL))
+}
+
+// pause stops every thread of a container's process, as `docker pause` does. That itself is not used: where it meets a
+// health check that is just being started, the engine waits for ever for a process that is frozen (seen with 28.5 on
+// cgroup v1), and no command about the container returns.
+func (w *world) pause(t *testing.T, id string) {
+	t.Helper()
+	must[string](t)(w.command("docker", "kill", "--signal", "STOP", id))
+}
+
+func (w *world) unpause(t *testing.T, id string) {
+	t.Helper()
+	must[string](t)(w.command("docker", "kill", "--signal", "CONT", id))
+}
+
+// refusals looks for what Redis has refused a service in all the tests: each would be a command or a key that
+// compose/redis/users.acl forgets.
+func (w *world) refusals() (code int) {
+	log, err := w.Redis.Do(context.Background(), "ACL", "LOG").Slice()
+	if err != nil || len(log) > 0 {
+		fmt.Println("Redis refused the services:", log, err)
+		return 1
+	}
+	return 0
+}
