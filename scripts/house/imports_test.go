@@ -104,8 +104,8 @@ func TestAPackageIsNamedAfterWhatItProvides(t *testing.T) {
 }
 
 func TestOnlyMainReadsTheEnvironment(t *testing.T) {
-	// settings does it through kong, for main. testserver is for tests only.
-	may := []string{"shared/settings", "shared/testserver"}
+	// settings does it through kong, for main. testserver and testdisk are for tests only.
+	may := []string{"shared/settings", "shared/testserver", "relocator/internal/testdisk"}
 	readers := []string{"Getenv", "LookupEnv", "Environ", "ExpandEnv"}
 	for _, p := range packages(t) {
 		for file, syntax := range p.syntax(t) {

@@ -19,7 +19,7 @@ const (
 	Changed       Kind = "changed"         // the source changed while it was read
 	TierRefused   Kind = "tier-refused"    // a tier without its identity, or two names of one folder
 	NoSpace       Kind = "no-space"        // a tier is full
-	Suspect       Kind = "suspect"         // a tier reported an I/O error: do not trust it
+	Suspect       Kind = "suspect"         // a tier could not be read or written as it should: do not trust it
 	Lost          Kind = "lost"            // the lock or the entry is somebody else's now
 	Busy          Kind = "busy"            // somebody else is at work on it; not a failure
 	Unavailable   Kind = "unavailable"     // a server cannot be reached now
@@ -41,6 +41,7 @@ type Error struct {
 	Op      string // what was being done: "publish", "look up"
 	Subject string // to what: a path, a cid, a level
 	Hint    string // what to do about it; "" where there is nothing to say
+	Level   string // whose tier has failed; "" where it was no tier, or nobody knows
 	Err     error  // the cause; may be nil
 }
 

@@ -86,15 +86,17 @@ func serve(ctx context.Context, v values, stderr io.Writer) int {
 	if v.bandwidth > 0 {
 		limiter = rate.NewLimiter(rate.Limit(v.bandwidth), int(min(v.bandwidth, 4<<20)))
 	}
+	metrics := worker.NewMetrics(reg)
+	tiers := worker.NewTiers(metrics, log)
 	ready := admin.NewReady(log,
 		admin.Check{Name: "redis", Do: store.Agree},
 		admin.Check{Name: "mysql", Do: v.catalog.CheckSchema},
-		admin.Check{Name: "tiers", Do: (&tiersCheck{catalog: v.catalog, fs: fs}).do},
+		admin.Check{Name: "tiers", Do: (&tiersCheck{catalog: v.catalog, fs: fs, suspects: tiers.Suspects}).do},
 	)
 	options := worker.Options{
 		Store: store, Catalog: v.catalog, Mover: mover.New(mover.Options{Verify: v.verify, Limiter: limiter, FS: fs}),
 		WorkerID: v.workerID, MaxAttempts: v.maxAttempts, Lease: v.MinIdle, Grace: v.grace,
-		Trouble: ready.Look, Metrics: worker.NewMetrics(reg), Log: log,
+		Trouble: ready.Look, Tiers: tiers, Metrics: metrics, Log: log,
 	}
 	var paused atomic.Bool
 	away := func() bool { return !ready.OK("redis", "mysql") }
@@ -152,12 +154,13 @@ func watchPause(ctx context.Context, store *state.Store, paused *atomic.Bool, lo
 	}
 }
 
-// tiersCheck names every tier that cannot be used, and two that are one. Whether a file system has hard links it asks
-// once for each tier: the answer does not change, and the question writes.
+// tiersCheck names every tier that cannot be used, or is suspect, and two that are one. Whether a tier can be written to
+// it asks each of them until it can, and not again: the question writes.
 type tiersCheck struct {
-	catalog *catalog.Catalog
-	fs      fsys.FS
-	probed  map[string]bool // by id
+	catalog  *catalog.Catalog
+	fs       fsys.FS
+	suspects func() error
+	probed   map[string]bool // by id
 }
 
 func (c *tiersCheck) do(ctx context.Context) error {
@@ -186,5 +189,5 @@ func (c *tiersCheck) do(ctx context.Context) error {
 			c.probed[root.ID] = true
 		}
 	}
-	return errors.Join(append(errs, tier.CheckDistinct(roots...))...)
+	return errors.Join(append(errs, tier.CheckDistinct(roots...), c.suspects())...)
 }

@@ -411,6 +411,13 @@ func (s FS) Allocate(step Step, f *File, off, n int64) error {
 	return s.do(step, f.path, func() error { return unix.Fallocate(f.fd, 0, off, n) })
 }
 
+// Space tells how many bytes are free for this process on the file system of f, and how many it has.
+func (s FS) Space(step Step, f *File) (free, total int64, err error) {
+	var st unix.Statfs_t
+	err = s.do(step, f.path, func() error { return unix.Fstatfs(f.fd, &st) })
+	return int64(st.Bavail) * st.Bsize, int64(st.Blocks) * st.Bsize, err
+}
+
 // Clone makes dst share src's blocks.
 func (s FS) Clone(step Step, dst, src *File) error {
 	return s.do(step, dst.path, func() error { return unix.IoctlFileClone(dst.fd, src.fd) })
@@ -509,18 +516,38 @@ func (s FS) SetMetadata(step Step, dst, src *File, st *unix.Stat_t) error {
 	})
 }
 
+// XattrError says that a file system does not take an extended attribute.
+type XattrError struct {
+	Name string
+	Size int
+	Err  error
+}
+
+func (e *XattrError) Error() string {
+	return fmt.Sprintf("extended attribute %q of %d bytes: %v", e.Name, e.Size, e.Err)
+}
+func (e *XattrError) Unwrap() error { return e.Err }
+
+// Of access lists, a new file may have inherited some from its folder, which src does not have.
+var accessLists = []string{"system.posix_acl_access", "system.posix_acl_default"}
+
 func (s FS) copyXattrs(step Step, dst, src *File) error {
-	list, err := s.grow(step, src, func(p []byte) (int, error) { return unix.Flistxattr(src.fd, p) })
-	if errors.Is(err, unix.EOPNOTSUPP) {
-		return nil
-	}
+	names, err := s.xattrs(step, src)
 	if err != nil {
 		return err
 	}
-	for name := range strings.SplitSeq(strings.TrimSuffix(string(list), "\x00"), "\x00") {
-		if name == "" {
-			continue
+	inherited, err := s.xattrs(step, dst)
+	if err != nil {
+		return err
+	}
+	for _, name := range accessLists {
+		if slices.Contains(inherited, name) && !slices.Contains(names, name) {
+			if err := s.do(step, dst.path, func() error { return unix.Fremovexattr(dst.fd, name) }); err != nil {
+				return err
+			}
 		}
+	}
+	for _, name := range names {
 		value, err := s.grow(step, src, func(p []byte) (int, error) { return unix.Fgetxattr(src.fd, name, p) })
 		if err == nil {
 			err = s.do(step, dst.path, func() error { return unix.Fsetxattr(dst.fd, name, value, 0) })
@@ -530,10 +557,24 @@ func (s FS) copyXattrs(step Step, dst, src *File) error {
 		case !strings.HasPrefix(name, "user.") &&
 			(errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES) || errors.Is(err, unix.EINVAL)):
 		default:
-			return fmt.Errorf("extended attribute %q: %w", name, err)
+			return &XattrError{name, len(value), err}
 		}
 	}
 	return nil
+}
+
+// xattrs lists the names of a file's extended attributes; none where the file system has no such thing.
+func (s FS) xattrs(step Step, f *File) (names []string, err error) {
+	list, err := s.grow(step, f, func(p []byte) (int, error) { return unix.Flistxattr(f.fd, p) })
+	if errors.Is(err, unix.EOPNOTSUPP) {
+		return nil, nil
+	}
+	for name := range strings.SplitSeq(string(list), "\x00") {
+		if name != "" {
+			names = append(names, name)
+		}
+	}
+	return names, err
 }
 
 // grow calls read with a buffer that is large enough, however the value grows meanwhile.

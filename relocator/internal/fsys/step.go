@@ -16,6 +16,8 @@ const (
 	DropIdentity   Step = "drop-identity" // removes the name that the identity was written under
 	ProbeLink      Step = "probe-link"
 	ProbeUnlink    Step = "probe-unlink"
+	ProbeWrite     Step = "probe-write"
+	ProbeFsync     Step = "probe-fsync"
 )
 
 // Steps of a move.

@@ -39,7 +39,8 @@ type Comparison struct {
 // cause.
 func (m *Mover) Compare(ctx context.Context, c Comparison) (there bool, err error) {
 	there, err = m.compare(ctx, c)
-	return there, wrap("compare", c.Filename+" on "+c.Old.Name+" with that on "+c.Named.Name, err)
+	err = wrap("compare", c.Filename+" on "+c.Old.Name+" with that on "+c.Named.Name, err)
+	return there, blame(err, c.Old, c.Named)
 }
 
 func (m *Mover) compare(ctx context.Context, c Comparison) (there bool, err error) {

@@ -71,6 +71,8 @@
 // Nothing partial is ever under a content's own name: files get it by link, trees by rename, both whole, durable
 // and checked before.
 //
+// fsync-source comes after link-temp where the source is linked, and after read-back where it is copied.
+//
 // # Races
 //
 // A late releaser cannot take what a mover publishes: it made its folder before it raised the generation. If it

@@ -4,11 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"slices"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/tierflow/tierflow/relocator/internal/fsys"
+	"github.com/tierflow/tierflow/shared/content"
 	"github.com/tierflow/tierflow/shared/fault"
 )
 
@@ -26,14 +29,34 @@ func wrap(op, subject string, err error) error {
 		e.Kind, e.Hint = fault.Unsupported, "only regular files and folders of them can be moved"
 	case isAny(err, unix.ENOSPC, unix.EDQUOT):
 		e.Kind, e.Hint = fault.NoSpace, "free space on the target tier"
-	case isAny(err, unix.EIO, unix.EUCLEAN, unix.EBADMSG, unix.ENODEV, unix.EROFS):
+	case isAny(err, unix.EIO, unix.EUCLEAN, unix.EBADMSG, unix.ENODEV):
 		e.Kind, e.Hint = fault.Suspect, "look at the disk and the kernel's log"
+	case isAny(err, unix.EROFS):
+		e.Kind, e.Hint = fault.Suspect, "it is read-only: look at the kernel's log, then mount it writable"
 	case missing(err):
 		e.Kind = fault.Busy // whatever is our own business was there a moment ago: another attempt has taken it away
 	case isAny(err, unix.EACCES, unix.EPERM):
-		e.Hint = "the relocator's user needs the right to read, write and rename there"
+		e.Kind, e.Hint = fault.Suspect, "the relocator's user needs the right to read, write and rename there"
 	}
 	return e
+}
+
+// blame names the level whose tier has failed: by the path, else the first. A fault that has one already keeps it.
+func blame(err error, levels ...content.Level) error {
+	var e *fault.Error
+	if !errors.As(err, &e) || e.Level != "" || e.Kind != fault.Suspect && e.Kind != fault.NoSpace {
+		return err
+	}
+	e.Level = levels[0].Name
+	var at *fs.PathError
+	if errors.As(err, &at) {
+		for _, l := range levels {
+			if strings.HasPrefix(at.Path+"/", strings.TrimSuffix(l.Path, "/")+"/") {
+				e.Level = l.Name
+			}
+		}
+	}
+	return err
 }
 
 func isAny(err error, errnos ...error) bool {

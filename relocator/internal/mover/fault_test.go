@@ -172,12 +172,16 @@ func TestErrorsOfTheKernelGetTheirKind(t *testing.T) {
 	for err, kind := range map[error]fault.Kind{
 		unix.EIO: fault.Suspect, unix.EROFS: fault.Suspect, unix.EUCLEAN: fault.Suspect,
 		unix.ENOSPC: fault.NoSpace, unix.EDQUOT: fault.NoSpace,
-		unix.EACCES: fault.Internal, errors.New("odd"): fault.Internal,
+		unix.EACCES: fault.Suspect, errors.New("odd"): fault.Internal,
 	} {
 		from, to := routes[1].tiers(t)
 		write(t, from.Path+"/x", []byte("x"))
 		_, got := mover.New(mover.Options{FS: failing(fsys.WriteTemp, err)}).Make(context.Background(), request(from, to, "x"))
 		wantKind(t, got, kind, "7 (x) from bronze to gold", "write-temp")
+		var e *fault.Error
+		if kind != fault.Internal && (!errors.As(got, &e) || e.Level != "gold") {
+			t.Errorf("%v blames the tier of %q", err, e.Level)
+		}
 		if !errors.Is(got, err) {
 			t.Errorf("%v does not wrap %v", got, err)
 		}

@@ -8,11 +8,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 
 	"golang.org/x/sys/unix"
 	"golang.org/x/time/rate"
 
 	"github.com/tierflow/tierflow/relocator/internal/fsys"
+	"github.com/tierflow/tierflow/shared/fault"
 )
 
 // file makes dst/name one more name of src's file, or a durable copy of it.
@@ -58,7 +60,7 @@ func (j *job) link(src *item, dst *fsys.File, name string) (bool, error) {
 	if !fsys.Same(&st, &src.st) {
 		return false, changed(src.file.Path())
 	}
-	return true, j.fsync(fsys.FsyncSource, src.file, dst)
+	return true, j.fsyncFound(src.file, &src.st, func() error { return j.fsync(fsys.FsyncSource, src.file, dst) })
 }
 
 // fsync makes a file durable that is made or linked in dst. Where that is tmp/ itself, its name is the record of what is
@@ -94,7 +96,7 @@ func (j *job) copy(ctx context.Context, src *item, dst *fsys.File, name string) 
 	if err != nil {
 		return "", nil, err
 	}
-	if err := j.fs.SetMetadata(fsys.SetMetadata, f, src.file, &src.st); err != nil {
+	if err := j.metadata(f, src.file, &src.st); err != nil {
 		return "", nil, err
 	}
 	// Here a long wait is out of the context's hands; write-back began early to keep it short.
@@ -119,6 +121,12 @@ func (j *job) copy(ctx context.Context, src *item, dst *fsys.File, name string) 
 		}
 		sum = got
 	}
+	// Most uploaders never sync. A copy that is durable must not differ from a source that a power cut has damaged: the
+	// two would be a conflict.
+	err = j.fsyncFound(src.file, &src.st, func() error { return j.fsync(fsys.FsyncSource, src.file, nil) })
+	if err != nil {
+		return "", nil, err
+	}
 	now, err := j.fs.Stat(fsys.RecheckSource, src.file)
 	if err != nil {
 		return "", nil, err
@@ -127,6 +135,21 @@ func (j *job) copy(ctx context.Context, src *item, dst *fsys.File, name string) 
 		return "", nil, changed(src.file.Path())
 	}
 	return method, sum, nil
+}
+
+// metadata gives a copy what else belongs to its source. An attribute that is too large for the target's file system is
+// no full tier, though some call it so.
+func (j *job) metadata(dst, src *fsys.File, st *unix.Stat_t) error {
+	err := j.fs.SetMetadata(fsys.SetMetadata, dst, src, st)
+	var attribute *fsys.XattrError
+	if !errors.As(err, &attribute) || !isAny(err, unix.E2BIG, unix.ERANGE, unix.ENOSPC) {
+		return err
+	}
+	if free, _, serr := j.fs.Space(fsys.SetMetadata, dst); errors.Is(err, unix.ENOSPC) && (serr != nil || free < 1<<20) {
+		return err
+	}
+	return &fault.Error{Kind: fault.Unsupported, Op: "set metadata of", Subject: dst.Path(), Err: err,
+		Hint: "the target's file system holds no such attribute: remove it, or use another file system"}
 }
 
 // unchanged tells whether a file is as it was. The time of change alone may be a new link or permission as well;
@@ -200,10 +223,30 @@ func (j *job) data(ctx context.Context, src *item, dst *fsys.File) ([]byte, erro
 	return hash.Sum(nil), nil
 }
 
+// room refuses a content that will not fit, all its files together, before any byte of it is copied. A hundredth of the
+// tier, 64 MiB at most, stays free: a release, which makes room, needs a folder of its own first.
+func (j *job) room() error {
+	free, total, err := j.fs.Space(fsys.Reserve, j.to.Tmp)
+	if err != nil || total == 0 { // some file systems do not tell
+		return err
+	}
+	if spare := min(total/100, 64<<20); free < j.need+spare {
+		return &fault.Error{Kind: fault.NoSpace, Op: "reserve", Subject: j.r.To.Name, Hint: "free space on the target tier",
+			Err: fmt.Errorf("it needs %d bytes, and %d of the %d that are free stay so", j.need, min(spare, free), free)}
+	}
+	j.need = 0 // what is copied from now on has been counted
+	return nil
+}
+
 // reserve sets the length and allocates what the source has allocated, so that a full tier is noticed before any
 // byte is copied. It goes by parts because some file systems clear what they allocate.
 func (j *job) reserve(ctx context.Context, dst *fsys.File, segs []fsys.Segment, size int64) error {
 	const part = 256 << 20
+	if j.need > 0 {
+		if err := j.room(); err != nil {
+			return err
+		}
+	}
 	if err := j.fs.Truncate(fsys.Reserve, dst, size); err != nil {
 		return err
 	}
@@ -224,14 +267,16 @@ func (j *job) reserve(ctx context.Context, dst *fsys.File, segs []fsys.Segment, 
 	return nil
 }
 
-// wait takes n bytes from the limiter, in portions that it can give.
-func (m *Mover) wait(ctx context.Context, n int) error {
-	if m.limiter == nil {
+// wait takes n bytes from the limiter, in portions of a hundredth of a second at most. Who waits is served in turn, so
+// moves share evenly, and a small file does not wait for chunks of large ones. Each portion is a sign of life: being held
+// back is no stall.
+func (j *job) wait(ctx context.Context, n int) error {
+	if j.limiter == nil {
 		return nil
 	}
-	for n > 0 && m.limiter.Limit() != rate.Inf {
-		k := min(n, max(1, m.limiter.Burst()))
-		if err := m.limiter.WaitN(ctx, k); err != nil {
+	for n > 0 && j.limiter.Limit() != rate.Inf {
+		k := min(n, max(1, min(j.limiter.Burst(), int(j.limiter.Limit()/100))))
+		if err := j.limiter.WaitN(ctx, k); err != nil {
 			if ctx.Err() != nil {
 				return context.Cause(ctx)
 			}
@@ -241,8 +286,42 @@ func (m *Mover) wait(ctx context.Context, n int) error {
 			return err
 		}
 		n -= k
+		j.progress()
 	}
 	return nil
+}
+
+// version tells a file, as it is, from all others that this process meets.
+type version struct {
+	dev, ino uint64
+	size     int64
+	mtime    unix.Timespec
+}
+
+// fsyncFound has sync make durable what somebody else has written. The kernel tells a failed fsync once, drops what it
+// could not write, and from then on says that all is well: so a file whose fsync has failed is not believed again until
+// its bytes are others, or this process has been started anew.
+func (m *Mover) fsyncFound(f *fsys.File, st *unix.Stat_t, sync func() error) error {
+	v := version{st.Dev, st.Ino, st.Size, st.Mtim}
+	m.mu.Lock()
+	distrusted := m.distrusted[v]
+	m.mu.Unlock()
+	if distrusted {
+		return &fault.Error{Kind: fault.Suspect, Op: "fsync",
+			Err: &fs.PathError{Op: "fsync", Path: f.Path(),
+				Err: errors.New("it has failed before: what can be read may not be on the disk")},
+			Hint: "look at the disk and the kernel's log, restore the file, restart the relocator"}
+	}
+	err := sync()
+	if err == nil {
+		return nil
+	}
+	if at := new(fs.PathError); errors.As(err, &at) && at.Path == f.Path() { // not of a folder that was synced with it
+		m.mu.Lock()
+		m.distrusted[v] = true
+		m.mu.Unlock()
+	}
+	return err
 }
 
 // readFull reads until p is full or the file ends.

@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -22,13 +21,16 @@ import (
 
 	"github.com/tierflow/tierflow/relocator/internal/fsys"
 	"github.com/tierflow/tierflow/relocator/internal/mover"
+	"github.com/tierflow/tierflow/relocator/internal/testdisk"
 	"github.com/tierflow/tierflow/relocator/internal/tier"
 	"github.com/tierflow/tierflow/shared/content"
 	"github.com/tierflow/tierflow/shared/fault"
 )
 
-// TestMain fails when the tests together have left descriptors open: nothing closes them for us.
-func TestMain(m *testing.M) {
+func TestMain(m *testing.M) { testdisk.Main(func() { run(m) }) }
+
+// run fails when the tests together have left descriptors open: nothing closes them for us.
+func run(m *testing.M) {
 	before := len(descriptors())
 	code := m.Run()
 	if after := descriptors(); len(after) > before && code == 0 {
@@ -68,20 +70,9 @@ func inMemory(t testing.TB) string {
 // mount mounts for the duration of the test.
 func mount(t testing.TB, args ...string) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "tierflow-mount-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if out, err := exec.Command("mount", append(args, dir)...).CombinedOutput(); err != nil {
-		t.Fatalf("mount %v: %v: %s(these tests must run as root, with the right to mount)", args, err, out)
-	}
-	t.Cleanup(func() {
-		if out, err := exec.Command("umount", dir).CombinedOutput(); err != nil {
-			t.Errorf("umount: %v: %s", err, out)
-		}
-		_ = os.Remove(dir)
-	})
-	return dir
+	at := t.TempDir()
+	testdisk.Mount(t, at, args...)
+	return at
 }
 
 func newLevel(t testing.TB, base, name string) content.Level {

@@ -697,6 +697,20 @@ func TestAnFsyncThatFailsIsNeverRepeatedAndNothingIsPublished(t *testing.T) {
 				}
 				wantAbsent(t, to.Path+"/"+kind)
 				wantClean(t, to)
+				if step != fsys.FsyncSource {
+					mustMake(t, mover.New(mover.Options{}), request(from, to, kind))
+					continue
+				}
+				// The source is still what it was, and the kernel would say now that all is well.
+				was := calls
+				_, err = m.Make(context.Background(), request(from, to, kind))
+				wantKind(t, err, fault.Suspect, "has failed before")
+				if e := new(fault.Error); !errors.As(err, &e) || e.Level != "bronze" {
+					t.Errorf("%s, %s: it blames the tier of %q", r.name, kind, e.Level)
+				}
+				if calls != was {
+					t.Errorf("%s, %s: the source was synced once more", r.name, kind)
+				}
 			}
 		}
 	}

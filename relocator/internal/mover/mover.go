@@ -56,6 +56,9 @@ type Mover struct {
 	fs      fsys.FS
 	tiers   *tier.Opener
 	buffers sync.Pool
+
+	mu         sync.Mutex
+	distrusted map[version]bool // files whose fsync has failed
 }
 
 // New makes a Mover.
@@ -67,7 +70,19 @@ func New(o Options) *Mover {
 		o.FS.Syncs = fsys.NewSyncs(false)
 	}
 	return &Mover{verify: o.Verify, limiter: o.Limiter, fs: o.FS, tiers: tier.NewOpener(o.FS),
-		buffers: sync.Pool{New: func() any { return new([chunk]byte) }}}
+		distrusted: map[version]bool{},
+		buffers:    sync.Pool{New: func() any { return new([chunk]byte) }}}
+}
+
+// Probe tries whether the level's tier can be written to: is it the tier that fails, or one content? Kinds: TierRefused,
+// Suspect.
+func (m *Mover) Probe(level content.Level) error {
+	root, err := m.tiers.Open(level)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	return root.Probe()
 }
 
 // Request asks for a content's copy on the level To.
@@ -120,7 +135,8 @@ func (m *Made) Discard() error {
 // away), Busy (another attempt took something away at the same time). A cancelled context gives its cause.
 func (m *Mover) Make(ctx context.Context, r Request) (*Made, error) {
 	made, err := m.make(ctx, r)
-	return made, wrap("move", fmt.Sprintf("%d (%s) from %s to %s", r.ID, r.Filename, r.From.Name, r.To.Name), err)
+	err = wrap("move", fmt.Sprintf("%d (%s) from %s to %s", r.ID, r.Filename, r.From.Name, r.To.Name), err)
+	return made, blame(err, r.To, r.From)
 }
 
 // job is one call of Make.
@@ -131,7 +147,8 @@ type job struct {
 	attempt  string
 	done     int64
 	total    int64
-	noLink   bool // the tiers are two file systems: no need to try every file
+	need     int64 // bytes that a copy will take up; 0 once there is room for them
+	noLink   bool  // the tiers are two file systems: no need to try every file
 }
 
 func (m *Mover) make(ctx context.Context, r Request) (*Made, error) {
@@ -265,13 +282,13 @@ func (j *job) source(ctx context.Context) (*item, error) {
 	if err != nil {
 		return nil, err
 	}
-	j.done, j.total = 0, src.st.Size
+	j.done, j.total, j.need = 0, src.st.Size, allocated(&src.st)
 	if fsys.IsDir(&src.st) {
 		if src.tree, err = j.walk(ctx, fsys.OpenSource, src.file, &src.st, 0); err != nil {
 			src.Close()
 			return nil, err
 		}
-		j.total = src.tree.size()
+		j.total, j.need = src.tree.size()
 	}
 	j.progress()
 	return src, nil

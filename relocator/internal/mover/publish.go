@@ -132,7 +132,7 @@ func (j *job) folder(dir *fsys.File, name, path string) (*fsys.File, error) {
 	if err != nil || mkdir != nil {
 		return sub, err
 	}
-	if err := j.fs.SetMetadata(fsys.SetMetadata, sub, like, &st); err != nil {
+	if err := j.metadata(sub, like, &st); err != nil {
 		sub.Close()
 		return nil, err
 	}
@@ -233,12 +233,12 @@ func (j *job) same(ctx context.Context, a, b *item) (*node, error) {
 	if n.isDir() {
 		err := j.sameKids(ctx, n, a.file, b.file)
 		if err == nil {
-			err = j.fsyncAdopted(b.file)
+			err = j.fsyncAdopted(b)
 		}
 		return n, err
 	}
 	if fsys.Same(&a.st, &b.st) {
-		return n, j.fsyncAdopted(b.file)
+		return n, j.fsyncAdopted(b)
 	}
 	n.method = Copied
 	// Looked at anew: a link that we have made ourselves has changed the source's times.
@@ -249,7 +249,7 @@ func (j *job) same(ctx context.Context, a, b *item) (*node, error) {
 	if before.Size != b.st.Size {
 		return nil, conflict(b.file.Path(), "it has %d bytes, and the source %d", b.st.Size, before.Size)
 	}
-	if err := j.fsyncAdopted(b.file); err != nil {
+	if err := j.fsyncAdopted(b); err != nil {
 		return nil, err
 	}
 	if j.verify == ReadBack {
@@ -277,11 +277,8 @@ func (j *job) same(ctx context.Context, a, b *item) (*node, error) {
 	return n, nil
 }
 
-func (j *job) fsyncAdopted(f *fsys.File) error {
-	if err := j.fs.Fsync(fsys.FsyncAdopted, f); err != nil {
-		return suspect("fsync", err)
-	}
-	return nil
+func (j *job) fsyncAdopted(i *item) error {
+	return j.fsyncFound(i.file, &i.st, func() error { return j.fsync(fsys.FsyncAdopted, i.file, nil) })
 }
 
 func (j *job) sameKids(ctx context.Context, n *node, a, b *fsys.File) error {

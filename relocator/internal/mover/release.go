@@ -46,7 +46,7 @@ type ReleaseRequest struct {
 // TierRefused, Suspect, Busy. A cancelled context gives its cause.
 func (m *Mover) Release(ctx context.Context, r ReleaseRequest) (ReleaseOutcome, error) {
 	outcome, err := m.release(ctx, r)
-	return outcome, wrap("release", r.ID.String()+" ("+r.Filename+") from "+r.Tier.Name, err)
+	return outcome, blame(wrap("release", r.ID.String()+" ("+r.Filename+") from "+r.Tier.Name, err), r.Tier)
 }
 
 func (m *Mover) release(ctx context.Context, r ReleaseRequest) (ReleaseOutcome, error) {
@@ -150,6 +150,10 @@ func (m *Mover) rename(ctx context.Context, r ReleaseRequest, root *tier.Root, n
 	}
 	if errors.Is(err, unix.ENOENT) {
 		return m.goneOrAgain(root, name, parent, base)
+	}
+	if errors.Is(err, unix.EXDEV) {
+		return "", &fault.Error{Kind: fault.Unsupported, Op: "release", Subject: parent.At(base), Err: err,
+			Hint: "an overlay cannot rename a folder of its lower layer: put the tier on a file system of its own, delete this copy"}
 	}
 	return Released, err
 }

@@ -88,10 +88,13 @@ func (n *node) files(prefix string, visit func(path string, n *node)) {
 	}
 }
 
-func (n *node) size() (bytes int64) {
-	n.files("", func(_ string, f *node) { bytes += f.st.Size })
-	return bytes
+func (n *node) size() (bytes, space int64) {
+	n.files("", func(_ string, f *node) { bytes += f.st.Size; space += allocated(&f.st) })
+	return bytes, space
 }
+
+// allocated is the bytes of a file that are no holes.
+func allocated(st *unix.Stat_t) int64 { return min(st.Size, st.Blocks*512) }
 
 // method of a whole: copied where any file was, else cloned where any was.
 func (n *node) methods() string {
@@ -239,7 +242,7 @@ func (j *job) subtree(ctx context.Context, n *node, src, dst *fsys.File, name st
 			return err
 		}
 	}
-	if err := j.fs.SetMetadata(fsys.SetMetadata, to, src, &n.st); err != nil {
+	if err := j.metadata(to, src, &n.st); err != nil {
 		return err
 	}
 	if err := j.fs.Fsync(fsys.FsyncTree, to); err != nil {

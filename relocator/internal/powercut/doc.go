@@ -29,10 +29,11 @@
 // such a source: until the commit, what the row names may be damaged. From the emit on the content is safe all the
 // same: the copy is durable, and so is the entry that commits it (a sweep takes the copy for a stray only if that
 // commit does not come within the time after which a temporary counts as old). Before the emit, what the row names
-// after a recovery is either the content as it was uploaded, or what the cut has left of it. Where the two tiers
-// differ then, the view event ends in `dead` as a conflict, and the copy that was not emitted is cleared, even if it is
-// the better one. For a file that is linked that time is shorter: the link syncs the source's bytes, and from there
-// on both names are safe.
+// after a recovery is either the content as it was uploaded, or what the cut has left of it. For a file that time is
+// over before anything is published: the mover syncs the source, linked or copied, so that a durable copy never differs
+// from a source that a cut has damaged. Of a directory it syncs the files, not the folders, which are the uploader's:
+// where the two tiers differ then, the view event ends in `dead` as a conflict, and the copy that was not emitted as
+// well, as changed (worker.Releaser); here it counts as cleared.
 //
 // In the same way, a copy that an operator has put at the target is his until the mover has adopted and synced it.
 //

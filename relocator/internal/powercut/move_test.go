@@ -237,7 +237,7 @@ func looksOnly(step string) bool {
 
 // hook stops the mover before every operation.
 func (r *run) hook(step fsys.Step, path string) error {
-	if step == fsys.RecheckSource && r.method == mover.Linked && r.kind == file { // the source has been synced by now
+	if step == fsys.RecheckSource && r.kind == file { // the source has been synced by now
 		r.states[0].uploaders = false
 	}
 	r.look(string(step))

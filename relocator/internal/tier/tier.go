@@ -24,6 +24,8 @@ const (
 	tmpName      = "tmp"
 	releasedName = "released"
 	probeName    = "link-probe"
+
+	writeProbeName = "write-probe"
 )
 
 // Identity is what tier.json holds.
@@ -186,8 +188,8 @@ func (r *Root) Check(step fsys.Step) error {
 		return fail(r.Level, err)
 	}
 	if !fsys.Same(&st, &r.st) {
-		return refused(r.Level, "the tier was unmounted or exchanged during the job",
-			errors.New("the path leads to another folder now"))
+		return refused(r.Level, "the tier was unmounted or exchanged during the job: mount the right disk there; the job "+
+			"is done again", errors.New("the path leads to another folder now"))
 	}
 	if r.sameIdentity() { // it need not be read again
 		return nil
@@ -197,7 +199,7 @@ func (r *Root) Check(step fsys.Step) error {
 		return err
 	}
 	if id == nil || id.ID != r.ID || id.Level != r.Level.Name {
-		return refused(r.Level, "do not touch tier.json", errors.New("its identity changed during the job"))
+		return refused(r.Level, "mount the right disk, or put its tier.json back", errors.New("its identity changed during the job"))
 	}
 	return nil
 }
@@ -244,23 +246,60 @@ func CheckDistinct(roots ...*Root) error {
 
 func within(p, parent string) bool { return strings.HasPrefix(p+"/", parent+"/") }
 
-// Probe tries whether the tier's file system has hard links: publishing without ever replacing a name needs them.
+// Probe tries whether the tier can be written to: hard links, without which nothing could be published without ever
+// replacing a name, and a file that is synced. A tier that is only full passes.
 func (r *Root) Probe() error {
 	// EEXIST is the probe of somebody else, or one that a crash has left: proof enough.
 	err := r.fs.Link(fsys.ProbeLink, r.meta, identityName, r.meta, probeName)
-	if err != nil && !errors.Is(err, unix.EEXIST) {
+	if err != nil && !errors.Is(err, unix.EEXIST) && !full(err) {
 		return refused(r.Level, "a tier needs a writable file system with hard links", err)
 	}
 	if err := r.fs.Unlink(fsys.ProbeUnlink, r.meta, probeName); err != nil && !errors.Is(err, unix.ENOENT) {
 		return fail(r.Level, err)
 	}
+	return r.probeWrite()
+}
+
+func (r *Root) probeWrite() error {
+	const hint = "look at the disk and the kernel's log"
+	f, err := r.fs.Create(fsys.ProbeWrite, r.meta, writeProbeName)
+	if errors.Is(err, unix.EEXIST) {
+		// Of somebody else, who has it open and does not need the name, or left by a crash.
+		if err := r.fs.Unlink(fsys.ProbeUnlink, r.meta, writeProbeName); err != nil && !errors.Is(err, unix.ENOENT) {
+			return refused(r.Level, hint, err)
+		}
+		f, err = r.fs.Create(fsys.ProbeWrite, r.meta, writeProbeName)
+	}
+	if full(err) || errors.Is(err, unix.EEXIST) {
+		return nil
+	}
+	if err != nil {
+		return refused(r.Level, hint, err)
+	}
+	defer f.Close()
+	_, werr := r.fs.WriteAt(fsys.ProbeWrite, f, make([]byte, 4096), 0)
+	var serr error
+	if werr == nil {
+		serr = r.fs.Fsync(fsys.ProbeFsync, f) // whatever the error: what was written is lost
+	} else if full(werr) {
+		werr = nil
+	}
+	uerr := r.fs.Unlink(fsys.ProbeUnlink, r.meta, writeProbeName)
+	if errors.Is(uerr, unix.ENOENT) {
+		uerr = nil
+	}
+	if err := errors.Join(werr, serr, uerr); err != nil {
+		return refused(r.Level, hint, err)
+	}
 	return nil
 }
+
+func full(err error) bool { return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) }
 
 func subject(level content.Level) string { return fmt.Sprintf("%s (%s)", level.Name, level.Path) }
 
 func refused(level content.Level, hint string, err error) error {
-	return &fault.Error{Kind: fault.TierRefused, Op: "use tier", Subject: subject(level), Hint: hint, Err: err}
+	return &fault.Error{Kind: fault.TierRefused, Op: "use tier", Subject: subject(level), Hint: hint, Err: err, Level: level.Name}
 }
 
 // fail gives an error of the file system its kind.
@@ -277,8 +316,8 @@ func fail(level content.Level, err error) error {
 	switch {
 	case errors.Is(err, unix.EIO) || errors.Is(err, unix.EUCLEAN) || errors.Is(err, unix.EROFS):
 		k = fault.Suspect
-	case errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT):
+	case full(err):
 		k = fault.NoSpace
 	}
-	return fault.New(k, "use tier", subject(level), err)
+	return &fault.Error{Kind: k, Op: "use tier", Subject: subject(level), Err: err, Level: level.Name}
 }

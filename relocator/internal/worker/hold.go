@@ -24,16 +24,28 @@ type locks struct {
 }
 
 // hold renews the lock of a job until release is called, as long as the entry's delivery shows progress; the returned
-// context ends when the lock is lost. each is called at every renewal. Most jobs end before the first one.
+// context ends when the lock is lost. each is called at every renewal, and about once a second between two. Most jobs end
+// before the first one.
 func (l locks) hold(d *stream.Delivery, id content.ID, token state.Token, each func(context.Context)) (ctx context.Context, release func()) {
 	ctx, cancel := context.WithCancelCause(d.Context)
-	every := max(l.lease/3, time.Millisecond)
+	looks := max(1, l.lease/3/time.Second) // from one renewal to the next
+	every := max(l.lease/3/looks, time.Millisecond)
+	n := time.Duration(0)
 	var mu sync.Mutex // held while a renewal is under way
 	var timer *time.Timer
 	mu.Lock()
 	timer = time.AfterFunc(every, func() {
 		mu.Lock()
 		defer mu.Unlock()
+		if n++; n%looks != 0 {
+			if ctx.Err() == nil {
+				rctx, stop := context.WithTimeout(ctx, every)
+				each(rctx)
+				stop()
+				timer.Reset(every)
+			}
+			return
+		}
 		// Without a sign of life the lock is left to expire: a job that hangs must not hold up its content.
 		if ctx.Err() == nil && !d.Stalled(l.lease) && !l.renew(ctx, id, token, each) {
 			cancel(errLockLost)

@@ -15,6 +15,8 @@ type Metrics struct {
 	releasedTotal *prometheus.CounterVec
 	deadTotal     *prometheus.CounterVec
 	lostTotal     prometheus.Counter
+	tierErrors    *prometheus.CounterVec
+	tierSuspects  *prometheus.GaugeVec
 }
 
 // NewMetrics registers them.
@@ -29,19 +31,28 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		movedTotal:    counter("relocated_total", "Copies made durable and emitted, by method.", "method"),
 		bytesTotal:    counter("relocated_bytes_total", "Bytes of these copies, by method.", "method"),
 		releasedTotal: counter("released_total", "Releases, by outcome.", "outcome"),
-		deadTotal:     counter("dead_total", "Entries that failed for good, by stage and reason.", "stage", "reason"),
+		tierErrors: counter("tier_errors_total", "Moves and releases that a tier has stopped, by level and kind: no-space, "+
+			"tier-refused (it is away, or fails as a whole), suspect (an I/O error, read-only, permissions).", "level", "kind"),
+		tierSuspects: prometheus.NewGaugeVec(prometheus.GaugeOpts{Namespace: "tierflow", Subsystem: "relocator", Name: "tier_suspect",
+			Help: "1 from an error of kind suspect until a move or a release that used the tier has succeeded."}, []string{"level"}),
+		deadTotal: counter("dead_total", "Entries that failed for good, by stage and reason.", "stage", "reason"),
 		seconds: prometheus.NewHistogram(prometheus.HistogramOpts{Namespace: "tierflow", Subsystem: "relocator",
 			Name: "relocation_seconds", Help: "From the look-up to the durable copy.",
 			Buckets: prometheus.ExponentialBuckets(0.0005, 4, 12)}),
 	}
 	m.lostTotal = prometheus.NewCounter(prometheus.CounterOpts{Namespace: "tierflow", Subsystem: "relocator", Name: "lost_total",
 		Help: "Entries that somebody deleted from a stream while they were pending."})
-	reg.MustRegister(m.seconds, m.lostTotal)
+	reg.MustRegister(m.seconds, m.lostTotal, m.tierSuspects)
 	return m
 }
 
 // Lost counts an entry that was deleted while it was pending.
 func (m *Metrics) Lost(string) { m.lostTotal.Inc() }
+
+func (m *Metrics) tierError(level, kind string) { m.tierErrors.WithLabelValues(level, kind).Inc() }
+func (m *Metrics) tierSuspect(level string, is bool) {
+	m.tierSuspects.WithLabelValues(level).Set(map[bool]float64{true: 1}[is])
+}
 
 func (m *Metrics) settled(reason string)     { m.settledTotal.WithLabelValues(reason).Inc() }
 func (m *Metrics) released(outcome string)   { m.releasedTotal.WithLabelValues(outcome).Inc() }

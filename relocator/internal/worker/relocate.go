@@ -6,7 +6,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -32,6 +31,7 @@ type Options struct {
 	Lease       time.Duration // of locks, the store's
 	Grace       time.Duration // between a commit and the release of the old copy
 	Trouble     func()        // called when a server failed us: look what is missing
+	Tiers       *Tiers
 	Metrics     *Metrics
 	Log         *zap.Logger
 }
@@ -41,13 +41,11 @@ type Relocator struct {
 	o     Options
 	rows  *rows
 	locks locks
-	rest  rest
 }
 
 // NewRelocator makes a Relocator.
 func NewRelocator(o Options) *Relocator {
-	return &Relocator{o: o, rows: newRows(o.Catalog), locks: locks{o.Store, o.Lease, o.Log},
-		rest: rest{until: map[string]time.Time{}, n: map[string]int{}}}
+	return &Relocator{o: o, rows: newRows(o.Catalog), locks: locks{o.Store, o.Lease, o.Log}}
 }
 
 // Handle is the handler of the consumer of `views`.
@@ -131,7 +129,7 @@ func (r *Relocator) move(ctx context.Context, d *stream.Delivery, view event.Vie
 		d.Settled()
 		return nil
 	}
-	if err := r.rest.check(from.Name, to.Name); err != nil {
+	if err := r.o.Tiers.check(from.Name, to.Name); err != nil {
 		return err
 	}
 
@@ -148,10 +146,9 @@ func (r *Relocator) move(ctx context.Context, d *stream.Delivery, view event.Vie
 		if fault.Is(err, fault.MissingFile) {
 			err = r.missing(ctx, row, err)
 		}
-		r.rest.note(err, from.Name, to.Name)
-		return err
+		return r.o.trouble(err, to)
 	}
-	r.rest.clear(from.Name, to.Name)
+	r.o.Tiers.clear(from.Name, to.Name)
 
 	finished := time.Now()
 	st.UpdatedAt = finished
@@ -212,6 +209,17 @@ func (r *Relocator) giveBack(d *stream.Delivery, made *mover.Made, stray event.C
 	}
 }
 
+// trouble takes an error of a tier down. A tier that fails is no content's fault: where the one that was written to
+// cannot be written to at all, the error becomes fault.TierRefused, and nobody loses an attempt.
+func (o Options) trouble(err error, target content.Level) error {
+	o.Tiers.note(err, target.Name)
+	var e *fault.Error
+	if !errors.As(err, &e) || e.Kind != fault.Suspect || e.Level != target.Name || o.Mover.Probe(target) == nil {
+		return err
+	}
+	return &fault.Error{Kind: fault.TierRefused, Op: "write to tier", Subject: target.Name, Err: err, Level: target.Name}
+}
+
 // missing tells a file that is really gone from one that was moved since the look-up.
 func (r *Relocator) missing(ctx context.Context, row catalog.Row, err error) error {
 	now, lerr := r.o.Catalog.Content(ctx, row.ID)
@@ -239,7 +247,7 @@ func (o Options) fail(d *stream.Delivery, log *zap.Logger, err error, bury func(
 		o.Trouble()
 		d.Later(0)
 	case kind == fault.TierRefused || kind == fault.NoSpace:
-		log.Warn("a tier is away or full, trying again later", zap.Error(err))
+		log.Warn("a tier is away, full or failing; trying again later", zap.Error(err))
 		d.Later(restLeast)
 	case kind.Permanent():
 		bury(d, err, string(kind))
@@ -318,53 +326,4 @@ func (p *progress) publish(ctx context.Context, store *state.Store, id content.I
 	}
 	s.BytesDone, s.BytesTotal = p.done.Load(), p.total.Load()
 	_ = store.SetProgress(ctx, id, s) // only for the eye; the next tick tells again
-}
-
-// A tier that is full or away rests: everything that needs it waits without trying, longer each time, while other
-// tiers go on.
-type rest struct {
-	mu    sync.Mutex
-	until map[string]time.Time
-	n     map[string]int
-}
-
-const (
-	restLeast = time.Second
-	restMost  = 30 * time.Second
-)
-
-func (r *rest) check(levels ...string) error {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for _, l := range levels {
-		if time.Now().Before(r.until[l]) {
-			return fault.New(fault.Busy, "wait for tier", l, nil)
-		}
-	}
-	return nil
-}
-
-func (r *rest) note(err error, from, to string) {
-	kind := fault.KindOf(err)
-	if kind != fault.NoSpace && kind != fault.TierRefused {
-		return
-	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	level := to // only a target can be full
-	var refused *fault.Error
-	if kind == fault.TierRefused && errors.As(err, &refused) && strings.HasPrefix(refused.Subject, from+" ") {
-		level = from
-	}
-	r.n[level]++
-	r.until[level] = time.Now().Add(min(restLeast<<min(r.n[level]-1, 10), restMost))
-}
-
-func (r *rest) clear(levels ...string) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for _, l := range levels {
-		delete(r.until, l)
-		delete(r.n, l)
-	}
 }

@@ -17,9 +17,11 @@ import (
 	"github.com/redis/go-redis/v9"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest"
+	"golang.org/x/time/rate"
 
 	"github.com/tierflow/tierflow/relocator/internal/fsys"
 	"github.com/tierflow/tierflow/relocator/internal/mover"
+	"github.com/tierflow/tierflow/relocator/internal/testdisk"
 	"github.com/tierflow/tierflow/relocator/internal/tier"
 	"github.com/tierflow/tierflow/relocator/internal/worker"
 	"github.com/tierflow/tierflow/shared/catalog"
@@ -30,7 +32,7 @@ import (
 	"github.com/tierflow/tierflow/shared/testserver"
 )
 
-func TestMain(m *testing.M) { testserver.Main(m) }
+func TestMain(m *testing.M) { testdisk.Main(func() { testserver.Main(m) }) }
 
 const (
 	minIdle = 600 * time.Millisecond
@@ -46,10 +48,25 @@ type world struct {
 	roots map[string]string
 	fs    fsys.FS
 	grace time.Duration
-	log   *zap.Logger
+
+	limiter *rate.Limiter
+	tiers   *worker.Tiers // of all its workers
+	log     *zap.Logger
 }
 
 func newWorld(t *testing.T) *world {
+	t.Helper()
+	// Gold lies on another file system, so that both ways of moving are taken.
+	memory, err := os.MkdirTemp("/dev/shm", "tierflow-test-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(memory) })
+	return newWorldOn(t, memory)
+}
+
+// newWorldOn has gold in a folder of the test's own.
+func newWorldOn(t *testing.T, gold string) *world {
 	t.Helper()
 	ctx := t.Context()
 	rdb, err := state.Connect(testserver.Redis(t), 3)
@@ -70,14 +87,8 @@ func newWorld(t *testing.T) *world {
 		w.log = zaptest.NewLogger(t)
 	}
 	w.store = state.NewStore(state.Options{Redis: rdb, Keys: state.NewKeys(testserver.Prefix(t)), TTL: time.Hour, Lease: minIdle})
-	// Gold lies on another file system, so that both ways of moving are taken.
-	memory, err := os.MkdirTemp("/dev/shm", "tierflow-test-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(memory) })
 	disk := t.TempDir()
-	w.roots = map[string]string{"bronze": disk + "/bronze", "silver": disk + "/silver", "gold": memory + "/gold"}
+	w.roots = map[string]string{"bronze": disk + "/bronze", "silver": disk + "/silver", "gold": gold + "/gold"}
 	for name, path := range w.roots {
 		id, err := tier.Init(w.fs, content.Level{Name: name, Path: path}, time.Now())
 		if err != nil {
@@ -137,9 +148,13 @@ func (w *world) post(id, count int) string {
 }
 
 func (w *world) options(name string) worker.Options {
+	metrics := worker.NewMetrics(prometheus.NewRegistry())
+	if w.tiers == nil {
+		w.tiers = worker.NewTiers(metrics, w.log)
+	}
 	return worker.Options{
-		Store: w.store, Catalog: w.cat, Mover: mover.New(mover.Options{FS: w.fs}), WorkerID: name, MaxAttempts: 3,
-		Lease: minIdle, Grace: w.grace, Trouble: func() {}, Metrics: worker.NewMetrics(prometheus.NewRegistry()),
+		Store: w.store, Catalog: w.cat, Mover: mover.New(mover.Options{FS: w.fs, Limiter: w.limiter}), WorkerID: name, MaxAttempts: 3,
+		Lease: minIdle, Grace: w.grace, Trouble: func() {}, Tiers: w.tiers, Metrics: metrics,
 		Log: w.log.Named(name),
 	}
 }
