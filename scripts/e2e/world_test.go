@@ -44,7 +44,7 @@ func TestMain(m *testing.M) { testserver.Main(tidy{m}) }
 type tidy struct{ *testing.M }
 
 func (t tidy) Run() int {
-	defer func() { os.RemoveAll(programsDir) }()
+	defer func() { os.RemoveAll(programsDir); os.RemoveAll(directedDir) }()
 	return t.M.Run()
 }
 
@@ -58,23 +58,30 @@ type world struct {
 // options are those of stack.Options that a test may want otherwise.
 type options struct {
 	redisURL   string            // else the test process' Redis
+	prefix     string            // of the keys in redisURL
 	mysqlDSN   string            // else a fresh database in the test process' MySQL
 	relocators int               // else 1
+	committers int               // else 1
 	settings   map[string]string // of every service; they win over the world's
 	stopped    bool              // start no service yet
+	directed   bool              // with the programs that a director can lead
 }
 
 // start makes a world and starts its services. gold lies on another file system than bronze and silver, where the
 // machine has one. At the end of the test every service must exit with 0, unless the test killed it.
 func start(t *testing.T, o options) *world {
 	t.Helper()
-	dir, err := programs()
+	find := programs
+	if o.directed {
+		find = directedPrograms
+	}
+	dir, err := find()
 	if err != nil {
 		t.Fatal(err)
 	}
 	so := stack.Options{
 		Programs: dir, Dir: t.TempDir(), Environ: os.Environ(), Tiers: map[string]string{},
-		RedisURL: o.redisURL, MySQLDSN: o.mysqlDSN, Relocators: o.relocators,
+		RedisURL: o.redisURL, RedisPrefix: o.prefix, MySQLDSN: o.mysqlDSN, Relocators: o.relocators, Committers: o.committers,
 		// Short, so that what must not happen before they pass happens within the test.
 		Settings: map[string]string{"TIERFLOW_RELEASE_GRACE": "200ms", "TIERFLOW_MIN_IDLE": "2s"},
 	}

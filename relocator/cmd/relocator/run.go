@@ -25,7 +25,8 @@ import (
 	"github.com/tierflow/tierflow/shared/stream"
 )
 
-func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+// run is the program. fs is the one for production, but in tests.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer, fs fsys.FS) int {
 	var a arguments
 	verb, err := settings.Parse("relocator", "Moves contents between tiers and clears old copies.", &a, args)
 	if err != nil {
@@ -55,7 +56,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	case "verify":
 		return verifyTiers(ctx, v, a.VerifyTiers.Repair, a.VerifyTiers.Digest, stdout, stderr)
 	}
-	return serve(ctx, v, stderr)
+	return serve(ctx, v, stderr, fs)
 }
 
 // serve wires the relocator and runs it until ctx ends:
@@ -66,11 +67,10 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 //	                                  worker.Sweeper ──────┘
 //	all of them: state.Store (Redis scripts), catalog (MySQL reads)
 //	admin.Ready: redis, mysql, tiers ──▶ /readyz, and holds the consumers while a server is away
-func serve(ctx context.Context, v values, stderr io.Writer) int {
+func serve(ctx context.Context, v values, stderr io.Writer, fs fsys.FS) int {
 	log := logging.New("relocator", v.LogLevel, v.LogFormat).With(zap.String("worker_id", v.workerID))
 	defer func() { _ = log.Sync() }()
 	reg := admin.NewRegistry()
-	fs := fsys.FS{}
 
 	// The readers block in Redis; they have connections of their own, so that no script waits for them.
 	readers, err := state.ConnectMany(v.RedisURL, 3, 2*v.Partitions+4)

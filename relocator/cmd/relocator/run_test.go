@@ -10,17 +10,16 @@ import (
 	"testing"
 	"time"
 
+	"github.com/tierflow/tierflow/relocator/internal/fsys"
 	"github.com/tierflow/tierflow/shared/catalog"
 	"github.com/tierflow/tierflow/shared/localserver"
 	"github.com/tierflow/tierflow/shared/testserver"
 )
 
-func TestMain(m *testing.M) { testserver.Main(m) }
-
 // call runs the program as main does.
 func call(ctx context.Context, args ...string) (code int, stdout, stderr string) {
 	var out, errs bytes.Buffer
-	code = run(ctx, args, &out, &errs)
+	code = run(ctx, args, &out, &errs, fsys.FS{})
 	return code, out.String(), errs.String()
 }
 

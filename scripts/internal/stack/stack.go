@@ -41,13 +41,15 @@ type Options struct {
 
 	APIListen  string // "" takes a free port on loopback
 	Relocators int    // 0 means 1
+	Committers int    // 0 means 1
 }
 
 // Stack is one Tierflow.
 type Stack struct {
 	API        *Service
 	Relocators []*Service
-	Committer  *Service
+	Committer  *Service   // the first of them
+	Committers []*Service // all of them
 
 	Redis   redis.UniversalClient
 	Keys    state.Keys
@@ -107,8 +109,15 @@ func (s *Stack) prepare(ctx context.Context) error {
 		}
 		s.Relocators = append(s.Relocators, r)
 	}
-	s.Committer, err = s.service(Committer, "committer-1", "")
-	return err
+	for n := range max(s.o.Committers, 1) {
+		c, err := s.service(Committer, fmt.Sprintf("committer-%d", n+1), "")
+		if err != nil {
+			return err
+		}
+		s.Committers = append(s.Committers, c)
+	}
+	s.Committer = s.Committers[0]
+	return nil
 }
 
 // placeLevels writes the tiers' folders into the level table, as an operator does with SQL.
@@ -135,7 +144,7 @@ func (s *Stack) DB() *sql.DB { return s.Catalog.DB() }
 // Services are all of them, the api first.
 func (s *Stack) Services() []*Service {
 	var all []*Service
-	for _, v := range slices.Concat([]*Service{s.API}, s.Relocators, []*Service{s.Committer}) {
+	for _, v := range slices.Concat([]*Service{s.API}, s.Relocators, s.Committers) {
 		if v != nil {
 			all = append(all, v)
 		}

@@ -1,0 +1,65 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"runtime"
+	"sync"
+	"testing"
+
+	"github.com/tierflow/tierflow/relocator/internal/fsys"
+	"github.com/tierflow/tierflow/shared/process"
+	"github.com/tierflow/tierflow/shared/testserver"
+)
+
+// TestMain runs the tests. Under the program's own name, this binary is the program instead, but for one thing: where
+// TIERFLOW_TEST_STEPS names a unix socket, whoever listens there is asked before every operation on files. So
+// scripts/e2e stops and ends real processes at any step, and the program itself has no switch for it.
+func TestMain(m *testing.M) {
+	if filepath.Base(os.Args[0]) != "relocator" {
+		testserver.Main(m)
+	}
+	os.Exit(process.Run(func(ctx context.Context) int {
+		var fs fsys.FS
+		if socket := os.Getenv("TIERFLOW_TEST_STEPS"); socket != "" {
+			conn, err := net.Dial("unix", socket)
+			if err != nil {
+				fmt.Fprintln(os.Stderr, "relocator: TIERFLOW_TEST_STEPS:", err)
+				return process.Settings
+			}
+			fs.Hook = asking(conn)
+		}
+		return run(ctx, os.Args[1:], os.Stdout, os.Stderr, fs)
+	}))
+}
+
+// asking is a hook that writes a line for every operation, its goroutine, step and quoted path, and waits for a byte: 'g'
+// lets it go, 's' leaves it out. What ends or stops the process comes as a signal meanwhile.
+func asking(conn net.Conn) fsys.Hook {
+	var mu sync.Mutex
+	answers := bufio.NewReader(conn)
+	return func(step fsys.Step, path string) error {
+		var buf [64]byte
+		goroutine, _, _ := bytes.Cut(bytes.TrimPrefix(buf[:runtime.Stack(buf[:], false)], []byte("goroutine ")), []byte(" "))
+		mu.Lock()
+		defer mu.Unlock()
+		if _, err := fmt.Fprintf(conn, "%s %s %q\n", goroutine, step, path); err != nil {
+			return err
+		}
+		switch answer, err := answers.ReadByte(); {
+		case err != nil:
+			return err
+		case answer == 's':
+			return fsys.Skip
+		case answer != 'g':
+			return errors.New("TIERFLOW_TEST_STEPS: unknown answer")
+		}
+		return nil
+	}
+}
