@@ -144,7 +144,9 @@ func (r *Releaser) clear(ctx context.Context, d *stream.Delivery, c event.Commit
 	if outcome == mover.Again {
 		return fault.New(fault.Busy, "clear", c.ID.String(), errors.New("a mover wants the name"))
 	}
-	r.o.Tiers.clear(level.Name)
+	if outcome == mover.Released { // any other one has changed nothing there, and shows nothing
+		r.o.Tiers.clear(level.Name)
+	}
 	r.o.Metrics.released(outcome.String())
 	log.Debug("cleared", zap.Stringer("outcome", outcome), zap.String("filename", c.Filename))
 	return nil
