@@ -60,6 +60,7 @@ type options struct {
 	redisURL   string            // else the test process' Redis
 	prefix     string            // of the keys in redisURL
 	mysqlDSN   string            // else a fresh database in the test process' MySQL
+	partitions int               // else 1
 	relocators int               // else 1
 	committers int               // else 1
 	settings   map[string]string // of every service; they win over the world's
@@ -81,7 +82,7 @@ func start(t *testing.T, o options) *world {
 	}
 	so := stack.Options{
 		Programs: dir, Dir: t.TempDir(), Environ: os.Environ(), Tiers: map[string]string{},
-		RedisURL: o.redisURL, RedisPrefix: o.prefix, MySQLDSN: o.mysqlDSN, Relocators: o.relocators, Committers: o.committers,
+		RedisURL: o.redisURL, RedisPrefix: o.prefix, MySQLDSN: o.mysqlDSN, Relocators: o.relocators, Committers: o.committers, Partitions: o.partitions,
 		// Short, so that what must not happen before they pass happens within the test.
 		Settings: map[string]string{"TIERFLOW_RELEASE_GRACE": "200ms", "TIERFLOW_MIN_IDLE": "2s"},
 	}

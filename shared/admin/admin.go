@@ -33,6 +33,7 @@ type Ready struct {
 	mu      sync.Mutex
 	missing map[string]string
 	warns   map[string]string
+	details map[string]func() any
 	asked   chan struct{}
 }
 
@@ -136,6 +137,27 @@ func (r *Ready) warnings() map[string]string {
 	return maps.Clone(r.warns)
 }
 
+// Detail shows something besides in /readyz, whatever is missing; before Run is started.
+func (r *Ready) Detail(name string, show func() any) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.details == nil {
+		r.details = map[string]func() any{}
+	}
+	r.details[name] = show
+}
+
+func (r *Ready) shown() map[string]any {
+	r.mu.Lock()
+	details := maps.Clone(r.details)
+	r.mu.Unlock()
+	values := map[string]any{}
+	for name, show := range details {
+		values[name] = show()
+	}
+	return values
+}
+
 // NewRegistry makes a metrics registry with those of the process and of Go.
 func NewRegistry() *prometheus.Registry {
 	reg := prometheus.NewRegistry()
@@ -151,9 +173,10 @@ func Handler(r *Ready, reg *prometheus.Registry) http.Handler {
 		answer(w, http.StatusOK, map[string]any{"status": "ok"})
 	})
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
-		body, status := map[string]any{"status": "ready"}, http.StatusOK
+		body, status := r.shown(), http.StatusOK
+		body["status"] = "ready"
 		if m := r.Missing(); len(m) > 0 {
-			body, status = map[string]any{"status": "not ready", "missing": m}, http.StatusServiceUnavailable
+			body["status"], body["missing"], status = "not ready", m, http.StatusServiceUnavailable
 		}
 		if m := r.warnings(); len(m) > 0 {
 			body["warnings"] = m

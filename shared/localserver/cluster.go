@@ -205,6 +205,38 @@ func (c *RedisCluster) Promote(ctx context.Context, i int) error {
 	return nil
 }
 
+// Slot is the hash slot of a key.
+func (c *RedisCluster) Slot(ctx context.Context, key string) (int, error) {
+	client := c.Masters[0].client()
+	defer client.Close()
+	n, err := client.ClusterKeySlot(ctx, key).Result()
+	return int(n), err
+}
+
+// Owner is the index of the master that has a slot.
+func (c *RedisCluster) Owner(ctx context.Context, slot int) (int, error) {
+	client := c.Masters[0].client()
+	defer client.Close()
+	list, err := client.ClusterSlots(ctx).Result()
+	if err != nil {
+		return 0, err
+	}
+	for _, s := range list {
+		for i, m := range c.Masters {
+			if s.Start <= slot && slot <= s.End && s.Nodes[0].ID == c.id(ctx, m) {
+				return i, nil
+			}
+		}
+	}
+	return 0, fmt.Errorf("nobody has slot %d", slot)
+}
+
+func (c *RedisCluster) id(ctx context.Context, r *Redis) string {
+	client := r.client()
+	defer client.Close()
+	return client.ClusterMyID(ctx).Val()
+}
+
 // MoveSlot gives a slot, with its keys, to Masters[to], as resharding does. during, which may be nil, is called while
 // the slot belongs to both: keys that are not there yet are refused or sent on.
 func (c *RedisCluster) MoveSlot(ctx context.Context, slot, to int, during func()) error {

@@ -132,3 +132,9 @@ func (k Keys) Paused() string { return k.prefix + "paused" }
 
 // Count records the number of partitions, on which all services must agree.
 func (k Keys) Count() string { return k.prefix + "partitions" }
+
+// Workers are the living workers of a group: when each was last heard of, and which tiers it reaches.
+func (k Keys) Workers(group string) string { return k.prefix + "workers:" + group }
+
+// Unreachable are the sets of tiers that no living relocator reaches, though entries wait for one.
+func (k Keys) Unreachable() string { return k.prefix + "unreachable" }

@@ -220,3 +220,11 @@ return id`)
 var retryScript = redis.NewScript(`
 if redis.call('XDEL', KEYS[1], ARGV[1]) == 0 then return 'gone' end
 return redis.call('XADD', KEYS[2], '*', unpack(ARGV, 2))`)
+
+// timeScript asks the server that has a stream for its time: in a cluster, TIME alone goes to any.
+//
+//	KEYS  stream
+//	->    seconds and microseconds
+var timeScript = redis.NewScript(`
+local t = redis.call('TIME')
+return {tonumber(t[1]), tonumber(t[2])}`)

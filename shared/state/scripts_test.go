@@ -982,7 +982,7 @@ func TestWithoutRedisEveryCallSaysUnavailable(t *testing.T) {
 		"GetProgress": func() error { _, _, err := s.GetProgress(ctx, 7); return err },
 		"GetMany":     func() error { _, err := s.GetMany(ctx, []content.ID{7}); return err },
 		"Forget":      func() error { return s.Forget(ctx, 7) },
-		"Now":         func() error { _, err := s.Now(ctx); return err },
+		"Now":         func() error { _, err := s.Now(ctx, "x:views"); return err },
 	} {
 		if err := call(); !fault.Is(err, fault.Unavailable) {
 			t.Errorf("%s: %v", name, err)

@@ -3,6 +3,7 @@ package state
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -157,13 +158,16 @@ func (s *Store) queues() []queue {
 	return all
 }
 
-// Now is Redis' time, the only clock that entry ids know.
-func (s *Store) Now(ctx context.Context) (time.Time, error) {
-	t, err := s.rdb.Time(ctx).Result()
+// Now is the time of the server that has a stream, the only clock that its entries' ids know.
+func (s *Store) Now(ctx context.Context, stream string) (time.Time, error) {
+	r, err := timeScript.Run(ctx, s.rdb, []string{stream}).Int64Slice()
+	if err == nil && len(r) != 2 {
+		err = fmt.Errorf("%d values", len(r))
+	}
 	if err != nil {
 		return time.Time{}, unavailable("read", "time", err)
 	}
-	return t, nil
+	return time.Unix(r[0], r[1]*1000), nil
 }
 
 // Paused tells whether relocations are paused.

@@ -28,6 +28,7 @@ type Options struct {
 	Batch    int           // deliveries that one handler gets; 1 where 0
 	Drain    time.Duration // how long handlers may go on after a stop
 	Keep     int64         // settled entries that trimming leaves for those who look; 10,000 where 0
+	Adopt    time.Duration // how soon what others hand to us is seen; with the upkeep where 0
 	Hold     func() bool   // nothing is begun while it is true; asked at every turn; may be nil
 	Handle   Handler
 	Log      *zap.Logger
@@ -68,7 +69,10 @@ type Consumer struct {
 	settledTo string // every entry up to here was settled: where a vanished group goes on
 	samples   []sample
 	claimed   string // XAUTOCLAIM's cursor
-	begun     bool   // what was pending at the start has been adopted
+	adoptAt   time.Time
+	begun     bool // what was pending at the start has been adopted
+	retired   bool // takes on nothing, and ends with its last handler
+	ended     bool
 }
 
 // New makes a Consumer.
@@ -100,7 +104,19 @@ func (c *Consumer) Run(ctx context.Context) {
 
 	var outage int
 	next := time.Now() // of the upkeep
+	var waning bool
 	for ctx.Err() == nil {
+		if c.isRetired() {
+			if !waning {
+				c.handBack()
+			}
+			waning = true
+			if c.wane(ctx) {
+				break
+			}
+			continue
+		}
+		waning = false
 		err := c.turn(ctx, &next)
 		if err == nil || ctx.Err() != nil {
 			outage = 0
@@ -127,6 +143,73 @@ func (c *Consumer) Run(ctx context.Context) {
 	c.handBack()
 }
 
+// Retire makes the consumer take on nothing more: what it has not begun goes to the others at once, and Run returns when
+// the last handler has, however long that takes. Another consumer does its work from now on.
+func (c *Consumer) Retire() {
+	c.mu.Lock()
+	c.retired = true
+	c.mu.Unlock()
+	c.wake()
+}
+
+// Resume undoes Retire. false: it has ended, and it takes a new one.
+func (c *Consumer) Resume() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.ended {
+		c.retired = false
+	}
+	return !c.ended
+}
+
+// Ended tells whether a retired consumer has ended.
+func (c *Consumer) Ended() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.ended
+}
+
+func (c *Consumer) isRetired() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.retired
+}
+
+// wane waits for the handlers of a consumer that is retired; true: there is none, and it has ended.
+func (c *Consumer) wane(ctx context.Context) bool {
+	c.mu.Lock()
+	if c.retired && c.running == 0 {
+		c.ended = true
+	}
+	ended := c.ended
+	c.mu.Unlock()
+	if ended {
+		return true
+	}
+	select {
+	case <-ctx.Done():
+	case <-c.freed:
+		c.handBack() // what a handler has left for later
+	case <-time.After(idleBlock):
+	}
+	return false
+}
+
+// SetSlots changes how many handlers may run at once.
+func (c *Consumer) SetSlots(n int) {
+	c.mu.Lock()
+	c.o.Slots = n
+	c.mu.Unlock()
+	c.wake()
+}
+
+func (c *Consumer) wake() {
+	select {
+	case c.freed <- struct{}{}:
+	default:
+	}
+}
+
 // turn is one round: upkeep when it is due, then what is parked and due, then new entries.
 func (c *Consumer) turn(ctx context.Context, next *time.Time) error {
 	if !time.Now().Before(*next) {
@@ -134,6 +217,12 @@ func (c *Consumer) turn(ctx context.Context, next *time.Time) error {
 			return err
 		}
 		*next = time.Now().Add(jitter(c.o.MinIdle / 3))
+	}
+	if c.o.Adopt > 0 && !time.Now().Before(c.adoptAt) {
+		if err := c.adopt(ctx); err != nil && !isNoGroup(err) {
+			return err
+		}
+		c.adoptAt = time.Now().Add(c.o.Adopt)
 	}
 	hold := c.held()
 	if !hold {
@@ -155,7 +244,11 @@ func (c *Consumer) turn(ctx context.Context, next *time.Time) error {
 	if hold {
 		block = holdBlock
 	}
-	block = max(min(block, time.Until(*next)), time.Millisecond)
+	block = min(block, time.Until(*next))
+	if c.o.Adopt > 0 {
+		block = min(block, time.Until(c.adoptAt))
+	}
+	block = max(block, time.Millisecond)
 	if free <= 0 || hold {
 		select {
 		case <-ctx.Done():
@@ -277,10 +370,7 @@ func (c *Consumer) finish(batch []*Delivery) {
 	c.mu.Lock()
 	c.running--
 	c.mu.Unlock()
-	select {
-	case c.freed <- struct{}{}:
-	default:
-	}
+	c.wake()
 }
 
 // again parks a failed delivery as its next attempt, and lets Redis know the count.

@@ -800,6 +800,73 @@ func TestAStopWaitsForHandlersAndHandsBackTheRestAtOnce(t *testing.T) {
 	}
 }
 
+func TestARetiredConsumerFinishesWhatItHasHandsBackTheRestAndCanGoOn(t *testing.T) {
+	w := newWorld(t)
+	handle, got := w.hands()
+	r := w.run(stream.Options{Consumer: "a", Slots: 2, MinIdle: long, Drain: time.Millisecond, Handle: handle})
+	w.add(2)
+	parked, inHand := next(w, got), next(w, got)
+	parked.answer <- func(d *stream.Delivery) { d.Later(time.Hour) }
+	testserver.Eventually(w, "one is parked", soon, func() error {
+		if _, parked := r.Load(); parked != 1 {
+			return fmt.Errorf("%d parked", parked)
+		}
+		return nil
+	})
+	r.Retire()
+	testserver.Eventually(w, "what is parked is handed back", soon, func() error {
+		if p := w.pendingOf(parked.ID); p.Idle < long {
+			return fmt.Errorf("%+v", p)
+		}
+		return nil
+	})
+	handleB, gotB := w.hands()
+	b := w.run(stream.Options{Consumer: "b", MinIdle: long, Handle: handleB})
+	if h := next(w, gotB); h.ID != parked.ID {
+		t.Fatalf("b got %s", h.ID)
+	} else {
+		w.settle(h)
+	}
+	w.add(1)
+	w.settle(next(w, gotB)) // a takes nothing new
+	b.stop()
+	b.wait()
+	if inHand.Context.Err() != nil || r.Ended() {
+		t.Fatal("the handler was not waited for")
+	}
+	if !r.Resume() {
+		t.Fatal("it does not go on")
+	}
+	w.add(1)
+	w.settle(next(w, got))
+	r.Retire()
+	w.settle(inHand)
+	r.wait() // without a stop
+	if r.Resume() || !r.Ended() {
+		t.Fatal("it has not ended")
+	}
+	w.nothingIsLeft()
+}
+
+func TestWhatAnotherHandsOverIsBegunSoonAndIsNoAttempt(t *testing.T) {
+	w := newWorld(t)
+	w.group("g")
+	w.add(1)
+	id := w.read("g", "a", 1)[0]
+	handle, got := w.hands()
+	w.run(stream.Options{Consumer: "b", MinIdle: long, Adopt: 50 * time.Millisecond, Handle: handle})
+	w.add(1)
+	w.settle(next(w, got)) // its first upkeep, which adopts as well, is over
+	if err := w.rdb.Do(t.Context(), "XCLAIM", w.stream, "g", "b", 0, id, "JUSTID").Err(); err != nil {
+		t.Fatal(err)
+	}
+	h := next(w, got)
+	if h.ID != id || h.Attempt != 1 {
+		t.Fatalf("%s, attempt %d", h.ID, h.Attempt)
+	}
+	w.settle(h)
+}
+
 func TestAfterAStopNothingRunsAnyMore(t *testing.T) {
 	w := newWorldAlone(t)
 	ours := func() error {

@@ -93,7 +93,7 @@ func (c *Consumer) adopt(ctx context.Context) error {
 				}
 			}
 			wait := time.Duration(0)
-			if attempt > 1 {
+			if attempt > 1 && !c.begun { // else its delivery was lost, or another has handed it over: nothing has failed here
 				wait = backoff(int(attempt)-1, backoffFirst, backoffMost)
 			}
 			c.park(c.delivery(msgs[0], attempt), wait)

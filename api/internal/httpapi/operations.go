@@ -3,7 +3,10 @@ package httpapi
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
+	"slices"
+	"strings"
 
 	"github.com/labstack/echo/v4"
 
@@ -30,6 +33,12 @@ type relocationAnswer struct {
 	BytesDone  *int64        `json:"bytes_done"`
 	BytesTotal *int64        `json:"bytes_total"`
 	UpdatedAt  *string       `json:"updated_at"`
+}
+
+// unreachable are tiers that no living relocator reaches together, though entries wait for one.
+type unreachable struct {
+	Tiers  []string `json:"tiers"`
+	SeenAt string   `json:"seen_at"`
 }
 
 // streamQuery reads after, an entry's id, and limit.
@@ -71,12 +80,20 @@ func (s *Server) listRelocations(c echo.Context) error {
 		NextAfter   *string            `json:"next_after"` // null at the end
 		Unsettled   int64              `json:"unsettled"`  // entries of all streams that are read or unread, and not settled
 		Paused      bool               `json:"paused"`
-	}{Relocations: []relocationAnswer{}}
+		Unreachable []unreachable      `json:"unreachable"` // what waits for a relocator that reaches its tiers
+	}{Relocations: []relocationAnswer{}, Unreachable: []unreachable{}}
 	if list.Unsettled, err = s.Reads.Unsettled(ctx); err != nil {
 		return err
 	}
 	if list.Paused, err = s.Reads.Paused(ctx); err != nil {
 		return err
+	}
+	nobody, err := s.Reads.Unreachable(ctx)
+	if err != nil {
+		return err
+	}
+	for _, tiers := range slices.Sorted(maps.Keys(nobody)) {
+		list.Unreachable = append(list.Unreachable, unreachable{strings.Split(tiers, ","), event.FormatTime(nobody[tiers])})
 	}
 	for _, m := range moves {
 		a := relocationAnswer{EntryID: m.Entry.Text(s.Reads.Keys()), EventID: m.View.EventID, CID: m.View.ID, Count: m.View.Count,

@@ -40,6 +40,7 @@ type api struct {
 type options struct {
 	redisURL, mysqlDSN string // gates; "" for none
 	prefix             string
+	partitions         int // else 1
 	maxBacklog         string
 	drain              string
 	keysFile           string
@@ -64,7 +65,7 @@ func start(t *testing.T, o options) *api {
 	if o.drain == "" {
 		o.drain = "20s"
 	}
-	a := &api{t: t, keys: state.NewKeys(o.prefix), client: &http.Client{Timeout: 2 * time.Minute}}
+	a := &api{t: t, keys: state.NewKeys(o.prefix).Partitioned(max(o.partitions, 1)), client: &http.Client{Timeout: 2 * time.Minute}}
 	rdb, err := state.Connect(testserver.Redis(t), -1)
 	if err != nil {
 		t.Fatal(err)
@@ -82,7 +83,7 @@ func start(t *testing.T, o options) *api {
 	}
 	config, err := service.Settings{
 		Common: settings.Common{RedisURL: o.redisURL, RedisPrefix: o.prefix, MySQLDSN: o.mysqlDSN, MinIdle: "30s",
-			StateTTL: "24h", Partitions: "1", Drain: o.drain, LogLevel: "info", LogFormat: "json"},
+			StateTTL: "24h", Partitions: fmt.Sprint(max(o.partitions, 1)), Drain: o.drain, LogLevel: "info", LogFormat: "json"},
 		Listen: "127.0.0.1:0", MaxBacklog: o.maxBacklog, APIKeysFile: o.keysFile,
 	}.Check()
 	if err != nil {

@@ -61,6 +61,7 @@ func Run(ctx context.Context, c Config, log *zap.Logger, listening func(net.Addr
 			}
 			return find.Answers(ctx)
 		}})
+	ready.Detail("partitions", func() any { return c.Partitions })
 	batcher := ingest.New(ingest.Options{Store: writes, MaxBacklog: c.MaxBacklog, Metrics: metrics})
 	appraiser := appraise.New(appraise.Options{Store: writes, Catalog: c.catalog, Full: batcher.Full, Log: log})
 	commits := live.NewCommits(c.reads, keys, find.Invalidate, log)

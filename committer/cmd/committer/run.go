@@ -81,6 +81,9 @@ func serve(ctx context.Context, v values, migrate bool) int {
 		Metrics: worker.NewMetrics(reg), Log: log,
 	})
 
+	ready.Detail("partitions", func() any { return v.Partitions })
+	ready.Detail("attends", func() any { return w.Partitions() })
+
 	// Health outlives the drain: a committer that drains is alive.
 	adminCtx, stopAdmin := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopAdmin()

@@ -15,7 +15,6 @@ package worker
 import (
 	"context"
 	"fmt"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -26,6 +25,7 @@ import (
 	"github.com/tierflow/tierflow/committer/internal/apply"
 	"github.com/tierflow/tierflow/shared/event"
 	"github.com/tierflow/tierflow/shared/fault"
+	"github.com/tierflow/tierflow/shared/share"
 	"github.com/tierflow/tierflow/shared/state"
 	"github.com/tierflow/tierflow/shared/stream"
 )
@@ -63,28 +63,34 @@ type Options struct {
 type Worker struct {
 	o      Options
 	budget time.Duration // of Apply, and of all that Redis is asked after it
+	share  *share.Share
 }
 
 // New makes a Worker.
 func New(o Options) *Worker {
 	// An entry is somebody else's after MinIdle without a sign of life. Apply and what follows it have a third each,
 	// and give one before they begin.
-	return &Worker{o: o, budget: max(o.MinIdle/3, leastBudget)}
+	w := &Worker{o: o, budget: max(o.MinIdle/3, leastBudget)}
+	w.share = share.New(share.Options{Store: o.Store, Group: state.GroupCommitter, Me: state.Worker{ID: o.Consumer},
+		MinIdle: o.MinIdle, Attend: w.attend, Log: o.Log})
+	return w
 }
 
 // Run works until ctx ends, then finishes what is in hand, at most the drain time.
 func (w *Worker) Run(ctx context.Context) {
-	var wg sync.WaitGroup
-	for _, k := range w.o.Store.Keys().Each() {
-		c := stream.New(stream.Options{
-			Redis: w.o.Redis, Stream: k.Relocated(), Group: state.GroupCommitter, Consumer: w.o.Consumer,
-			MinIdle: w.o.MinIdle, Slots: 1, Batch: batchSize, Drain: w.o.Drain,
-			Hold: w.o.Hold, Handle: w.handle, Log: w.o.Log,
-			Lost: func(string) { w.o.Metrics.lost.Inc() },
-		})
-		wg.Go(func() { c.Run(ctx) })
-	}
-	wg.Wait()
+	w.share.Run(ctx)
+}
+
+// Partitions are those that this committer has now.
+func (w *Worker) Partitions() []int { return w.share.Mine() }
+
+func (w *Worker) attend(k state.Keys) []share.Consumer {
+	return []share.Consumer{stream.New(stream.Options{
+		Redis: w.o.Redis, Stream: k.Relocated(), Group: state.GroupCommitter, Consumer: w.o.Consumer,
+		MinIdle: w.o.MinIdle, Slots: 1, Batch: batchSize, Drain: w.o.Drain,
+		Hold: w.o.Hold, Handle: w.handle, Log: w.o.Log,
+		Lost: func(string) { w.o.Metrics.lost.Inc() },
+	})}
 }
 
 // job is an entry and what became of it. Where it could not be read, result.Err says why.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -21,6 +22,7 @@ import (
 	"github.com/tierflow/tierflow/shared/logging"
 	"github.com/tierflow/tierflow/shared/process"
 	"github.com/tierflow/tierflow/shared/settings"
+	"github.com/tierflow/tierflow/shared/share"
 	"github.com/tierflow/tierflow/shared/state"
 	"github.com/tierflow/tierflow/shared/stream"
 )
@@ -61,6 +63,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer, fs fsys.F
 
 // serve wires the relocator and runs it until ctx ends:
 //
+//	share.Share: which partitions are ours; for each of them
 //	views ──▶ stream.Consumer ──▶ worker.Relocator ─┐
 //	                                                ├─▶ mover ──▶ tiers
 //	committed ──▶ stream.Consumer ──▶ worker.Releaser ┘    ▲
@@ -91,29 +94,40 @@ func serve(ctx context.Context, v values, stderr io.Writer, fs fsys.FS) int {
 	ready := admin.NewReady(log,
 		admin.Check{Name: "redis", Do: store.Agree},
 		admin.Check{Name: "mysql", Do: v.catalog.CheckSchema},
-		admin.Check{Name: "tiers", Do: (&tiersCheck{catalog: v.catalog, fs: fs, suspects: tiers.Suspects}).do},
+		admin.Check{Name: "tiers", Do: (&tiersCheck{catalog: v.catalog, fs: fs, only: v.tiers, suspects: tiers.Suspects}).do},
 	)
+	reach := &worker.Reach{Me: state.Worker{ID: v.workerID, Tiers: v.tiers}}
 	options := worker.Options{
 		Store: store, Catalog: v.catalog, Mover: mover.New(mover.Options{Verify: v.verify, Limiter: limiter, FS: fs}),
 		WorkerID: v.workerID, MaxAttempts: v.maxAttempts, Lease: v.MinIdle, Grace: v.grace,
-		Trouble: ready.Look, Tiers: tiers, Metrics: metrics, Log: log,
+		Reach: reach, Trouble: ready.Look, Tiers: tiers, Metrics: metrics, Log: log,
 	}
 	var paused atomic.Bool
 	away := func() bool { return !ready.OK("redis", "mysql") }
-	consumer := func(key, group string, hold func() bool, handle stream.Handler) *stream.Consumer {
-		return stream.New(stream.Options{
-			Redis: readers, Stream: key, Group: group, Consumer: v.workerID, MinIdle: v.MinIdle,
+	var slots crew
+	consumer := func(key, group string, hold func() bool, handle stream.Handler) share.Consumer {
+		return slots.add(stream.New(stream.Options{
+			Redis: readers, Stream: key, Group: group, Consumer: v.workerID, MinIdle: v.MinIdle, Adopt: handedSoon,
 			Slots: max(1, v.concurrency/v.Partitions), Drain: v.Drain, Hold: hold, Handle: handle, Log: log,
 			Lost: options.Metrics.Lost,
-		})
+		}))
 	}
 	relocator, releaser := worker.NewRelocator(options), worker.NewReleaser(options)
-	var consumers []*stream.Consumer
-	for _, k := range keys.Each() {
-		consumers = append(consumers,
-			consumer(k.Views(), state.GroupRelocator, func() bool { return away() || paused.Load() }, relocator.Handle),
-			consumer(k.Committed(), state.GroupReleaser, away, releaser.Handle))
-	}
+	partitions := share.New(share.Options{
+		Store: store, Group: state.GroupRelocator, Me: reach.Me, MinIdle: v.MinIdle, Log: log,
+		Attend: func(k state.Keys) []share.Consumer {
+			return []share.Consumer{
+				consumer(k.Views(), state.GroupRelocator, func() bool { return away() || paused.Load() }, relocator.Handle),
+				consumer(k.Committed(), state.GroupReleaser, away, releaser.Handle),
+			}
+		},
+		// Each partition has its part of the moves that may be made at once, and one at least.
+		Changed: func(n int) { slots.set(max(1, v.concurrency/max(n, 1))) },
+	})
+	reach.Peers = partitions
+	ready.Detail("partitions", func() any { return v.Partitions })
+	ready.Detail("attends", func() any { return partitions.Mine() })
+	ready.Detail("unreachable", func() any { return reach.Unreachable() })
 	sweeper := worker.NewSweeper(options)
 
 	// Health outlives the drain: a relocator that drains is alive.
@@ -130,15 +144,43 @@ func serve(ctx context.Context, v values, stderr io.Writer, fs fsys.FS) int {
 		zap.String("verify", string(v.verify)), zap.String("version", process.VersionText("relocator")))
 
 	var wg sync.WaitGroup
-	for _, c := range consumers {
-		wg.Go(func() { c.Run(ctx) })
-	}
+	wg.Go(func() { partitions.Run(ctx) })
 	wg.Go(func() { sweeper.Run(ctx) })
 	wg.Wait()
 	log.Info("stopped")
 	stopAdmin()
 	waitAdmin()
 	return process.OK
+}
+
+// handedSoon is how soon a relocator sees what others hand to it.
+const handedSoon = time.Second
+
+// crew are the consumers of all partitions that this relocator has or had.
+type crew struct {
+	mu    sync.Mutex
+	all   []*stream.Consumer
+	slots int // of each
+}
+
+func (c *crew) add(one *stream.Consumer) *stream.Consumer {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.slots > 0 {
+		one.SetSlots(c.slots)
+	}
+	c.all = append(c.all, one)
+	return one
+}
+
+func (c *crew) set(slots int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.slots = slots
+	c.all = slices.DeleteFunc(c.all, (*stream.Consumer).Ended)
+	for _, one := range c.all {
+		one.SetSlots(slots)
+	}
 }
 
 // watchPause learns within half a second that relocations are paused or go on.
@@ -159,6 +201,7 @@ func watchPause(ctx context.Context, store *state.Store, paused *atomic.Bool, lo
 type tiersCheck struct {
 	catalog  *catalog.Catalog
 	fs       fsys.FS
+	only     []string // the levels that this host reaches; nil: all
 	suspects func() error
 	probed   map[string]bool // by id
 }
@@ -170,7 +213,15 @@ func (c *tiersCheck) do(ctx context.Context) error {
 	}
 	var errs []error
 	var roots []*tier.Root
+	for _, name := range c.only {
+		if _, ok := policy.Level(name); !ok {
+			errs = append(errs, fmt.Errorf("TIERFLOW_TIERS names %q, and there is no such level", name))
+		}
+	}
 	for _, l := range policy.Levels() {
+		if c.only != nil && !slices.Contains(c.only, l.Name) {
+			continue
+		}
 		root, err := tier.Open(c.fs, l)
 		if err != nil {
 			errs = append(errs, err)

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -20,6 +22,7 @@ type arguments struct {
 	MaxAttempts  string `name:"max-attempts" env:"TIERFLOW_MAX_ATTEMPTS" default:"8" help:"Attempts before an entry goes to dead."`
 	ReleaseGrace string `name:"release-grace" env:"TIERFLOW_RELEASE_GRACE" default:"5s" help:"How long the old copy stays after the commit: at least the time between a reader's look-up and its open, caches and replication lag included."`
 	Verify       string `name:"verify" env:"TIERFLOW_VERIFY" default:"readback" help:"What is compared after a copy: readback (what the disk holds) or stream (what was read)."`
+	Tiers        string `name:"tiers" env:"TIERFLOW_TIERS" help:"Levels whose tiers this host reaches, with commas between, such as bronze,silver; all where empty. Moves that need others go to relocators that reach them."`
 	Bandwidth    string `name:"bandwidth" env:"TIERFLOW_BANDWIDTH" default:"0" help:"Most bytes a second over all copies, such as 100MiB; 0 for no limit."`
 
 	Serve       struct{} `cmd:"" default:"1" help:"Relocate until SIGTERM (the default)."`
@@ -42,6 +45,7 @@ type values struct {
 	grace       time.Duration
 	verify      mover.Verify
 	bandwidth   int64
+	tiers       []string // nil: all
 
 	redis   redis.UniversalClient
 	catalog *catalog.Catalog
@@ -58,6 +62,7 @@ func (a arguments) check() (values, error) {
 		grace:        p.Duration("TIERFLOW_RELEASE_GRACE", a.ReleaseGrace, 0),
 		verify:       mover.Verify(p.OneOf("TIERFLOW_VERIFY", a.Verify, []string{string(mover.ReadBack), string(mover.Stream)})),
 		bandwidth:    p.Rate("TIERFLOW_BANDWIDTH", a.Bandwidth),
+		tiers:        checkTiers(&p, a.Tiers),
 	}
 	var err error
 	if v.redis, err = state.Connect(v.RedisURL, 3); err != nil {
@@ -67,4 +72,19 @@ func (a arguments) check() (values, error) {
 		p.Add("TIERFLOW_MYSQL_DSN", "%v", err)
 	}
 	return v, p.Err()
+}
+
+// checkTiers reads names of levels with commas between; whether there are such levels, MySQL knows.
+func checkTiers(p *settings.Problems, value string) []string {
+	if value == "" {
+		return nil
+	}
+	tiers := strings.Split(value, ",")
+	for i, t := range tiers {
+		if t == "" || strings.ContainsFunc(t, func(r rune) bool { return r <= ' ' || r > '~' || r == '*' }) || slices.Contains(tiers[:i], t) {
+			p.Add("TIERFLOW_TIERS", "%q is not a list of levels such as bronze,silver, each once", value)
+			return nil
+		}
+	}
+	return tiers
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"github.com/tierflow/tierflow/relocator/internal/fsys"
@@ -20,6 +21,9 @@ func initTiers(ctx context.Context, v values, stdout, stderr io.Writer) int {
 	}
 	code := process.OK
 	for _, l := range policy.Levels() {
+		if v.tiers != nil && !slices.Contains(v.tiers, l.Name) {
+			continue
+		}
 		id, err := tier.Init(fsys.FS{}, l, time.Now())
 		if err == nil && l.TierID == "" {
 			// Only where none is set: another init-tiers may have been faster, and a tier never changes its id here.

@@ -29,6 +29,10 @@ const (
 // verifyTiers compares MySQL with all tiers; findings go to stdout, one a line: kind, cid, level, path, detail, and
 // with repair what was done. On a terminal stderr shows how far it is.
 func verifyTiers(ctx context.Context, v values, repair, digest bool, stdout, stderr io.Writer) int {
+	if v.tiers != nil {
+		fmt.Fprintln(stderr, "relocator: verify looks at all tiers: run it without TIERFLOW_TIERS, on a host that reaches them")
+		return couldntLook
+	}
 	store := state.NewStore(state.Options{Redis: v.redis, Keys: state.NewKeys(v.RedisPrefix).Partitioned(v.Partitions), TTL: v.StateTTL, Lease: v.MinIdle})
 	m := mover.New(mover.Options{Verify: v.verify, FS: fsys.FS{}})
 	sweeper := worker.NewSweeper(worker.Options{

@@ -1,6 +1,7 @@
 package worker
 
 import (
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -17,6 +18,8 @@ type Metrics struct {
 	lostTotal     prometheus.Counter
 	tierErrors    *prometheus.CounterVec
 	tierSuspects  *prometheus.GaugeVec
+	handedTotal   prometheus.Counter
+	nobodyTotal   *prometheus.CounterVec
 }
 
 // NewMetrics registers them.
@@ -40,9 +43,13 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 			Name: "relocation_seconds", Help: "From the look-up to the durable copy.",
 			Buckets: prometheus.ExponentialBuckets(0.0005, 4, 12)}),
 	}
+	m.nobodyTotal = counter("unreachable_total",
+		"Entries looked at, perhaps again, that need tiers which no living relocator reaches, by tiers.", "tiers")
+	m.handedTotal = prometheus.NewCounter(prometheus.CounterOpts{Namespace: "tierflow", Subsystem: "relocator", Name: "handed_total",
+		Help: "Entries given to relocators that reach tiers which this one does not."})
 	m.lostTotal = prometheus.NewCounter(prometheus.CounterOpts{Namespace: "tierflow", Subsystem: "relocator", Name: "lost_total",
 		Help: "Entries that somebody deleted from a stream while they were pending."})
-	reg.MustRegister(m.seconds, m.lostTotal, m.tierSuspects)
+	reg.MustRegister(m.seconds, m.lostTotal, m.handedTotal, m.tierSuspects)
 	return m
 }
 
@@ -52,6 +59,11 @@ func (m *Metrics) Lost(string) { m.lostTotal.Inc() }
 func (m *Metrics) tierError(level, kind string) { m.tierErrors.WithLabelValues(level, kind).Inc() }
 func (m *Metrics) tierSuspect(level string, is bool) {
 	m.tierSuspects.WithLabelValues(level).Set(map[bool]float64{true: 1}[is])
+}
+
+func (m *Metrics) handed() { m.handedTotal.Inc() }
+func (m *Metrics) unreachable(tiers []string) {
+	m.nobodyTotal.WithLabelValues(strings.Join(tiers, ",")).Inc()
 }
 
 func (m *Metrics) settled(reason string)     { m.settledTotal.WithLabelValues(reason).Inc() }

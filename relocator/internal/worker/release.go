@@ -55,7 +55,7 @@ func (r *Releaser) release(d *stream.Delivery) {
 		return
 	}
 	log := r.o.Log.With(zap.Stringer("cid", c.ID), zap.String("level", c.Clears()), zap.String("entry", d.ID))
-	age, err := r.clock.age(d.Context, r.o.Store, d.ID)
+	age, err := r.clock.age(d.Context, r.o.Store, d.Stream, d.ID)
 	if err != nil {
 		r.fail(d, log, err)
 		return
@@ -92,6 +92,9 @@ func (r *Releaser) release(d *stream.Delivery) {
 			d.Later(yet.wait)
 			return
 		}
+		if r.o.handOver(d, state.GroupReleaser, err) {
+			return
+		}
 		r.fail(d, log, err)
 		return
 	}
@@ -121,6 +124,9 @@ func (r *Releaser) clear(ctx context.Context, d *stream.Delivery, c event.Commit
 	level, ok := policy.Level(c.Clears())
 	if !ok {
 		return fault.New(fault.Unprocessable, "clear: no such level any more:", c.Clears(), nil)
+	}
+	if err := r.o.Reach.check(level.Name, row.Level); err != nil {
+		return err
 	}
 	if row.Level != level.Name {
 		if wait := r.o.Grace - r.seen.age(d.ID, c, row); wait > 0 {
@@ -239,27 +245,36 @@ func (s *sightings) forget(entryID string) {
 	delete(s.of, entryID)
 }
 
-// clock knows how far Redis' clock is from ours: entry ids are in Redis' time, and the grace must not shrink because
-// two clocks differ.
+// clock knows how far the clocks of Redis' servers are from ours: entry ids are in their time, and the grace must not
+// shrink because two clocks differ. In a cluster each partition's server has its own.
 type clock struct {
-	mu     sync.Mutex
+	mu sync.Mutex
+	of map[string]reading // by stream
+}
+
+type reading struct {
 	offset time.Duration
 	asked  time.Time
 }
 
-func (c *clock) age(ctx context.Context, store *state.Store, entryID string) (time.Duration, error) {
+func (c *clock) age(ctx context.Context, store *state.Store, key, entryID string) (time.Duration, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if time.Since(c.asked) > 10*time.Second {
-		now, err := store.Now(ctx)
+	r := c.of[key]
+	if time.Since(r.asked) > 10*time.Second {
+		now, err := store.Now(ctx, key)
 		if err != nil {
 			return 0, err
 		}
-		c.offset, c.asked = time.Until(now), time.Now()
+		r = reading{time.Until(now), time.Now()}
+		if c.of == nil {
+			c.of = map[string]reading{}
+		}
+		c.of[key] = r
 	}
 	added, err := stream.Added(entryID)
 	if err != nil {
 		return 0, fault.New(fault.Malformed, "read entry id", entryID, err)
 	}
-	return time.Since(added) + c.offset, nil
+	return time.Since(added) + r.offset, nil
 }

@@ -21,7 +21,7 @@ import (
 	"github.com/tierflow/tierflow/shared/stream"
 )
 
-// Options of all workers. All are required.
+// Options of all workers. All but Reach are required.
 type Options struct {
 	Store       *state.Store
 	Catalog     *catalog.Catalog
@@ -30,6 +30,7 @@ type Options struct {
 	MaxAttempts int64
 	Lease       time.Duration // of locks, the store's
 	Grace       time.Duration // between a commit and the release of the old copy
+	Reach       *Reach        // nil: all tiers
 	Trouble     func()        // called when a server failed us: look what is missing
 	Tiers       *Tiers
 	Metrics     *Metrics
@@ -97,7 +98,9 @@ func (r *Relocator) relocate(d *stream.Delivery) {
 			log.Warn("lock was left to expire", zap.Error(uerr))
 		}
 		cancel()
-		r.fail(d, log, err)
+		if !r.o.handOver(d, state.GroupRelocator, err) {
+			r.fail(d, log, err)
+		}
 	}
 }
 
@@ -128,6 +131,9 @@ func (r *Relocator) move(ctx context.Context, d *stream.Delivery, view event.Vie
 		r.o.Metrics.settled("in place")
 		d.Settled()
 		return nil
+	}
+	if err := r.o.Reach.check(from.Name, to.Name); err != nil {
+		return err
 	}
 	if err := r.o.Tiers.check(from.Name, to.Name); err != nil {
 		return err

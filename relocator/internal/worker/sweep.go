@@ -41,6 +41,9 @@ func (s *Sweeper) Once(ctx context.Context, olderThan time.Duration) error {
 	}
 	var first error
 	for _, level := range policy.Levels() {
+		if s.o.Reach.check(level.Name) != nil {
+			continue // those who reach it sweep it
+		}
 		inUse := func(id content.ID, random string) bool {
 			holder, err := s.o.Store.Holder(ctx, id)
 			return err != nil || strings.HasSuffix(string(holder), " "+random)

@@ -1,0 +1,150 @@
+package state
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// Worker is a living worker as it announces itself.
+type Worker struct {
+	ID    string
+	Tiers []string // names of the levels whose tiers it reaches; nil: all
+}
+
+// Reaches tells whether the worker reaches all these tiers.
+func (w Worker) Reaches(tiers ...string) bool {
+	if w.Tiers == nil {
+		return true
+	}
+	for _, t := range tiers {
+		found := false
+		for _, mine := range w.Tiers {
+			found = found || mine == t
+		}
+		if !found {
+			return false
+		}
+	}
+	return true
+}
+
+// tiers is how a worker's tiers stand in Redis: names with commas between, or * for all.
+func (w Worker) tiers() string {
+	if w.Tiers == nil {
+		return "*"
+	}
+	return strings.Join(w.Tiers, ",")
+}
+
+// announceScript tells that a worker lives, forgets those that have not for a while, and lists the living. Time is that
+// of the server.
+//
+//	KEYS  workers:{group}
+//	ARGV  worker id, its tiers, how long an announcement counts in ms
+//	->    id, tiers of each living worker
+var announceScript = redis.NewScript(`
+local t = redis.call('TIME')
+local now = t[1] * 1000 + math.floor(t[2] / 1000)
+redis.call('HSET', KEYS[1], ARGV[1], string.format('%.0f %s', now, ARGV[2]))
+local living = {}
+local all = redis.call('HGETALL', KEYS[1])
+for i = 1, #all, 2 do
+  local seen, tiers = string.match(all[i+1], '^(%d+) (.*)$')
+  if not seen or now - seen > tonumber(ARGV[3]) then
+    redis.call('HDEL', KEYS[1], all[i])
+  else
+    living[#living+1] = all[i]
+    living[#living+1] = tiers
+  end
+end
+return living`)
+
+// Announce tells the others of a group that a worker lives, for as long as counts says, and returns all that do. What
+// they make of it decides only who does what: that each thing is done once, others see to.
+func (s *Store) Announce(ctx context.Context, group string, w Worker, counts time.Duration) ([]Worker, error) {
+	if err := s.agreed(ctx); err != nil {
+		return nil, err
+	}
+	list, err := announceScript.Run(ctx, s.rdb, []string{s.keys.Workers(group)}, w.ID, w.tiers(), counts.Milliseconds()).StringSlice()
+	if err == nil && len(list)%2 != 0 {
+		err = fmt.Errorf("%d values", len(list))
+	}
+	if err != nil {
+		return nil, unavailable("announce to", s.keys.Workers(group), err)
+	}
+	living := make([]Worker, 0, len(list)/2)
+	for i := 0; i < len(list); i += 2 {
+		o := Worker{ID: list[i]}
+		if list[i+1] != "*" {
+			o.Tiers = strings.Split(list[i+1], ",")
+		}
+		living = append(living, o)
+	}
+	return living, nil
+}
+
+// Leave tells that a worker stops taking on work.
+func (s *Store) Leave(ctx context.Context, group, id string) error {
+	if err := s.rdb.HDel(ctx, s.keys.Workers(group), id).Err(); err != nil {
+		return unavailable("leave", s.keys.Workers(group), err)
+	}
+	return nil
+}
+
+// handScript gives an entry that is still ours to another consumer, which has its full time for it. This is
+// no attempt.
+//
+//	KEYS  stream
+//	ARGV  group, our consumer, entry id, their consumer
+//	->    1, 0 where it is not ours
+var handScript = redis.NewScript(`
+local p = redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[3], ARGV[3], 1, ARGV[2])
+if #p == 0 then return 0 end
+redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[4], 0, ARGV[3], 'JUSTID')
+return 1`)
+
+// Hand gives a pending entry of ours to another consumer of the group. false: it is not ours any more.
+func (s *Store) Hand(ctx context.Context, stream, group, from, entryID, to string) (bool, error) {
+	n, err := handScript.Run(ctx, s.rdb, []string{stream}, group, from, entryID, to).Int()
+	if err != nil {
+		return false, unavailable("hand over", entryID, err)
+	}
+	return n == 1, nil
+}
+
+// unreachableFor is how long the news counts that nobody reaches some tiers: longer than those who met such an entry wait.
+const unreachableFor = 2 * time.Minute
+
+// NobodyReaches makes known that entries wait for a relocator that reaches all these tiers.
+func (s *Store) NobodyReaches(ctx context.Context, tiers ...string) error {
+	key := s.keys.Unreachable()
+	_, err := s.rdb.Pipelined(ctx, func(pipe redis.Pipeliner) error {
+		pipe.HSet(ctx, key, strings.Join(tiers, ","), formatNow())
+		pipe.Expire(ctx, key, unreachableFor)
+		return nil
+	})
+	if err != nil {
+		return unavailable("write", key, err)
+	}
+	return nil
+}
+
+// Unreachable are sets of tiers that nobody reached lately, and when that was last found: what NobodyReaches was told.
+func (s *Store) Unreachable(ctx context.Context) (map[string]time.Time, error) {
+	all, err := s.rdb.HGetAll(ctx, s.keys.Unreachable()).Result()
+	if err != nil && !errors.Is(err, redis.Nil) {
+		return nil, unavailable("read", s.keys.Unreachable(), err)
+	}
+	found := map[string]time.Time{}
+	for tiers, at := range all {
+		if t, err := time.Parse(time.RFC3339Nano, at); err == nil && time.Since(t) < unreachableFor {
+			found[tiers] = t
+		}
+	}
+	return found, nil
+}
