@@ -340,11 +340,7 @@ func (w *world) checkSettled(t *testing.T) {
 // crash kills a container's process without a word, as the kernel does: the restart policy brings it back.
 func (w *world) crash(t *testing.T, id string) {
 	t.Helper()
-	pid, err := strconv.Atoi(w.inspect(t, id, "{{.State.Pid}}"))
-	if err != nil || pid <= 1 {
-		t.Fatalf("container %s has the process %d (%v)", id, pid, err)
-	}
-	ok(t, syscall.Kill(pid, syscall.SIGKILL))
+	w.signal(t, id, syscall.SIGKILL)
 }
 
 // pause stops every thread of a container's process, as `docker pause` does. That itself is not used: where it meets a
@@ -352,12 +348,23 @@ func (w *world) crash(t *testing.T, id string) {
 // cgroup v1), and no command about the container returns.
 func (w *world) pause(t *testing.T, id string) {
 	t.Helper()
-	must[string](t)(w.command("docker", "kill", "--signal", "STOP", id))
+	w.signal(t, id, syscall.SIGSTOP)
 }
 
 func (w *world) unpause(t *testing.T, id string) {
 	t.Helper()
-	must[string](t)(w.command("docker", "kill", "--signal", "CONT", id))
+	w.signal(t, id, syscall.SIGCONT)
+}
+
+// signal does not go through `docker kill`: whatever the signal, Docker takes that as a wish that the container stop,
+// and its restart policy does not count from then on.
+func (w *world) signal(t *testing.T, id string, s syscall.Signal) {
+	t.Helper()
+	pid, err := strconv.Atoi(w.inspect(t, id, "{{.State.Pid}}"))
+	if err != nil || pid <= 1 {
+		t.Fatalf("container %s has the process %d (%v)", id, pid, err)
+	}
+	ok(t, syscall.Kill(pid, s))
 }
 
 // refusals looks for what Redis has refused a service in all the tests: each would be a command or a key that
