@@ -134,6 +134,14 @@ func (s *Store) NobodyReaches(ctx context.Context, tiers ...string) error {
 	return nil
 }
 
+// Reached takes back what NobodyReaches has told.
+func (s *Store) Reached(ctx context.Context, tiers ...string) error {
+	if err := s.rdb.HDel(ctx, s.keys.Unreachable(), strings.Join(tiers, ",")).Err(); err != nil {
+		return unavailable("write", s.keys.Unreachable(), err)
+	}
+	return nil
+}
+
 // Unreachable are sets of tiers that nobody reached lately, and when that was last found: what NobodyReaches was told.
 func (s *Store) Unreachable(ctx context.Context) (map[string]time.Time, error) {
 	all, err := s.rdb.HGetAll(ctx, s.keys.Unreachable()).Result()

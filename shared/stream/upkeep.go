@@ -46,6 +46,14 @@ func (c *Consumer) createGroup(ctx context.Context) error {
 	if err != nil && strings.HasPrefix(err.Error(), "BUSYGROUP") {
 		return nil
 	}
+	if err == nil && start != "0" {
+		// A wipe between the two commands would leave the group behind the stream's end, where nothing is ever new.
+		info, ierr := c.o.Redis.XInfoStream(ctx, c.o.Stream).Result()
+		if ierr == nil && Newer(start, info.LastGeneratedID) {
+			ierr = c.o.Redis.XGroupSetID(ctx, c.o.Stream, c.o.Group, "0").Err()
+		}
+		err = ierr
+	}
 	if err == nil && c.settledTo != "" {
 		c.o.Log.Error("the consumer group had vanished; it was made again", zap.String("start", start))
 	}

@@ -61,6 +61,7 @@ func (o Options) handOver(d *stream.Delivery, group string, err error) bool {
 			o.Log.Error("no living relocator reaches these tiers: what needs them waits. Start one, or set TIERFLOW_TIERS",
 				zap.Strings("tiers", far.tiers), zap.String("entry", d.ID), zap.String("cid", d.Values["cid"]))
 		} else {
+			_ = o.Store.Reached(ctx, far.tiers...) // else it is forgotten by itself
 			o.Log.Info("there is a relocator again that reaches these tiers", zap.Strings("tiers", far.tiers), zap.String("worker", to))
 		}
 	}
