@@ -182,15 +182,19 @@ func TestWorkersThatReachOtherTiersHaveEveryPartitionToo(t *testing.T) {
 		join(t, store, state.Worker{ID: "c", Tiers: []string{"gold", "bronze"}}),
 	}
 	eventually(t, "two share, one has all", 4, all, 2, 2, 4)
-	for p := range 4 {
-		if got := all[0].Capable(p, "x", "gold", "bronze"); got != "c" {
-			t.Errorf("partition %d: %q reaches gold", p, got)
+	// Each hears of the others with its next announcement.
+	testserver.Eventually(t, "they know of each other", 20*time.Second, func() error {
+		for p := range 4 {
+			if got := all[0].Capable(p, "x", "gold", "bronze"); got != "c" {
+				return fmt.Errorf("partition %d: %q reaches gold", p, got)
+			}
+			if got := all[2].Capable(p, "x", "silver"); got != "a" && got != "b" {
+				return fmt.Errorf("partition %d: %q reaches silver", p, got)
+			}
+			if got := all[0].Capable(p, "x", "silver", "gold"); got != "" {
+				return fmt.Errorf("partition %d: %q reaches both", p, got)
+			}
 		}
-		if got := all[2].Capable(p, "x", "silver"); got != "a" && got != "b" {
-			t.Errorf("partition %d: %q reaches silver", p, got)
-		}
-		if got := all[0].Capable(p, "x", "silver", "gold"); got != "" {
-			t.Errorf("partition %d: %q reaches both", p, got)
-		}
-	}
+		return nil
+	})
 }
