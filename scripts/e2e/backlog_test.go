@@ -75,11 +75,13 @@ func TestWhoeverIsAwayViewsAreAcceptedUpToTheLimitAndNoneOfThemIsLost(t *testing
 			default:
 				t.Fatalf("%s away: %d %s, Retry-After %q", c.who, status, body, retryAfter)
 			}
-			unsettled, err := store.Unsettled(t.Context())
-			w.must("read the backlog", err)
-			if unsettled > limit {
-				t.Fatalf("%s away: %d entries are not settled", c.who, unsettled)
-			}
+			// Read while an entry goes from one stream to the next, it counts twice; what is too much for true stays.
+			testserver.Eventually(t, c.who+" away: the backlog keeps its limit", patience, func() error {
+				if n, err := store.Unsettled(t.Context()); err != nil || n > limit {
+					return fmt.Errorf("%d entries are not settled (%v)", n, err)
+				}
+				return nil
+			})
 		}
 		if accepted < limit/2 || refused == 0 {
 			t.Errorf("%s away: %d accepted, %d refused", c.who, accepted, refused)
