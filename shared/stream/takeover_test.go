@@ -1,0 +1,270 @@
+package stream_test
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/tierflow/tierflow/shared/stream"
+	"github.com/tierflow/tierflow/shared/testserver"
+)
+
+func TestWhatALostReplyHadIsAdoptedAndIsNoAttempt(t *testing.T) {
+	w := newWorld(t)
+	ids := w.add(5)
+	gate, url := testserver.RedisGate(t, w.url)
+	cut := gate.CutReply("xreadgroup")
+	handle, got := w.hands()
+	w.run(stream.Options{Redis: w.client(url), Slots: 5, Handle: handle})
+	next(w, cut)
+	var seen []string
+	for range ids {
+		h := next(w, got)
+		if h.Attempt != 1 {
+			t.Errorf("%s is handed out as attempt %d", h.ID, h.Attempt)
+		}
+		seen = append(seen, h.ID)
+		w.settle(h)
+	}
+	slices.Sort(seen)
+	if !slices.Equal(seen, ids) {
+		t.Fatalf("got %v, want %v", seen, ids)
+	}
+	w.nothingIsLeft()
+	none(w, got)
+}
+
+func TestALostReplyOfATakeOverLosesNothing(t *testing.T) {
+	w := newWorld(t)
+	w.add(1)
+	w.group("g")
+	id := w.read("g", "dead", 1)[0]
+	gate, url := testserver.RedisGate(t, w.url)
+	var once sync.Once
+	var cut <-chan struct{}
+	// Cut the reply of the first take-over that takes something: the entry must be idle long enough.
+	testserver.Eventually(w, "the dead one's entry is idle", soon, func() error {
+		if p := w.pendingOf(id); p.Idle < short {
+			return fmt.Errorf("idle %s", p.Idle)
+		}
+		return nil
+	})
+	once.Do(func() { cut = gate.CutReply("xautoclaim") })
+	handle, got := w.hands()
+	w.run(stream.Options{Redis: w.client(url), Handle: handle})
+	next(w, cut)
+	h := next(w, got)
+	if h.ID != id {
+		t.Fatalf("got %s", h.ID)
+	}
+	w.settle(h)
+	w.nothingIsLeft()
+}
+
+func TestAPausedConsumerDoesNotStealBackWhatOthersTookOver(t *testing.T) {
+	w := newWorld(t)
+	gate, url := testserver.RedisGate(t, w.url)
+	handleA, gotA := w.hands()
+	a := w.run(stream.Options{Consumer: "a", Redis: w.client(url), Handle: handleA})
+	id := w.add(1)[0]
+	ha := next(w, gotA)
+
+	gate.Close() // to Redis, a is paused
+	handleB, gotB := w.hands()
+	b := w.run(stream.Options{Consumer: "b", Handle: handleB})
+	hb := next(w, gotB)
+	if hb.ID != id || hb.Attempt != 2 {
+		t.Fatalf("taken over: %s, attempt %d", hb.ID, hb.Attempt)
+	}
+	if ha.Context.Err() != nil {
+		t.Fatal("a cannot know yet")
+	}
+	gate.Open()
+	next(w, ha.Context.Done())
+	if context.Cause(ha.Context) == context.Canceled {
+		t.Error("the cancellation has no cause")
+	}
+	ha.answer <- obedient
+	a.upkeeps(2)
+	b.upkeeps(2)
+	if p := w.pendingOf(id); p.Consumer != "b" {
+		t.Fatalf("it is %s's", p.Consumer)
+	}
+	if hb.Context.Err() != nil {
+		t.Fatal("b has lost it")
+	}
+	w.settle(hb)
+	w.nothingIsLeft()
+	none(w, gotA)
+	none(w, gotB)
+}
+
+func TestAHeartbeatKeepsLongWorkAndWhatIsParked(t *testing.T) {
+	w := newWorld(t)
+	handle, got := w.hands()
+	r := w.run(stream.Options{Consumer: "a", Slots: 2, Handle: handle})
+	other := w.run(stream.Options{Consumer: "b", Handle: func(ds []*stream.Delivery) {
+		t.Errorf("b got %s", ds[0].ID)
+	}, Hold: func() bool { return true }})
+	w.add(2)
+	first, second := next(w, got), next(w, got)
+	second.answer <- func(d *stream.Delivery) { d.Later(time.Hour) }
+	for range 12 { // for longer than MinIdle
+		r.upkeeps(1)
+		for _, p := range w.pending() {
+			if p.Consumer != "a" || p.Idle > short {
+				t.Fatalf("%+v", p)
+			}
+		}
+	}
+	other.upkeeps(1)
+	if first.Context.Err() != nil {
+		t.Fatal("lost")
+	}
+	w.settle(first)
+}
+
+func TestAHandlerWithoutASignOfLifeLosesItsEntryToAnotherConsumer(t *testing.T) {
+	w := newWorld(t)
+	gotA := make(chan hand, 10)
+	a := w.run(stream.Options{Consumer: "a", Slots: 2, Handle: func(ds []*stream.Delivery) {
+		gotA <- hand{ds[0], nil}
+		select {
+		case <-ds[0].Context.Done():
+		case <-w.over:
+		}
+	}})
+	id := w.add(1)[0]
+	ha := next(w, gotA)
+	// Alone, a leaves it where it is, and does not hand it out twice.
+	testserver.Eventually(w, "nobody renews it", soon, func() error {
+		if p := w.pendingOf(id); p.Idle < short {
+			return fmt.Errorf("idle %s", p.Idle)
+		}
+		return nil
+	})
+	a.upkeeps(3)
+	none(w, gotA)
+	if p := w.pendingOf(id); p.Idle < short || p.RetryCount != 1 {
+		t.Fatalf("a has touched it: %+v", p)
+	}
+	handleB, gotB := w.hands()
+	w.run(stream.Options{Consumer: "b", Handle: handleB})
+	hb := next(w, gotB)
+	if hb.ID != id || hb.Attempt != 2 {
+		t.Fatalf("taken over: %s, attempt %d", hb.ID, hb.Attempt)
+	}
+	next(w, ha.Context.Done())
+	w.settle(hb)
+	w.nothingIsLeft()
+}
+
+func TestADeadConsumersEntryBehindTwentyLiveOnesIsTakenOver(t *testing.T) {
+	w := newWorld(t)
+	w.add(21)
+	var live sync.WaitGroup
+	live.Add(20)
+	end := make(chan struct{})
+	w.run(stream.Options{Consumer: "live", Slots: 20, Handle: func(ds []*stream.Delivery) {
+		live.Done()
+		for {
+			ds[0].Progress()
+			select {
+			case <-w.over:
+				return
+			case <-end:
+				w.ack(ds[0].ID)
+				ds[0].Settled()
+				return
+			case <-time.After(10 * time.Millisecond):
+			}
+		}
+	}})
+	live.Wait()
+	dead := w.read("g", "dead", 1)[0]
+	handle, got := w.hands()
+	w.run(stream.Options{Consumer: "heir", Handle: handle})
+	h := next(w, got)
+	if h.ID != dead || h.Attempt != 2 {
+		t.Fatalf("got %s, attempt %d, not %s", h.ID, h.Attempt, dead)
+	}
+	w.settle(h)
+	close(end)
+	w.nothingIsLeft()
+}
+
+func TestTakingOverStopsWhereTheSlotsEnd(t *testing.T) {
+	w := newWorld(t)
+	w.add(10)
+	w.group("g")
+	w.read("g", "dead", 10)
+	handle, got := w.hands()
+	r := w.run(stream.Options{Slots: 3, Handle: handle})
+	var hs []hand
+	for range 3 {
+		hs = append(hs, next(w, got))
+	}
+	r.upkeeps(3)
+	none(w, got)
+	mine := 0
+	for _, p := range w.pending() {
+		if p.Consumer == "me" {
+			mine++
+		}
+	}
+	if mine != 3 {
+		t.Fatalf("%d were taken over with 3 slots", mine)
+	}
+	for _, h := range hs {
+		w.settle(h)
+	}
+	for range 7 {
+		w.settle(next(w, got))
+	}
+	w.nothingIsLeft()
+}
+
+func TestARedeliveryOfAnEntryInHandIsNotHandedOutTwice(t *testing.T) {
+	w := newWorld(t)
+	handle, got := w.hands()
+	r := w.run(stream.Options{MinIdle: long, Slots: 2, Handle: handle})
+	id := w.add(1)[0]
+	h := next(w, got)
+	w.rdb.XGroupDestroy(t.Context(), w.stream, "g")
+	testserver.Eventually(w, "it is delivered again", soon, func() error {
+		groups, err := w.rdb.XInfoGroups(t.Context(), w.stream).Result()
+		if err != nil || len(groups) == 0 || groups[0].Pending == 0 {
+			return fmt.Errorf("%+v, %v", groups, err)
+		}
+		return nil
+	})
+	r.client.await(w, "xreadgroup", 2)
+	none(w, got)
+	if p := w.pendingOf(id); p.Consumer != "me" {
+		t.Fatalf("%+v", p)
+	}
+	w.settle(h)
+	w.nothingIsLeft()
+}
+
+func TestWhatAnotherHandsOverIsBegunSoonAndIsNoAttempt(t *testing.T) {
+	w := newWorld(t)
+	w.group("g")
+	w.add(1)
+	id := w.read("g", "a", 1)[0]
+	handle, got := w.hands()
+	w.run(stream.Options{Consumer: "b", MinIdle: long, Adopt: 50 * time.Millisecond, Handle: handle})
+	w.add(1)
+	w.settle(next(w, got)) // its first upkeep, which adopts as well, is over
+	if err := w.rdb.Do(t.Context(), "XCLAIM", w.stream, "g", "b", 0, id, "JUSTID").Err(); err != nil {
+		t.Fatal(err)
+	}
+	h := next(w, got)
+	if h.ID != id || h.Attempt != 1 {
+		t.Fatalf("%s, attempt %d", h.ID, h.Attempt)
+	}
+	w.settle(h)
+}
