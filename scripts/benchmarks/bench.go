@@ -28,13 +28,12 @@ func Parts() []Part { return []Part{ingest, moves, commit, pipeline} }
 
 // Options of Run. All but Parts are required.
 type Options struct {
-	Parts    []string  // names; none: all
-	Quick    bool      // a short run that shows that everything works; its figures say little
-	Rounds   int       // how often each case is measured
-	Contents int       // of the part scale
-	Dir      string    // an existing folder on the disk that is measured; a folder in it is used and removed
-	Environ  []string  // os.Environ(), which only main may ask
-	Log      io.Writer // what is going on
+	Parts   []string  // names; none: all
+	Quick   bool      // a short run that shows that everything works; its figures say little
+	Rounds  int       // how often each case is measured
+	Dir     string    // an existing folder on the disk that is measured; a folder in it is used and removed
+	Environ []string  // os.Environ(), which only main may ask
+	Log     io.Writer // what is going on
 }
 
 // Bench is one part that is being run. All that it hands out is taken back after the part.

@@ -31,19 +31,8 @@ const (
 var (
 	programsDir string
 	programs    = sync.OnceValues(func() (dir string, err error) {
-		ctx := context.Background()
-		root, err := stack.Root()
-		if err != nil {
-			return "", err
-		}
-		cache, err := stack.DefaultCache(ctx, root)
-		if err != nil {
-			return "", err
-		}
-		if programsDir, err = os.MkdirTemp("", "tierflow-chaos-"); err != nil {
-			return "", err
-		}
-		return programsDir, stack.Build(ctx, stack.BuildOptions{Root: root, Cache: cache, Dir: programsDir, Race: true})
+		programsDir, err = stack.BuildTemp(context.Background(), stack.BuildOptions{Race: true})
+		return programsDir, err
 	})
 )
 

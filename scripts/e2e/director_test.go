@@ -38,19 +38,11 @@ var (
 	directedDir      string
 	directedPrograms = sync.OnceValues(func() (dir string, err error) {
 		ctx := context.Background()
+		directedDir, err = stack.BuildTemp(ctx, stack.BuildOptions{Packages: []string{"./api/cmd/api", "./committer/cmd/committer"}})
+		if err != nil {
+			return "", err
+		}
 		root, err := stack.Root()
-		if err != nil {
-			return "", err
-		}
-		cache, err := stack.DefaultCache(ctx, root)
-		if err != nil {
-			return "", err
-		}
-		if directedDir, err = os.MkdirTemp("", "tierflow-directed-"); err != nil {
-			return "", err
-		}
-		err = stack.Build(ctx, stack.BuildOptions{Root: root, Cache: cache, Dir: directedDir,
-			Packages: []string{"./api/cmd/api", "./committer/cmd/committer"}})
 		if err != nil {
 			return "", err
 		}

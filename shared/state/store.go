@@ -113,8 +113,8 @@ func (s *Store) Forget(ctx context.Context, id content.ID) error {
 }
 
 // Unsettled is the number of entries of all three streams that their groups have not settled: unread and pending, over
-// all partitions. All three, because each is work that an accepted view has made: what only views were counted for, a committer that is
-// away would let grow without end.
+// all partitions. All three, because each is work that an accepted view has made: were only views counted, a committer that
+// is away would let the others grow without end.
 func (s *Store) Unsettled(ctx context.Context) (int64, error) {
 	queues := s.queues()
 	groups := make([]*redis.XInfoGroupsCmd, len(queues))

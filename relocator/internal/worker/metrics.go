@@ -37,7 +37,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		tierErrors: counter("tier_errors_total", "Moves and releases that a tier has stopped, by level and kind: no-space, "+
 			"tier-refused (it is away, or fails as a whole), suspect (an I/O error, read-only, permissions).", "level", "kind"),
 		tierSuspects: prometheus.NewGaugeVec(prometheus.GaugeOpts{Namespace: "tierflow", Subsystem: "relocator", Name: "tier_suspect",
-			Help: "1 from an error of kind suspect until a move or a release that used the tier has succeeded."}, []string{"level"}),
+			Help: "1 from an error of kind suspect until a move that used the tier, or a release that cleared something there, has succeeded."}, []string{"level"}),
 		deadTotal: counter("dead_total", "Entries that failed for good, by stage and reason.", "stage", "reason"),
 		seconds: prometheus.NewHistogram(prometheus.HistogramOpts{Namespace: "tierflow", Subsystem: "relocator",
 			Name: "relocation_seconds", Help: "From the look-up to the durable copy.",

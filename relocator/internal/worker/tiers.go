@@ -20,7 +20,7 @@ const (
 
 // Tiers knows which tiers are in trouble, by level. One that is full, away or fails to be written rests: what needs it
 // waits without trying, longer each time, while other tiers go on. One that reported an I/O error, that is read-only, or
-// whose permissions are wrong is suspect, until a move or a release that used it has succeeded.
+// whose permissions are wrong is suspect, until a move that used it, or a release that cleared something there, has succeeded.
 type Tiers struct {
 	metrics *Metrics
 	log     *zap.Logger

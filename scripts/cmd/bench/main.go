@@ -20,7 +20,6 @@ type arguments struct {
 	Parts  []string `arg:"" optional:"" help:"Parts to run: see above; default: all."`
 	Quick  bool     `help:"A short run that shows that everything works: its figures say little."`
 	Rounds int      `help:"How often each case is measured. Default: 5, with --quick 1."`
-	Scale  int      `help:"Contents in MySQL for the part scale. Default: 10,000,000, with --quick 50,000."`
 	Dir    string   `type:"existingdir" default:"." help:"A folder on the disk to measure: what is made in it is removed."`
 	JSON   string   `name:"json" placeholder:"FILE" help:"Write all values to a file."`
 }
@@ -46,16 +45,13 @@ func main() {
 
 func run(ctx context.Context, a arguments, environ []string) error {
 	o := benchmarks.Options{
-		Parts: a.Parts, Quick: a.Quick, Rounds: 5, Contents: 10_000_000, Dir: a.Dir, Environ: environ, Log: os.Stderr,
+		Parts: a.Parts, Quick: a.Quick, Rounds: 5, Dir: a.Dir, Environ: environ, Log: os.Stderr,
 	}
 	if a.Quick {
-		o.Rounds, o.Contents = 1, 50_000
+		o.Rounds = 1
 	}
 	if a.Rounds > 0 {
 		o.Rounds = a.Rounds
-	}
-	if a.Scale > 0 {
-		o.Contents = a.Scale
 	}
 	report, err := benchmarks.Run(ctx, o)
 	if report == nil {

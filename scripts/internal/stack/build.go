@@ -71,6 +71,21 @@ func Build(ctx context.Context, o BuildOptions) error {
 	return nil
 }
 
+// BuildTemp is Build for tests: into a new folder, which the caller removes, also after an error. It finds o.Root, o.Dir
+// and o.Cache by itself.
+func BuildTemp(ctx context.Context, o BuildOptions) (dir string, err error) {
+	if o.Root, err = Root(); err != nil {
+		return "", err
+	}
+	if o.Cache, err = DefaultCache(ctx, o.Root); err != nil {
+		return "", err
+	}
+	if o.Dir, err = os.MkdirTemp("", "tierflow-programs-"); err != nil {
+		return "", err
+	}
+	return o.Dir, Build(ctx, o)
+}
+
 // link gives a program a second name that a later Build does not replace, by a copy where it must.
 func link(from, to string) error {
 	if err := os.Remove(to); err != nil && !errors.Is(err, fs.ErrNotExist) {
