@@ -1,9 +1,13 @@
 package benchmarks
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
+	"strconv"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 
@@ -13,25 +17,93 @@ import (
 
 // clear empties Redis, but for the relocators' group: what is there afterwards comes from the next measurement.
 func (p *posts) clear(ctx context.Context) error {
+	var err error
+	if p.before, err = p.answered(ctx); err != nil {
+		return err
+	}
 	if err := p.stack.Redis.FlushAll(ctx).Err(); err != nil {
 		return err
 	}
 	return p.stack.Redis.XGroupCreateMkStream(ctx, p.stack.Keys.Views(), state.GroupRelocator, "0").Err()
 }
 
-// account checks that every post that was answered with 200 is in the stream, once, and that the state of each content
-// is its newest event's. Posts that were under way at the end, one a connection, may be there as well.
-func (p *posts) account(ctx context.Context, r result) error {
-	counts, events := map[string]bool{}, map[string]bool{}
-	newest := map[content.ID]redis.XMessage{}
-	entries := 0
-	for from := "-"; ; {
-		page, err := p.stack.Redis.XRangeN(ctx, p.stack.Keys.Views(), from, "+", 10_000).Result()
+// answered is how many single posts the api has answered since it started, by status class such as "2xx".
+func (p *posts) answered(ctx context.Context) (map[string]int, error) {
+	a, err := p.stack.Call(ctx, http.MethodGet, "/metrics", "", "")
+	if err != nil {
+		return nil, err
+	}
+	n := map[string]int{}
+	for line := range bytes.Lines([]byte(a.Body)) {
+		rest, ok := bytes.CutPrefix(line, []byte(`tierflow_http_requests_total{route="/post_sentence",status="`))
+		if !ok {
+			continue
+		}
+		class, value, _ := bytes.Cut(rest, []byte(`"} `))
+		v, err := strconv.ParseFloat(string(bytes.TrimSpace(value)), 64)
+		if err != nil {
+			return nil, fmt.Errorf("/metrics: %s: %w", line, err)
+		}
+		n[string(class)] = int(v)
+	}
+	if len(n) == 0 {
+		return nil, fmt.Errorf("/metrics does not say how many requests were answered: %d %s", a.Status, a.Body)
+	}
+	return n, nil
+}
+
+// account checks that every single post that the api has answered since clear was answered with 200, is in the stream,
+// once, and that the state of each content is its newest event's. Of ok answers the load generator knows; of those that
+// were under way when it ended, late at most, the api alone.
+func (p *posts) account(ctx context.Context, ok, late int) error {
+	var l ledger
+	var answered int
+	// What is under way is answered now, although nobody listens any more.
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		n, err := p.answered(ctx)
 		if err != nil {
 			return err
 		}
-		if len(page) == 0 {
+		for class := range n {
+			if n[class] -= p.before[class]; class != "2xx" && n[class] > 0 {
+				return fmt.Errorf("%d posts were answered with %s", n[class], class)
+			}
+		}
+		length, err := p.stack.Redis.XLen(ctx, p.stack.Keys.Views()).Result()
+		if err != nil {
+			return err
+		}
+		over := time.Now().After(deadline)
+		if answered = n["2xx"]; int(length) != answered && !over {
+			continue
+		}
+		if l, err = p.read(ctx); err != nil {
+			return err
+		}
+		if l.entries == answered || over {
 			break
+		}
+	}
+	if l.entries != answered || answered < ok || answered > ok+late {
+		return fmt.Errorf("%d posts were answered with 200 and at most %d more were under way; the api has answered %d, and %d entries are in the stream",
+			ok, late, answered, l.entries)
+	}
+	return p.agrees(ctx, l)
+}
+
+// ledger is what is in the stream of view events.
+type ledger struct {
+	entries        int
+	counts, events map[string]bool
+	newest         map[content.ID]redis.XMessage // of each content
+}
+
+func (p *posts) read(ctx context.Context) (ledger, error) {
+	l := ledger{counts: map[string]bool{}, events: map[string]bool{}, newest: map[content.ID]redis.XMessage{}}
+	for from := "-"; ; {
+		page, err := p.stack.Redis.XRangeN(ctx, p.stack.Keys.Views(), from, "+", 10_000).Result()
+		if err != nil || len(page) == 0 {
+			return l, err
 		}
 		for _, e := range page {
 			count, _ := e.Values["count"].(string)
@@ -39,27 +111,24 @@ func (p *posts) account(ctx context.Context, r result) error {
 			cid, _ := e.Values["cid"].(string)
 			id, err := content.ParseID(cid)
 			if err != nil {
-				return fmt.Errorf("entry %s: cid %w", e.ID, err)
+				return l, fmt.Errorf("entry %s: cid %w", e.ID, err)
 			}
-			counts[count], events[event], newest[id] = true, true, e
+			l.counts[count], l.events[event], l.newest[id] = true, true, e
 		}
-		entries += len(page)
+		l.entries += len(page)
 		from = "(" + page[len(page)-1].ID
 	}
-	switch {
-	case entries < r.ok || entries > r.ok+connections:
-		return fmt.Errorf("%d posts were answered with 200, and %d entries are in the stream", r.ok, entries)
-	case len(counts) != entries || len(events) != entries:
-		return fmt.Errorf("%d entries are in the stream, with only %d different counts and %d different event ids",
-			entries, len(counts), len(events))
-	}
-	return p.statesAgree(ctx, newest)
 }
 
-func (p *posts) statesAgree(ctx context.Context, newest map[content.ID]redis.XMessage) error {
+// agrees checks that no two entries are of the same post, and that the state of each content is its newest entry's.
+func (p *posts) agrees(ctx context.Context, l ledger) error {
+	if len(l.counts) != l.entries || len(l.events) != l.entries {
+		return fmt.Errorf("%d entries are in the stream, with only %d different counts and %d different event ids",
+			l.entries, len(l.counts), len(l.events))
+	}
 	store := state.NewStore(state.Options{Redis: p.stack.Redis, Keys: p.stack.Keys})
 	var ids []content.ID
-	for id := range newest {
+	for id := range l.newest {
 		ids = append(ids, id)
 	}
 	states, err := store.GetMany(ctx, ids)
@@ -68,7 +137,7 @@ func (p *posts) statesAgree(ctx context.Context, newest map[content.ID]redis.XMe
 	}
 	var wrong []error
 	for i, id := range ids {
-		e, s := newest[id], states[i]
+		e, s := l.newest[id], states[i]
 		if s == nil || s.EntryID != e.ID || s.EventID != e.Values["event_id"] || s.Count.String() != e.Values["count"] {
 			wrong = append(wrong, fmt.Errorf("content %s: its newest entry is %s %v, its state %+v", id, e.ID, e.Values, s))
 		}

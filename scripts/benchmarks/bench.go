@@ -195,8 +195,21 @@ func (b *Bench) Compare(ctx context.Context, c Case) error {
 	return nil
 }
 
-// Observe notes a figure that came up beside a measurement, such as the memory that was used; any number of times.
-func (b *Bench) Observe(f Figure, value float64) {
+// Observe notes a figure that came up beside a measurement, such as the memory that was used, and what it was for others
+// in the same round; any number of times, with the same others.
+func (b *Bench) Observe(f Figure, value float64, others ...Other) {
 	row := b.report.row(b.part, f)
 	row.Values = append(row.Values, value)
+	for i, o := range others {
+		if i == len(row.Against) {
+			row.Against = append(row.Against, Against{Name: o.Name})
+		}
+		row.Against[i].Values = append(row.Against[i].Values, o.Value)
+	}
+}
+
+// Other is the same figure of something else.
+type Other struct {
+	Name  string
+	Value float64
 }

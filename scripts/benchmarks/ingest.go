@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -29,11 +30,14 @@ const (
 	firstID = 10_001
 )
 
-// posts is a running api with contents and nothing behind it, and what it is compared with.
+// posts is a running api with contents and nothing behind it.
 type posts struct {
 	*Bench
-	stack               *stack.Stack
-	redisAddr, mysqlDSN string
+	stack *stack.Stack
+	redis *localserver.Redis
+	mysql *localserver.MySQL
+
+	before map[string]int // single posts that the api had answered at the last clear, by status class
 }
 
 func runIngest(ctx context.Context, b *Bench) error {
@@ -41,8 +45,8 @@ func runIngest(ctx context.Context, b *Bench) error {
 	if err != nil {
 		return err
 	}
-	baselines, err := p.startBaselines(ctx)
-	if err != nil {
+	s := &singles{posts: p}
+	if err := s.startBaselines(ctx); err != nil {
 		return err
 	}
 	skewed := rand.NewZipf(rand.New(rand.NewPCG(1, 2)), 1.1, 1, contents-1)
@@ -57,21 +61,11 @@ func runIngest(ctx context.Context, b *Bench) error {
 		if err != nil {
 			return err
 		}
-		err = b.Compare(ctx, Case{
-			Figure: Figure{Name: "single posts, " + l.name, Unit: "posts/s"},
-			Ours:   Subject{Name: "api", Measure: func(ctx context.Context) (float64, error) { return p.measure(ctx, load) }},
-			Against: []Subject{
-				{Name: "bare echo handler", AtLeast: 0.55, Measure: func(ctx context.Context) (float64, error) {
-					r, err := load.run(ctx, "http://"+baselines+"/echo")
-					return r.rate(), err
-				}},
-				{Name: "look up and SET for each", AtLeast: 5, Measure: func(ctx context.Context) (float64, error) {
-					r, err := load.run(ctx, "http://"+baselines+"/original")
-					return r.rate(), err
-				}},
-			},
-		})
+		most, err := s.most(ctx, load)
 		if err != nil {
+			return err
+		}
+		if err := s.answerTimes(ctx, load, most/2); err != nil {
 			return err
 		}
 	}
@@ -81,27 +75,26 @@ func runIngest(ctx context.Context, b *Bench) error {
 // startPosts starts servers and an api with n contents, of which half lie where the counts that are posted call for.
 // No relocator runs: the events stay in the stream, to be counted.
 func startPosts(ctx context.Context, b *Bench, n int, redis localserver.Options, settings map[string]string) (*posts, error) {
-	server, err := b.Redis(ctx, redis)
+	p := &posts{Bench: b}
+	var err error
+	if p.redis, err = b.Redis(ctx, redis); err != nil {
+		return nil, err
+	}
+	if p.mysql, err = b.MySQL(ctx, localserver.Options{}); err != nil {
+		return nil, err
+	}
+	p.stack, err = b.Stack(ctx, stack.Options{RedisURL: p.redis.URL(), MySQLDSN: p.mysql.DSN("tierflow"), Settings: settings})
 	if err != nil {
 		return nil, err
 	}
-	dsn, err := b.MySQL(ctx, localserver.Options{})
-	if err != nil {
-		return nil, err
-	}
-	s, err := b.Stack(ctx, stack.Options{RedisURL: server.URL(), MySQLDSN: dsn, Settings: settings})
-	if err != nil {
-		return nil, err
-	}
-	p := &posts{Bench: b, stack: s, redisAddr: server.Addr(), mysqlDSN: dsn}
 	if err := p.insert(ctx, n); err != nil {
 		return nil, err
 	}
 	// A rewrite of the append-only file in the middle of one measurement would be missing in the next.
-	if err := s.Redis.ConfigSet(ctx, "auto-aof-rewrite-percentage", "0").Err(); err != nil {
+	if err := p.stack.Redis.ConfigSet(ctx, "auto-aof-rewrite-percentage", "0").Err(); err != nil {
 		return nil, err
 	}
-	return p, s.API.Start(ctx)
+	return p, p.stack.API.Start(ctx)
 }
 
 // insert makes rows; there are no files.
@@ -124,39 +117,165 @@ func (p *posts) insert(ctx context.Context, n int) error {
 	return nil
 }
 
-// startBaselines starts what the api is compared with and returns its address.
-func (p *posts) startBaselines(ctx context.Context) (addr string, err error) {
-	err = stack.Build(ctx, stack.BuildOptions{Root: p.Root, Dir: p.Programs, Cache: filepath.Join(p.Dir, "cache"),
+// singles are posts of one count each, to the api and to what it is compared with.
+type singles struct {
+	*posts
+	baseline *child.Process
+	addr     string // the baseline's
+}
+
+// What single posts are posted to.
+const (
+	toAPI      = "api"
+	toEcho     = "bare echo handler"
+	toOriginal = "look up and SET for each"
+)
+
+// startBaselines starts what the api is compared with.
+func (s *singles) startBaselines(ctx context.Context) error {
+	err := stack.Build(ctx, stack.BuildOptions{Root: s.Root, Dir: s.Programs, Cache: filepath.Join(s.Dir, "cache"),
 		Packages: []string{"./scripts/cmd/baseline"}})
 	if err != nil {
-		return "", err
+		return err
 	}
 	port, err := localserver.FreePort()
 	if err != nil {
-		return "", err
+		return err
 	}
-	addr = fmt.Sprintf("127.0.0.1:%d", port)
-	c := child.New(child.Options{
-		Name: "baseline", Log: filepath.Join(p.Dir, "baseline.log"),
+	s.addr = fmt.Sprintf("127.0.0.1:%d", port)
+	s.baseline = child.New(child.Options{
+		Name: "baseline", Log: filepath.Join(s.Dir, "baseline.log"),
 		Command: func() *exec.Cmd {
-			return exec.Command(filepath.Join(p.Programs, "baseline"), addr, p.mysqlDSN, p.redisAddr)
+			return exec.Command(filepath.Join(s.Programs, "baseline"), s.addr, s.mysql.DSN("tierflow"), s.redis.Addr())
 		},
-		Ready: func(ctx context.Context, _ int) error { return answers(ctx, addr) },
+		Ready: func(ctx context.Context, _ int) error { return answers(ctx, s.addr) },
 	})
-	p.Cleanup(c.Kill)
-	return addr, c.Start(ctx)
+	s.Cleanup(s.baseline.Kill)
+	return s.baseline.Start(ctx)
 }
 
-// measure posts for a while and checks what became of it.
-func (p *posts) measure(ctx context.Context, l *load) (float64, error) {
-	if err := p.clear(ctx); err != nil {
-		return 0, err
+// most posts as fast as answers come, to each in turn, and returns the api's median of posts a second. What each program
+// takes of the CPU for a post says more than the rate where others use the machine as well.
+func (s *singles) most(ctx context.Context, l *load) (float64, error) {
+	addresses := map[string]string{toAPI: s.stack.API.Addr + "/post_sentence", toEcho: s.addr + "/echo", toOriginal: s.addr + "/original"}
+	costs := map[string][]cost{}
+	var rates []float64
+	measure := func(to string) func(context.Context) (float64, error) {
+		return func(ctx context.Context) (float64, error) {
+			if err := s.clear(ctx); err != nil {
+				return 0, err
+			}
+			m, err := startMeter(s.programs(to))
+			if err != nil {
+				return 0, err
+			}
+			r, err := l.run(ctx, "http://"+addresses[to])
+			if err != nil {
+				return 0, err
+			}
+			used, err := m.used()
+			if err != nil {
+				return 0, err
+			}
+			used["wrk"] = r.cpu
+			costs[to] = append(costs[to], costOf(used, r.ok))
+			if to != toAPI {
+				return r.rate(), nil
+			}
+			rates = append(rates, r.rate())
+			return r.rate(), s.account(ctx, r.ok, connections)
+		}
 	}
-	r, err := l.run(ctx, "http://"+p.stack.API.Addr+"/post_sentence")
+	name := "single posts, " + l.name
+	err := s.Compare(ctx, Case{
+		Figure: Figure{Name: name, Unit: "posts/s"},
+		Ours:   Subject{Name: toAPI, Measure: measure(toAPI)},
+		Against: []Subject{
+			{Name: toEcho, AtLeast: 0.55, Measure: measure(toEcho)},
+			{Name: toOriginal, AtLeast: 5, Measure: measure(toOriginal)},
+		},
+	})
 	if err != nil {
 		return 0, err
 	}
-	return r.rate(), p.account(ctx, r)
+	for round, ours := range costs[toAPI] {
+		echo, original := costs[toEcho][round], costs[toOriginal][round]
+		figure := func(of string) Figure { return Figure{Name: name + ", CPU of " + of, Unit: "µs/post"} }
+		s.Observe(figure("all programs"), ours.sum(), Other{toEcho, echo.sum()}, Other{toOriginal, original.sum()})
+		s.Observe(figure("the service"), ours["service"], Other{toEcho, echo["service"]}, Other{toOriginal, original["service"]})
+		s.Observe(figure("Redis"), ours["redis"], Other{toOriginal, original["redis"]})
+		s.Observe(figure("MySQL"), ours["mysql"], Other{toOriginal, original["mysql"]})
+		s.Observe(figure("wrk"), ours["wrk"], Other{toEcho, echo["wrk"]}, Other{toOriginal, original["wrk"]})
+	}
+	return spreadOf(rates).median, nil
+}
+
+// programs are those that work on what is posted there.
+func (s *singles) programs(to string) map[string]int {
+	switch to {
+	case toEcho:
+		return map[string]int{"service": s.baseline.PID()}
+	case toOriginal:
+		return map[string]int{"service": s.baseline.PID(), "redis": s.redis.PID(), "mysql": s.mysql.PID()}
+	}
+	return map[string]int{"service": s.stack.API.PID(), "redis": s.redis.PID(), "mysql": s.mysql.PID()}
+}
+
+// cost is what each program takes of the CPU for one post, in microseconds.
+type cost map[string]float64
+
+func costOf(used map[string]time.Duration, posts int) cost {
+	c := cost{}
+	for program, t := range used {
+		c[program] = float64(t.Microseconds()) / float64(posts)
+	}
+	return c
+}
+
+func (c cost) sum() float64 {
+	var sum float64
+	for _, v := range c {
+		sum += v
+	}
+	return sum
+}
+
+// answerTimes posts at a fixed rate, to the api and to the bare handler in turn.
+func (s *singles) answerTimes(ctx context.Context, l *load, rate float64) error {
+	for range s.Rounds {
+		if err := s.clear(ctx); err != nil {
+			return err
+		}
+		ours, err := l.paced(ctx, s.stack.API.Addr, "/post_sentence", rate)
+		if err != nil {
+			return err
+		}
+		if err := s.account(ctx, len(ours), 0); err != nil {
+			return err
+		}
+		echo, err := l.paced(ctx, s.addr, "/echo", rate)
+		if err != nil {
+			return err
+		}
+		name := fmt.Sprintf("single posts, %s, time to answer at half the rate, ", l.name)
+		for _, q := range []struct {
+			name   string
+			of1000 int
+			atMost float64
+		}{{"median", 500, 0}, {"99 of 100", 990, 10}, {"999 of 1,000", 999, 0}} {
+			s.Observe(Figure{Name: name + q.name, Unit: "ms", AtMost: q.atMost}, quantile(ours, q.of1000),
+				Other{toEcho, quantile(echo, q.of1000)})
+		}
+		s.Logf("single posts, %s, at %s posts/s, 99 of 100 answered within: api %s ms, %s %s ms", l.name, number(rate),
+			number(quantile(ours, 990)), toEcho, number(quantile(echo, 990)))
+	}
+	return nil
+}
+
+// quantile is the time within which so many of 1,000 are, in milliseconds; it sorts them.
+func quantile(times []time.Duration, of1000 int) float64 {
+	slices.Sort(times)
+	return float64(times[min(len(times)*of1000/1000, len(times)-1)].Microseconds()) / 1000
 }
 
 func (b *Bench) seconds() time.Duration {

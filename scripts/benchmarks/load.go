@@ -19,19 +19,23 @@ var postScript []byte
 
 // load posts view counts with wrk, which leaves most of the machine to the others.
 type load struct {
-	script, cids string // files
+	name         string
+	ids          []string // contents, in the order in which they are posted
+	script, cids string   // files
 	lasts        time.Duration
 }
 
 // newLoad prepares a load of contents in the order in which next names them.
 func newLoad(b *Bench, name string, next func() content.ID) (*load, error) {
+	l := &load{name: name, lasts: b.seconds()}
 	var cids bytes.Buffer
 	cids.WriteString("cids = {")
 	for range 1 << 17 {
-		cids.WriteString(strconv.Quote(next().String()) + ",\n")
+		id := next().String()
+		l.ids = append(l.ids, id)
+		cids.WriteString(strconv.Quote(id) + ",\n")
 	}
 	cids.WriteString("}")
-	l := &load{lasts: b.seconds()}
 	var err error
 	if l.script, err = b.writeFile("post.lua", postScript); err != nil {
 		return nil, err
@@ -43,7 +47,8 @@ func newLoad(b *Bench, name string, next func() content.ID) (*load, error) {
 // result is what a load came to.
 type result struct {
 	took time.Duration
-	ok   int // answers with 2xx
+	ok   int           // answers with 2xx
+	cpu  time.Duration // that wrk has used
 }
 
 func (r result) rate() float64 { return float64(r.ok) / r.took.Seconds() }
@@ -64,7 +69,7 @@ func (l *load) run(ctx context.Context, url string) (result, error) {
 	if status+broken > 0 {
 		return result{}, fmt.Errorf("%d of %d posts were not answered with 200, %d connections broke", status, requests, broken)
 	}
-	return result{time.Duration(us) * time.Microsecond, requests}, nil
+	return result{time.Duration(us) * time.Microsecond, requests, cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()}, nil
 }
 
 // answers tells whether something serves HTTP at the address.

@@ -23,18 +23,18 @@ func (b *Bench) Redis(ctx context.Context, o localserver.Options) (*localserver.
 	return s, nil
 }
 
-// MySQL starts a MySQL or MariaDB for the part, with an empty database of the name "tierflow", and returns its DSN. Its
-// data lie in the part's folder, unless o says otherwise.
-func (b *Bench) MySQL(ctx context.Context, o localserver.Options) (dsn string, err error) {
+// MySQL starts a MySQL or MariaDB for the part, with an empty database of the name "tierflow". Its data lie in
+// the part's folder, unless o says otherwise.
+func (b *Bench) MySQL(ctx context.Context, o localserver.Options) (*localserver.MySQL, error) {
 	if o.Dir == "" {
 		o.Dir = filepath.Join(b.Dir, "mysql")
 	}
 	s, err := localserver.StartMySQL(ctx, o)
 	if err != nil {
-		return "", err
+		return nil, err
 	}
 	b.Cleanup(s.Close)
-	return s.DSN("tierflow"), createDatabase(ctx, s.DSN(""), "tierflow")
+	return s, createDatabase(ctx, s.DSN(""), "tierflow")
 }
 
 // Stack prepares a Tierflow for the part; no service runs yet. Programs, Dir and Environ are the part's where o has none.

@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -43,11 +42,11 @@ func prepareTierflow(ctx context.Context, b *Bench, o stack.Options, files []sta
 	if err != nil {
 		return nil, err
 	}
-	dsn, err := b.MySQL(ctx, localserver.Options{Dir: filepath.Join(o.Dir, "mysql"), Durable: true})
+	mysql, err := b.MySQL(ctx, localserver.Options{Dir: filepath.Join(o.Dir, "mysql"), Durable: true})
 	if err != nil {
 		return nil, err
 	}
-	o.RedisURL, o.MySQLDSN = redis.URL(), dsn
+	o.RedisURL, o.MySQLDSN = redis.URL(), mysql.DSN("tierflow")
 	settings := map[string]string{"TIERFLOW_RELEASE_GRACE": "0s", "TIERFLOW_LOG_LEVEL": "warn"}
 	for name, value := range o.Settings {
 		settings[name] = value
@@ -112,16 +111,6 @@ func (t *tierflow) settled(ctx context.Context, begin time.Time) (time.Duration,
 		}
 		time.Sleep(5 * time.Millisecond)
 	}
-}
-
-// peakMemory is the most that a process has had in memory, in MiB.
-func peakMemory(pid int) (float64, error) {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-	if err != nil {
-		return 0, err
-	}
-	kib, err := strconv.ParseFloat(strings.TrimSuffix(field(b, "VmHWM"), " kB"), 64)
-	return kib / 1024, err
 }
 
 // inMemory is a folder on another file system than the part's, which goes with the part.
