@@ -66,7 +66,8 @@ func (l *load) paceOne(ctx context.Context, addr, path string, from, n int, firs
 		if err != nil {
 			return nil, err
 		}
-		if _, err := io.Copy(io.Discard, resp.Body); err != nil {
+		_, err = io.Copy(io.Discard, resp.Body)
+		if err := errors.Join(err, resp.Body.Close()); err != nil {
 			return nil, err
 		}
 		if resp.StatusCode != http.StatusOK {
