@@ -58,22 +58,54 @@ func (c *Catalog) Content(ctx context.Context, id content.ID) (Row, error) {
 // Contents reads the rows of these ids; an id that has none is not in the map.
 func (c *Catalog) Contents(ctx context.Context, ids []content.ID) (map[content.ID]Row, error) {
 	found := make(map[content.ID]Row, len(ids))
+	err := inPages(ids, func(in string, args []any) error {
+		rows, err := c.rows(ctx, "WHERE cid "+in, args...)
+		for _, r := range rows {
+			found[r.ID] = r
+		}
+		return err
+	})
+	if err != nil {
+		return nil, Wrap("look up contents", "", err)
+	}
+	return found, nil
+}
+
+// Placements reads where the contents of these ids lie, and calls fn for each row, in no order, with ID, Level, Filename
+// and Pinned; the rest of the row is not read. It is for those who look up thousands of contents a second.
+func (c *Catalog) Placements(ctx context.Context, ids []content.ID, fn func(Row)) error {
+	err := inPages(ids, func(in string, args []any) error {
+		rows, err := c.db.QueryContext(ctx, "SELECT cid, content_level, filename, COALESCE(pinned_level, '') FROM contents WHERE cid "+in, args...)
+		if err != nil {
+			return err
+		}
+		defer rows.Close()
+		for rows.Next() {
+			var r Row
+			if err := rows.Scan((*int64)(&r.ID), &r.Level, &r.Filename, &r.Pinned); err != nil {
+				return err
+			}
+			fn(r)
+		}
+		return rows.Err()
+	})
+	return Wrap("look up contents", "", err)
+}
+
+// inPages calls query for the ids, page by page, with the SQL "IN (?, ...)" and its arguments.
+func inPages(ids []content.ID, query func(in string, args []any) error) error {
 	for len(ids) > 0 {
 		part := ids[:min(pageSize, len(ids))]
 		ids = ids[len(part):]
 		args := make([]any, len(part))
 		for i, id := range part {
-			args[i] = id
+			args[i] = int64(id)
 		}
-		rows, err := c.rows(ctx, "WHERE cid IN (?"+strings.Repeat(", ?", len(part)-1)+")", args...)
-		if err != nil {
-			return nil, Wrap("look up contents", "", err)
-		}
-		for _, r := range rows {
-			found[r.ID] = r
+		if err := query("IN (?"+strings.Repeat(",?", len(part)-1)+")", args); err != nil {
+			return err
 		}
 	}
-	return found, nil
+	return nil
 }
 
 // ByFilename reads the row of exactly this name; fault.Unknown where there is none.

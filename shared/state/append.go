@@ -2,8 +2,8 @@ package state
 
 import (
 	"context"
-	"strconv"
 
+	"github.com/tierflow/tierflow/shared/content"
 	"github.com/tierflow/tierflow/shared/event"
 )
 
@@ -26,19 +26,29 @@ func (s *Store) Append(ctx context.Context, views []event.View) ([]string, error
 		return nil, err
 	}
 	k := s.keys.Of(views[0].ID)
-	keys := make([]string, 1, len(views)+1)
+	keys := make([]string, 1, 1+len(views))
 	keys[0] = k.Views()
-	args := make([]any, 0, 10*len(views))
-	done := strconv.Itoa(int(s.ttl.Seconds()))
-	for _, v := range views {
-		st := NewState(v)
-		ttl := "0"
-		if st.Status == Done {
-			ttl = done
+	// Pointers, because the client takes them as they are, where a value would be copied to the heap for its interface:
+	// this is the path that must be fast.
+	ttl := s.seconds()
+	args := append(make([]any, 0, 1+8*len(views)), &ttl)
+	texts := make([]string, 2*len(views))
+	newer := make(map[content.ID]bool, len(views)) // of this call: only the newest event's state need be written
+	var b []byte
+	for i := len(views) - 1; i >= 0; i-- {
+		v := &views[i]
+		b = b[:0]
+		if !newer[v.ID] {
+			newer[v.ID] = true
+			b = NewState(*v).appendHead(b)
 		}
+		texts[2*i] = string(b)
+		texts[2*i+1] = event.FormatTime(v.PostedAt)
+	}
+	for i := range views {
+		v := &views[i]
 		keys = append(keys, k.Content(v.ID))
-		args = append(args, st.head(), st.tail(), ttl, v.EventID, v.ID.String(), v.Count.String(), v.Target, v.DBLevel,
-			v.Filename, event.FormatTime(v.PostedAt))
+		args = append(args, &texts[2*i], &v.EventID, (*int64)(&v.ID), (*int64)(&v.Count), &v.Target, &v.DBLevel, &v.Filename, &texts[2*i+1])
 	}
 	ids, err := appendScript.Run(ctx, s.rdb, keys, args...).StringSlice()
 	if err != nil {

@@ -64,11 +64,13 @@ func (s State) appendOpen(b []byte) []byte {
 
 // entry id and update time are known to different sides when an event is appended, so the JSON is made of
 // parts: head + entry id + tail.
-func (s State) head() string {
-	b := s.appendOpen(make([]byte, 0, 256))
+func (s State) head() string { return string(s.appendHead(make([]byte, 0, 256))) }
+
+func (s State) appendHead(b []byte) []byte {
+	b = s.appendOpen(b)
 	b = append(b, `, "event_id": "`...)
 	b = append(b, s.EventID...)
-	return string(append(b, `", "entry_id": "`...))
+	return append(b, `", "entry_id": "`...)
 }
 
 func (s State) tail() string {

@@ -24,11 +24,7 @@ const (
 	// MaxGroup is how many events one script call carries at most.
 	// 256 events keep Redis busy for about a millisecond: long enough to be cheap, short enough for the others.
 	MaxGroup = 256
-	// lanesOfOne is how many lanes a single partition has. A lane is a connection with one call in flight; while that
-	// runs in Redis, the other lane's is made up. Where there are several partitions each has one: a call touches one
-	// partition, and a server that is away holds up only its own.
-	lanesOfOne = 2
-	// queueLength is how many requests may wait, over all lanes, and leastQueue in each.
+	// queueLength is how many events may wait, over all lanes, and leastQueue in each.
 	queueLength = 8192
 	leastQueue  = 256
 	// maxWait is the longest that a request waits for its turn; one that is older is refused unsent.
@@ -57,10 +53,8 @@ type Options struct {
 type Batcher struct {
 	store    Store
 	keys     state.Keys
-	lanes    []chan *request
+	lanes    []*lane
 	stop     chan struct{} // no more requests come: finish what is queued
-	stopped  chan struct{} // nothing will be sent any more
-	items    sync.Pool
 	backlog  backlog
 	appended prometheus.Counter
 	failed   prometheus.Counter
@@ -68,20 +62,10 @@ type Batcher struct {
 	trips    prometheus.Histogram
 }
 
-// request is one caller's events, in their order. done gets one value when err is set.
-type request struct {
-	views []event.View
-	one   [1]event.View
-	since time.Time
-	err   error
-	done  chan struct{}
-}
-
 // New makes a Batcher.
 func New(o Options) *Batcher {
 	b := &Batcher{
-		store: o.Store, keys: o.Store.Keys(), lanes: make([]chan *request, max(lanesOfOne, o.Store.Keys().Partitions())), stop: make(chan struct{}), stopped: make(chan struct{}),
-		backlog: backlog{limit: o.MaxBacklog},
+		store: o.Store, keys: o.Store.Keys(), stop: make(chan struct{}), backlog: backlog{limit: o.MaxBacklog},
 		appended: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "tierflow_ingest_events_total", Help: "View events that Redis has taken."}),
 		failed: prometheus.NewCounter(prometheus.CounterOpts{
@@ -93,9 +77,9 @@ func New(o Options) *Batcher {
 			Name: "tierflow_ingest_trip_seconds", Help: "Time of one script call.",
 			Buckets: prometheus.ExponentialBuckets(0.0001, 2, 14)}),
 	}
-	b.items.New = func() any { return &request{done: make(chan struct{}, 1)} }
-	for i := range b.lanes {
-		b.lanes[i] = make(chan *request, max(queueLength/len(b.lanes), leastQueue))
+	n := b.keys.Partitions()
+	for range n {
+		b.lanes = append(b.lanes, newLane(max(queueLength/n, leastQueue)))
 	}
 	o.Metrics.MustRegister(b.appended, b.failed, b.sizes, b.trips,
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
@@ -112,7 +96,6 @@ func (b *Batcher) Run() {
 	}
 	wg.Go(b.pollBacklog)
 	wg.Wait()
-	close(b.stopped)
 }
 
 // Stop ends Run once everything that is queued has been answered. It is called once.
@@ -124,30 +107,18 @@ func (b *Batcher) Append(v event.View) error {
 	if err := b.backlog.admit(1); err != nil {
 		return err
 	}
-	r := b.items.Get().(*request)
-	r.one[0] = v
-	r.views, r.since, r.err = r.one[:], time.Now(), nil
-	select {
-	case b.lanes[b.laneOf(v)] <- r:
-	default:
+	g, err := b.lanes[b.laneOf(v)].join(v)
+	if err != nil {
 		b.backlog.giveBack(1)
-		b.items.Put(r)
-		return fault.New(fault.Unavailable, "append view", "", errors.New("too many requests are waiting; the event was not sent"))
+		return err
 	}
-	err := b.wait(r)
-	if err != errStopping {
-		b.items.Put(r) // else it may still be queued
-	}
-	return err
+	<-g.done
+	return g.err
 }
 
-// laneOf is always the same for one content, so that its events stay in order.
-func (b *Batcher) laneOf(v event.View) int {
-	if b.keys.Partitions() == 1 {
-		return int(uint64(v.ID) % lanesOfOne)
-	}
-	return b.keys.Partition(v.ID)
-}
+// laneOf is the lane of a content's partition: a call touches one partition, a server that is away holds up only its
+// own, and the events of a content stay in order. A lane has one call in flight.
+func (b *Batcher) laneOf(v event.View) int { return b.keys.Partition(v.ID) }
 
 // AppendAll appends events; those of one content stay in order. appended is how many of them are in the stream for
 // certain, all of them unless there is an error, which is as that of Append. It waits for room in the queues.
@@ -157,124 +128,97 @@ func (b *Batcher) AppendAll(ctx context.Context, views []event.View) (appended i
 		l := b.laneOf(v)
 		byLane[l] = append(byLane[l], v)
 	}
-	var sent []*request
-	for _, vs := range byLane {
+	type part struct {
+		*group
+		n int
+	}
+	var parts []part
+	for l, vs := range byLane {
 		for len(vs) > 0 {
-			group := vs[:min(MaxGroup, len(vs))]
-			r, qerr := b.queue(ctx, group)
+			n := min(MaxGroup, len(vs))
+			g, qerr := b.queue(ctx, b.lanes[l], vs[:n])
 			if qerr != nil {
 				err = qerr
 				break
 			}
-			sent, vs = append(sent, r), vs[len(group):]
+			parts, vs = append(parts, part{g, n}), vs[n:]
 		}
 	}
-	for _, r := range sent {
-		if rerr := b.wait(r); rerr != nil {
-			err = rerr
+	for _, p := range parts {
+		<-p.done
+		if p.err != nil {
+			err = p.err
 		} else {
-			appended += len(r.views)
+			appended += p.n
 		}
 	}
 	return appended, err
 }
 
-func (b *Batcher) wait(r *request) error {
-	select {
-	case <-r.done:
-		return r.err
-	case <-b.stopped:
-		return errStopping
-	}
-}
-
-// queue hands a group of one lane over as soon as there is room.
-func (b *Batcher) queue(ctx context.Context, views []event.View) (*request, error) {
+// queue hands events of one lane over as soon as there is room.
+func (b *Batcher) queue(ctx context.Context, l *lane, views []event.View) (*group, error) {
 	if err := b.backlog.admit(len(views)); err != nil {
 		return nil, err
 	}
-	r := &request{views: views, since: time.Now(), done: make(chan struct{}, 1)}
 	full := time.NewTimer(maxWait)
 	defer full.Stop()
-	var err error
-	select {
-	case b.lanes[b.laneOf(views[0])] <- r:
-		return r, nil
-	case <-ctx.Done():
-		err = fault.New(fault.Unavailable, "append views", "", ctx.Err())
-	case <-full.C:
-		err = fault.New(fault.Unavailable, "append views", "", errors.New("too many requests are waiting"))
-	case <-b.stopped:
-		err = errStopping
+	for {
+		g, err := l.join(views...)
+		if err == nil {
+			return g, nil
+		}
+		if err == errFull {
+			select {
+			case <-l.oldest():
+				continue // there is room, unless others were quicker
+			case <-ctx.Done():
+				err = fault.New(fault.Unavailable, "append views", "", ctx.Err())
+			case <-full.C:
+			}
+		}
+		b.backlog.giveBack(len(views))
+		return nil, err
 	}
-	b.backlog.giveBack(len(views))
-	return nil, err
 }
 
-var errStopping error = fault.New(fault.Unavailable, "append view", "", errors.New("the service is stopping; the event was not sent"))
-
 // send is one lane: whatever has queued up while a call was under way is the next call.
-func (b *Batcher) send(lane chan *request) {
-	var (
-		group []*request
-		views []event.View
-		held  *request // did not fit into the last group
-	)
+func (b *Batcher) send(l *lane) {
 	for {
-		first := held
-		held = nil
-		if first == nil {
+		g := l.take()
+		if g == nil {
 			select {
-			case first = <-lane:
+			case <-l.kick:
 			case <-b.stop:
-				select {
-				case first = <-lane:
-				default:
+				if l.end() {
 					return
 				}
 			}
+			continue
 		}
-		group, views = append(group[:0], first), append(views[:0], first.views...)
-	fill:
-		for len(views) < MaxGroup {
-			select {
-			case r := <-lane:
-				if len(views)+len(r.views) > MaxGroup {
-					held = r
-					break fill
-				}
-				group, views = append(group, r), append(views, r.views...)
-			default:
-				break fill
-			}
-		}
-		b.trip(group, views)
-		clear(group)
-		clear(views)
+		b.trip(g)
+		l.recycle(g)
+		close(g.done)
 	}
 }
 
-func (b *Batcher) trip(group []*request, views []event.View) {
+// trip sends a group and sets its error.
+func (b *Batcher) trip(g *group) {
+	n := float64(len(g.views))
 	start := time.Now()
-	var err error
-	if oldest := group[0].since; start.Sub(oldest) > maxWait {
+	if start.Sub(g.since) > maxWait {
 		// Redis has been slow or away. Sending would be late for everybody behind as well.
-		err = fault.New(fault.Unavailable, "append view", "", errors.New("Redis is too slow; the event was not sent"))
+		g.err = fault.New(fault.Unavailable, "append view", "", errors.New("Redis is too slow; the event was not sent"))
 	} else {
 		ctx, cancel := context.WithTimeout(context.Background(), tripTimeout)
-		_, err = b.store.Append(ctx, views)
+		_, g.err = b.store.Append(ctx, g.views)
 		cancel()
 		b.trips.Observe(time.Since(start).Seconds())
-		b.sizes.Observe(float64(len(views)))
+		b.sizes.Observe(n)
 	}
-	if err != nil {
-		b.failed.Add(float64(len(views)))
-		b.backlog.giveBack(len(views))
+	if g.err != nil {
+		b.failed.Add(n)
+		b.backlog.giveBack(len(g.views))
 	} else {
-		b.appended.Add(float64(len(views)))
-	}
-	for _, r := range group {
-		r.err = err
-		r.done <- struct{}{}
+		b.appended.Add(n)
 	}
 }

@@ -152,7 +152,7 @@ func TestAFullQueueIsRefusedAtOnce(t *testing.T) {
 	b, _, _, _ := open(t, gate)
 	t.Cleanup(sync.OnceFunc(func() { close(gate) }))
 	refused := make(chan error, 1)
-	for i := range 6000 { // a queue has room for 4,096, and a trip for 256
+	for i := range 10_000 { // a queue has room for 8,192, and a trip for 256
 		go func() {
 			if err := b.Append(view(2, i)); err != nil {
 				select {

@@ -22,6 +22,16 @@ import (
 const (
 	// fresh is how long a row serves, counted from before it was read.
 	fresh = time.Second
+	// renewAfter is the age at which a row that has served since it was read is read again, with others and while
+	// nobody waits for it. Rows that are asked for all the time never expire; rows that are not cost no query.
+	renewAfter = 850 * time.Millisecond
+	// renewEvery is how often rows of that age are looked for, and renewMost how many of them one query reads: those
+	// who wait for another row may have to wait for such a query first.
+	renewEvery = 50 * time.Millisecond
+	renewMost  = 250
+	// renewUnused is how many times in a row a row is renewed that has not served: one among hundreds costs a tenth of
+	// one that is waited for.
+	renewUnused = 2
 	// timeout is the longest that MySQL may take: a hung server must not hold up those whose rows are known.
 	timeout = time.Second
 	// probeEvery is how often MySQL is asked while it is away.
@@ -32,7 +42,7 @@ const (
 
 // Catalog is what lookup needs of catalog.Catalog.
 type Catalog interface {
-	Contents(ctx context.Context, ids []content.ID) (map[content.ID]catalog.Row, error)
+	Placements(ctx context.Context, ids []content.ID, fn func(catalog.Row)) error
 	Policy(ctx context.Context) (content.Policy, error)
 }
 
@@ -54,6 +64,7 @@ type Cache struct {
 	begin   time.Time
 	kick    chan struct{}
 	queries prometheus.Counter
+	recent  []*entry // in the order in which they were read, the oldest first; Run's own
 
 	mu     sync.Mutex
 	next   *trip // what the next query asks for
@@ -62,8 +73,10 @@ type Cache struct {
 
 // entry is a row and when it was read, in ns since begin; expired where it must be read again.
 type entry struct {
-	row  catalog.Row
+	row  catalog.Row // of it only ID, Level, Filename and Pinned
 	read atomic.Int64
+	used atomic.Bool // has served since then
+	idle int         // renewals before this one without having served
 }
 
 type policy struct {
@@ -76,14 +89,17 @@ const expired = -int64(time.Hour)
 // trip is one query for the rows of many requests. The fields below done are set before it is closed.
 type trip struct {
 	ids   map[content.ID]bool
-	dirty []content.ID // invalidated while the query was under way
-	stale bool         // so was the policy
+	dirty []content.ID       // invalidated while the query was under way
+	stale bool               // so was the policy
+	idle  map[content.ID]int // of entries that are renewed; Run's own
 	done  chan struct{}
 	rows  map[content.ID]*entry
 	err   error
 }
 
-func newTrip() *trip { return &trip{ids: map[content.ID]bool{}, done: make(chan struct{})} }
+func newTrip() *trip {
+	return &trip{ids: map[content.ID]bool{}, idle: map[content.ID]int{}, done: make(chan struct{})}
+}
 
 // Found is a content and the levels, as they were read at most a second ago, or, while MySQL is away, before that.
 type Found struct {
@@ -236,6 +252,9 @@ func (c *Cache) cached(id content.ID) *entry {
 	if !ok {
 		return nil
 	}
+	if !e.used.Load() { // a write would take the memory away from the other cores, each time
+		e.used.Store(true)
+	}
 	return e
 }
 
@@ -271,10 +290,7 @@ func (c *Cache) join(after bool, ids ...content.ID) *trip {
 	for _, id := range ids {
 		t.ids[id] = true
 	}
-	select {
-	case c.kick <- struct{}{}:
-	default:
-	}
+	c.signal()
 	return t
 }
 
@@ -298,13 +314,19 @@ func (c *Cache) Answers(context.Context) error {
 // Run queries until ctx ends. One query is under way at a time: what is asked for meanwhile is the next one.
 func (c *Cache) Run(ctx context.Context) {
 	for {
+		var renew <-chan time.Time
+		if len(c.recent) > 0 {
+			renew = time.After(renewEvery)
+		}
 		select {
 		case <-ctx.Done():
 			c.take().fail(fault.New(fault.Unavailable, "look up content", "", errors.New("the service is stopping")))
 			return
 		case <-c.kick:
+		case <-renew:
 		}
 		t := c.take()
+		c.addDue(t)
 		err := c.fly(ctx, t)
 		c.mu.Lock()
 		c.flying = nil
@@ -319,6 +341,44 @@ func (c *Cache) Run(ctx context.Context) {
 		t.fail(err)
 		c.log.Warn("MySQL does not answer: known contents are served from memory", zap.Error(err))
 		c.await(ctx)
+	}
+}
+
+// addDue adds the rows to a trip that are to be renewed. Where more are due than one trip takes, another one follows.
+func (c *Cache) addDue(t *trip) {
+	until := c.now() - int64(renewAfter)
+	added := 0
+	for len(c.recent) > 0 && added < renewMost {
+		e := c.recent[0]
+		read := e.read.Load()
+		if read > until {
+			break
+		}
+		c.recent[0] = nil
+		c.recent = c.recent[1:]
+		idle := e.idle + 1
+		if e.used.Load() {
+			idle = 0
+		}
+		if read == expired || idle > renewUnused {
+			continue // it is read when it is asked for
+		}
+		c.mu.Lock()
+		t.ids[e.row.ID] = true // Invalidate looks for it there
+		c.mu.Unlock()
+		t.idle[e.row.ID] = idle
+		added++
+	}
+	if added == renewMost {
+		c.signal()
+	}
+}
+
+// signal has Run make a trip.
+func (c *Cache) signal() {
+	select {
+	case c.kick <- struct{}{}:
+	default:
 	}
 }
 
@@ -361,21 +421,23 @@ func (c *Cache) fly(ctx context.Context, t *trip) error {
 		ids = append(ids, id)
 	}
 	c.queries.Inc()
-	rows, err := c.catalog.Contents(ctx, ids)
+	t.rows = make(map[content.ID]*entry, len(ids))
+	err := c.catalog.Placements(ctx, ids, func(row catalog.Row) {
+		e := &entry{row: row, idle: t.idle[row.ID]}
+		e.read.Store(start)
+		t.rows[row.ID] = e
+	})
 	if err != nil {
 		return unavailable(err)
 	}
-	t.rows = make(map[content.ID]*entry, len(rows))
 	for _, id := range ids {
-		row, ok := rows[id]
-		if !ok {
+		e := t.rows[id]
+		if e == nil {
 			c.rows.Invalidate(id)
 			continue
 		}
-		e := &entry{row: row}
-		e.read.Store(start)
-		t.rows[id] = e
 		c.rows.Set(id, e)
+		c.recent = append(c.recent, e)
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -6,6 +6,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
@@ -26,15 +27,15 @@ type counted struct {
 	hold    chan chan struct{} // nil, or asked before a query returns
 }
 
-func (c *counted) Contents(ctx context.Context, ids []content.ID) (map[content.ID]catalog.Row, error) {
+func (c *counted) Placements(ctx context.Context, ids []content.ID, fn func(catalog.Row)) error {
 	c.queries.Add(1)
-	rows, err := c.Catalog.Contents(ctx, ids)
+	err := c.Catalog.Placements(ctx, ids, fn)
 	if c.hold != nil {
 		release := make(chan struct{})
 		c.hold <- release
 		<-release
 	}
-	return rows, err
+	return err
 }
 
 func open(t *testing.T, n int) (*lookup.Cache, *counted) {
@@ -119,4 +120,32 @@ func TestARowThatIsInvalidatedWhileItIsReadIsReadAgain(t *testing.T) {
 	if level := find(); level != "gold" {
 		t.Fatalf("the old row went on serving: %s", level)
 	}
+}
+
+func TestARowThatServesIsRenewedBeforeItExpires(t *testing.T) {
+	cache, db := open(t, 1)
+	find := func() {
+		if f, err := cache.Find(t.Context(), 1); err != nil || f.Row.Filename != "1" {
+			t.Fatal(f, err)
+		}
+	}
+	find()
+	find() // has served since it was read
+	testserver.Eventually(t, "a query that nobody asked for", 10*time.Second, func() error {
+		if n := db.queries.Load(); n < 2 {
+			return fmt.Errorf("%d queries", n)
+		}
+		return nil
+	})
+	// It does not serve any more: it is renewed a few times still, and then left alone.
+	seen, since := db.queries.Load(), time.Now()
+	testserver.Eventually(t, "the end of the queries", 30*time.Second, func() error {
+		if n := db.queries.Load(); n != seen {
+			seen, since = n, time.Now()
+		}
+		if quiet := time.Since(since); quiet < 2*time.Second { // more than two renewals take
+			return fmt.Errorf("a query %s ago", quiet)
+		}
+		return nil
+	})
 }
