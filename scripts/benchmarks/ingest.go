@@ -2,6 +2,7 @@ package benchmarks
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -49,23 +50,31 @@ func runIngest(ctx context.Context, b *Bench) error {
 	if err := s.startBaselines(ctx); err != nil {
 		return err
 	}
-	skewed := rand.NewZipf(rand.New(rand.NewPCG(1, 2)), 1.1, 1, contents-1)
-	for _, l := range []struct {
-		name string
-		next func() content.ID
-	}{
-		{"uniform", func() content.ID { return content.ID(firstID + rand.IntN(contents)) }},
-		{"skewed", func() content.ID { return content.ID(firstID + skewed.Uint64()) }},
+	uniform, err := newLoad(b, "uniform", func() content.ID { return content.ID(firstID + rand.IntN(contents)) })
+	if err != nil {
+		return err
+	}
+	zipf := rand.NewZipf(rand.New(rand.NewPCG(1, 2)), 1.1, 1, contents-1)
+	skewed, err := newLoad(b, "skewed", func() content.ID { return content.ID(firstID + zipf.Uint64()) })
+	if err != nil {
+		return err
+	}
+	for _, l := range []*load{uniform, skewed} {
+		most, err := s.most(ctx, l)
+		if err != nil {
+			return err
+		}
+		if err := s.answerTimes(ctx, l, most/2); err != nil {
+			return err
+		}
+	}
+	for _, part := range []func() error{
+		func() error { return s.syncedPosts(ctx, uniform) },
+		func() error { return s.batches(ctx, uniform) },
+		func() error { return s.largeBodies(ctx) },
+		func() error { return s.appends(ctx) },
 	} {
-		load, err := newLoad(b, l.name, l.next)
-		if err != nil {
-			return err
-		}
-		most, err := s.most(ctx, load)
-		if err != nil {
-			return err
-		}
-		if err := s.answerTimes(ctx, load, most/2); err != nil {
+		if err := part(); err != nil {
 			return err
 		}
 	}
@@ -157,33 +166,16 @@ func (s *singles) startBaselines(ctx context.Context) error {
 // most posts as fast as answers come, to each in turn, and returns the api's median of posts a second. What each program
 // takes of the CPU for a post says more than the rate where others use the machine as well.
 func (s *singles) most(ctx context.Context, l *load) (float64, error) {
-	addresses := map[string]string{toAPI: s.stack.API.Addr + "/post_sentence", toEcho: s.addr + "/echo", toOriginal: s.addr + "/original"}
 	costs := map[string][]cost{}
 	var rates []float64
 	measure := func(to string) func(context.Context) (float64, error) {
 		return func(ctx context.Context) (float64, error) {
-			if err := s.clear(ctx); err != nil {
-				return 0, err
+			r, c, err := s.post(ctx, l, to)
+			costs[to] = append(costs[to], c)
+			if to == toAPI {
+				rates = append(rates, r.rate())
 			}
-			m, err := startMeter(s.programs(to))
-			if err != nil {
-				return 0, err
-			}
-			r, err := l.run(ctx, "http://"+addresses[to])
-			if err != nil {
-				return 0, err
-			}
-			used, err := m.used()
-			if err != nil {
-				return 0, err
-			}
-			used["wrk"] = r.cpu
-			costs[to] = append(costs[to], costOf(used, r.ok))
-			if to != toAPI {
-				return r.rate(), nil
-			}
-			rates = append(rates, r.rate())
-			return r.rate(), s.account(ctx, r.ok, connections)
+			return r.rate(), err
 		}
 	}
 	name := "single posts, " + l.name
@@ -208,6 +200,49 @@ func (s *singles) most(ctx context.Context, l *load) (float64, error) {
 		s.Observe(figure("wrk"), ours["wrk"], Other{toEcho, echo["wrk"]}, Other{toOriginal, original["wrk"]})
 	}
 	return spreadOf(rates).median, nil
+}
+
+// post posts as fast as answers come, and accounts for what the api has answered.
+func (s *singles) post(ctx context.Context, l *load, to string) (result, cost, error) {
+	addresses := map[string]string{toAPI: s.stack.API.Addr + "/post_sentence", toEcho: s.addr + "/echo", toOriginal: s.addr + "/original"}
+	if err := s.clear(ctx); err != nil {
+		return result{}, nil, err
+	}
+	m, err := startMeter(s.programs(to))
+	if err != nil {
+		return result{}, nil, err
+	}
+	r, err := l.run(ctx, "http://"+addresses[to])
+	if err != nil {
+		return result{}, nil, err
+	}
+	used, err := m.used()
+	if err != nil {
+		return result{}, nil, err
+	}
+	used["wrk"] = r.cpu
+	if to == toAPI {
+		err = s.account(ctx, r.ok, connections)
+	}
+	return r, costOf(used, r.ok), err
+}
+
+// syncedPosts has Redis sync each append to the disk before it answers.
+func (s *singles) syncedPosts(ctx context.Context, l *load) error {
+	measure := func(fsync string) func(context.Context) (float64, error) {
+		return func(ctx context.Context) (float64, error) {
+			if err := s.stack.Redis.ConfigSet(ctx, "appendfsync", fsync).Err(); err != nil {
+				return 0, err
+			}
+			r, _, err := s.post(ctx, l, toAPI)
+			return r.rate(), errors.Join(err, s.stack.Redis.ConfigSet(ctx, "appendfsync", "everysec").Err())
+		}
+	}
+	return s.Compare(ctx, Case{
+		Figure:  Figure{Name: "single posts, " + l.name + ", appendfsync always", Unit: "posts/s"},
+		Ours:    Subject{Name: "always", Measure: measure("always")},
+		Against: []Subject{{Name: "appendfsync everysec", AtLeast: 0.75, Measure: measure("everysec")}},
+	})
 }
 
 // programs are those that work on what is posted there.

@@ -8,7 +8,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"strconv"
 	"sync"
 	"syscall"
@@ -258,28 +257,10 @@ func moveBare(from, to string, fromFolder, toFolder int) error {
 	return nil
 }
 
-var nsPerMove = regexp.MustCompile(`BenchmarkSmallMoves\S*\s+\d+\s+([0-9.]+) ns/op`)
-
 // engine runs the mover's own benchmark, which checks its results: Make, Discard and Release of n files.
 func (b *Bench) engine(ctx context.Context, n int) (float64, error) {
-	program := filepath.Join(b.Dir, "mover.test")
-	if _, err := os.Stat(program); err != nil {
-		build := exec.CommandContext(ctx, "go", "test", "-c", "-o", program, "./internal/mover")
-		build.Dir = filepath.Join(b.Root, "relocator")
-		if out, err := build.CombinedOutput(); err != nil {
-			return 0, fmt.Errorf("go test -c: %w: %s", err, out)
-		}
-	}
-	cmd := exec.CommandContext(ctx, program, "-test.run=^$", "-test.bench=SmallMoves", fmt.Sprintf("-test.benchtime=%dx", n))
-	cmd.Dir = filepath.Join(b.Root, "relocator", "internal", "mover")
-	cmd.Env = append(b.Environ, "TMPDIR="+b.Dir)
-	out, err := cmd.CombinedOutput()
-	found := nsPerMove.FindSubmatch(out)
-	if err != nil || found == nil {
-		return 0, fmt.Errorf("the mover's benchmark: %w: %s", err, out)
-	}
-	ns, err := strconv.ParseFloat(string(found[1]), 64)
-	return 1e9 / ns, err
+	each, err := b.goBenchmark(ctx, "relocator/internal/mover", "SmallMoves", n, "TMPDIR="+b.Dir)
+	return 1 / each.Seconds(), err
 }
 
 // largeMoves moves four files from memory to the disk.

@@ -1,0 +1,192 @@
+package benchmarks
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// batchLines is how many lines a batch has.
+const batchLines = 1000
+
+// batches posts bodies of lines on a few connections, as those do who have many counts at hand, and single posts in turn.
+func (s *singles) batches(ctx context.Context, l *load) error {
+	var costs []cost
+	err := s.Compare(ctx, Case{
+		Figure: Figure{Name: fmt.Sprintf("batches of %s lines", number(batchLines)), Unit: "events/s"},
+		Ours: Subject{Name: "/v1/views", Measure: func(ctx context.Context) (float64, error) {
+			rate, c, err := s.batch(ctx, l)
+			costs = append(costs, c)
+			return rate, err
+		}},
+		Against: []Subject{{Name: "single posts", AtLeast: 5, Measure: func(ctx context.Context) (float64, error) {
+			r, _, err := s.post(ctx, l, toAPI)
+			return r.rate(), err
+		}}},
+	})
+	for _, c := range costs {
+		s.Observe(Figure{Name: fmt.Sprintf("batches of %s lines, CPU of the service", number(batchLines)), Unit: "µs/event"}, c["service"])
+		s.Observe(Figure{Name: fmt.Sprintf("batches of %s lines, CPU of Redis", number(batchLines)), Unit: "µs/event"}, c["redis"])
+	}
+	return err
+}
+
+// batch posts batches for a while, and accounts for every line.
+func (s *singles) batch(ctx context.Context, l *load) (float64, cost, error) {
+	const clients = 8
+	if err := s.clear(ctx); err != nil {
+		return 0, nil, err
+	}
+	m, err := startMeter(s.programs(toAPI))
+	if err != nil {
+		return 0, nil, err
+	}
+	var posted atomic.Int64
+	errs := make([]error, clients)
+	begin := time.Now()
+	var wg sync.WaitGroup
+	for k := range clients {
+		wg.Go(func() {
+			var body []byte
+			for errs[k] == nil && time.Since(begin) < l.lasts {
+				n := int(posted.Add(batchLines)) - batchLines
+				body = body[:0]
+				for i := n; i < n+batchLines; i++ {
+					body = appendLine(body, l.ids[i%len(l.ids)], i)
+				}
+				errs[k] = s.postBatch(ctx, bytes.NewReader(body), batchLines)
+			}
+		})
+	}
+	wg.Wait()
+	took := time.Since(begin)
+	used, err := m.used()
+	if err := errors.Join(err, errors.Join(errs...)); err != nil {
+		return 0, nil, err
+	}
+	n := int(posted.Load())
+	return float64(n) / took.Seconds(), costOf(used, n), s.accountBatches(ctx, n)
+}
+
+// appendLine is a line of NDJSON with a count that no other line of a measurement has.
+func appendLine(b []byte, cid string, n int) []byte {
+	b = append(append(append(b, `{"cid":`...), cid...), `,"count":`...)
+	return append(strconv.AppendInt(b, int64(1_000_000_000+n), 10), "}\n"...)
+}
+
+// postBatch posts a body of so many lines, each of which must be accepted.
+func (p *posts) postBatch(ctx context.Context, body io.Reader, lines int) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+p.stack.API.Addr+"/v1/views", body)
+	if err != nil {
+		return err
+	}
+	req.Header.Set("Content-Type", "application/x-ndjson")
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return err
+	}
+	var answer struct{ Accepted int }
+	if err := json.Unmarshal(b, &answer); err != nil || resp.StatusCode != http.StatusOK || answer.Accepted != lines {
+		return fmt.Errorf("a batch of %d lines was answered with %s %s", lines, resp.Status, b)
+	}
+	return nil
+}
+
+// accountBatches checks that n lines are in the stream, no two of them the same, and that the states agree.
+func (p *posts) accountBatches(ctx context.Context, n int) error {
+	l, err := p.read(ctx)
+	if err == nil && l.entries != n {
+		err = fmt.Errorf("%d lines were accepted, and %d entries are in the stream", n, l.entries)
+	}
+	if err != nil {
+		return err
+	}
+	return p.agrees(ctx, l)
+}
+
+// largeBodies posts as many lines in one body as in many, each time to an api that has just started: what it has in memory
+// at most must not depend on the body's size.
+func (s *singles) largeBodies(ctx context.Context) error {
+	lines := 1_000_000
+	if s.Quick {
+		lines = 50_000
+	}
+	// The backlog's limit is about the stream's length, not about bodies.
+	s.stack.API.Settings["TIERFLOW_MAX_BACKLOG"] = strconv.Itoa(2 * lines)
+	defer delete(s.stack.API.Settings, "TIERFLOW_MAX_BACKLOG")
+	for range min(s.Rounds, 2) { // it takes long, and memory varies little
+		large, err := s.peakOf(ctx, lines, lines)
+		if err != nil {
+			return err
+		}
+		small, err := s.peakOf(ctx, lines, batchLines)
+		if err != nil {
+			return err
+		}
+		name := fmt.Sprintf("api's memory at its peak, %s lines in one body", number(float64(lines)))
+		other := fmt.Sprintf("in bodies of %s", number(batchLines))
+		s.Observe(Figure{Name: name, Unit: "MiB"}, large, Other{other, small})
+		s.Logf("%s: %s MiB; %s: %s MiB", name, number(large), other, number(small))
+	}
+	return nil
+}
+
+// peakOf is the most that a new api has in memory while it takes so many lines, in MiB.
+func (s *singles) peakOf(ctx context.Context, lines, perBody int) (float64, error) {
+	if _, err := s.stack.API.Terminate(ctx); err != nil {
+		return 0, err
+	}
+	if err := s.stack.API.Start(ctx); err != nil {
+		return 0, err
+	}
+	if err := s.clear(ctx); err != nil {
+		return 0, err
+	}
+	for n := 0; n < lines; n += perBody {
+		if err := s.postBatch(ctx, &lineReader{next: n, end: n + perBody}, perBody); err != nil {
+			return 0, err
+		}
+	}
+	peak, err := peakMemory(s.stack.API.PID())
+	if err != nil {
+		return 0, err
+	}
+	return peak, s.accountBatches(ctx, lines)
+}
+
+// lineReader makes the lines of a body as they are read.
+type lineReader struct {
+	next, end int
+	line      []byte
+}
+
+func (r *lineReader) Read(b []byte) (n int, err error) {
+	for n < len(b) {
+		if len(r.line) == 0 {
+			if r.next == r.end {
+				break
+			}
+			r.line = appendLine(r.line, strconv.Itoa(firstID+r.next%contents), r.next)
+			r.next++
+		}
+		copied := copy(b[n:], r.line)
+		n, r.line = n+copied, r.line[copied:]
+	}
+	if n == 0 {
+		return 0, io.EOF
+	}
+	return n, nil
+}
