@@ -64,6 +64,36 @@ func TestADSNWithoutADatabaseIsRefused(t *testing.T) {
 	}
 }
 
+func TestTheServerEndsATransactionThatItsProcessHasLeft(t *testing.T) {
+	c := migrated(t)
+	insert(t, c, 7, "bronze", "f.mp4")
+	left, err := c.DB().BeginTx(t.Context(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = left.Rollback() }()
+	var seconds int
+	if err := left.QueryRowContext(t.Context(), "SELECT @@SESSION.wait_timeout").Scan(&seconds); err != nil || seconds != 30 {
+		t.Fatalf("a session ends after %d s, %v", seconds, err)
+	}
+	// What happens after as long, in less time.
+	for _, statement := range []string{"SET SESSION wait_timeout = 1", "UPDATE contents SET generation = 5 WHERE cid = 7"} {
+		if _, err := left.ExecContext(t.Context(), statement); err != nil {
+			t.Fatal(err)
+		}
+	}
+	testserver.Eventually(t, "the row is free", 30*time.Second, func() error {
+		_, err := c.DB().ExecContext(t.Context(), "UPDATE contents SET generation = generation + 1 WHERE cid = 7")
+		return err
+	})
+	if r, err := c.Content(t.Context(), 7); err != nil || r.Generation != 1 {
+		t.Fatalf("%+v, %v", r, err)
+	}
+	if _, err := left.ExecContext(t.Context(), "DELETE FROM contents WHERE cid = 7"); err == nil {
+		t.Fatal("the session still serves whoever comes back")
+	}
+}
+
 func TestEightMigratorsAtOnceApplyEachMigrationOnce(t *testing.T) {
 	dsn := testserver.MySQL(t)
 	var mu sync.Mutex
