@@ -57,6 +57,14 @@ func TestASecondUpChangesNothing(t *testing.T) {
 func TestNothingRunsAsRootOrWithMoreThanItNeeds(t *testing.T) {
 	w.begin(t)
 	for _, service := range []string{"mysql", "redis", "migrate", "accounts", "tiers", "api", "relocator", "committer"} {
+		w.checkHardened(t, service)
+	}
+}
+
+// checkHardened checks what must be true of every container.
+func (w *world) checkHardened(t *testing.T, services ...string) {
+	t.Helper()
+	for _, service := range services {
 		var c struct {
 			Config struct {
 				User string
@@ -103,8 +111,8 @@ func TestNothingRunsAsRootOrWithMoreThanItNeeds(t *testing.T) {
 	}
 }
 
-func TestOnlyTheApiIsPublishedAndOnLoopback(t *testing.T) {
-	out := must[string](t)(w.commandWith([]string{"COMPOSE_FILE=docker-compose.yml", "STACK_LISTEN="}, "docker", "compose",
+func TestOnlyTheApiAndTheEdgeArePublishedAndOnLoopback(t *testing.T) {
+	out := must[string](t)(w.commandWith([]string{"COMPOSE_FILE=docker-compose.yml", "STACK_LISTEN=", "STACK_EDGE_LISTEN="}, "docker", "compose",
 		"--profile", "*", "config", "--format", "json"))
 	var c struct {
 		Services map[string]struct {
@@ -116,13 +124,15 @@ func TestOnlyTheApiIsPublishedAndOnLoopback(t *testing.T) {
 	ok(t, json.Unmarshal([]byte(out), &c))
 	for name, s := range c.Services {
 		for _, p := range s.Ports {
-			if ip := net.ParseIP(p.HostIP); name != "api" || ip == nil || !ip.IsLoopback() {
+			if ip := net.ParseIP(p.HostIP); name != "api" && name != "edge" || ip == nil || !ip.IsLoopback() {
 				t.Errorf("%s publishes a port on %q", name, p.HostIP)
 			}
 		}
 	}
-	if len(c.Services["api"].Ports) != 1 {
-		t.Errorf("the api publishes %v", c.Services["api"].Ports)
+	for _, name := range []string{"api", "edge"} {
+		if len(c.Services[name].Ports) != 1 {
+			t.Errorf("%s publishes %v", name, c.Services[name].Ports)
+		}
 	}
 }
 

@@ -35,6 +35,7 @@ type world struct {
 	project string
 	version string // also the tag of the images
 	listen  string // host:port of the api
+	edge    string // host:port of the web server, in the profile edge
 	dsn     string // of MySQL, as owner of the tables
 	env     []string
 	next    content.ID // the next content's id
@@ -81,13 +82,14 @@ func (w *world) up() (err error) {
 	if err := copyCheckout(w.clone); err != nil {
 		return err
 	}
-	var ports [3]int
+	var ports [4]int
 	for i := range ports {
 		if ports[i], err = localserver.FreePort(); err != nil {
 			return err
 		}
 	}
 	w.listen = fmt.Sprintf("127.0.0.1:%d", ports[0])
+	w.edge = fmt.Sprintf("127.0.0.1:%d", ports[3])
 	overlay := filepath.Join(w.dir, "overlay.yml")
 	if err := os.WriteFile(overlay, fmt.Appendf(nil, `
 services:
@@ -96,6 +98,8 @@ services:
   api: {healthcheck: &often {test: ["CMD", "/api", "healthcheck"], interval: 1s, timeout: 5s, retries: 5}}
   relocator: {healthcheck: {<<: *often, test: ["CMD", "/relocator", "healthcheck"]}}
   committer: {healthcheck: {<<: *often, test: ["CMD", "/committer", "healthcheck"]}}
+  counter: {healthcheck: {<<: *often, test: ["CMD", "/counter", "healthcheck"]}}
+  edge: {healthcheck: {interval: 1s}}
 networks: {test: {}}
 volumes: {tiers: {driver_opts: {type: none, o: bind, device: %s}}}
 `, ports[1], ports[2], w.tiers()), 0o644); err != nil {
@@ -108,7 +112,9 @@ volumes: {tiers: {driver_opts: {type: none, o: bind, device: %s}}}
 		return strings.HasPrefix(v, "STACK_") || strings.HasPrefix(v, "TIERFLOW_") || strings.HasPrefix(v, "COMPOSE_")
 	})
 	w.env = append(w.env, "COMPOSE_PROJECT_NAME="+w.project, "COMPOSE_FILE=docker-compose.yml:"+overlay, "COMPOSE_PROGRESS=quiet",
-		"STACK_VERSION="+w.version, "STACK_LISTEN="+w.listen, "TIERFLOW_MIN_IDLE=3s", "TIERFLOW_RELEASE_GRACE="+grace.String())
+		"STACK_VERSION="+w.version, "STACK_LISTEN="+w.listen, "STACK_EDGE_LISTEN="+w.edge,
+		"TIERFLOW_MIN_IDLE=3s", "TIERFLOW_RELEASE_GRACE="+grace.String(), "TIERFLOW_VIEW_WINDOW="+viewWindow.String(),
+		"TIERFLOW_VIEW_INTERVAL=500ms")
 	start := time.Now()
 	out, err := w.command("./scripts/up")
 	if err != nil {
@@ -137,6 +143,9 @@ volumes: {tiers: {driver_opts: {type: none, o: bind, device: %s}}}
 	})
 	return err
 }
+
+// viewWindow is how long a view counts.
+const viewWindow = 24 * time.Second
 
 // grace is how long an old copy stays after the commit: a reader has as long between a look-up and its open.
 const grace = 2 * time.Second

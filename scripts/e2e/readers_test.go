@@ -171,7 +171,9 @@ func (w *world) nginx() (addr string) {
 	w.must("find a port", err)
 	addr = fmt.Sprintf("127.0.0.1:%d", port)
 	dir := w.t.TempDir()
-	w.must("make a folder", os.Mkdir(filepath.Join(dir, "tmp"), 0o755))
+	for _, folder := range []string{"tmp", "views"} {
+		w.must("make a folder", os.Mkdir(filepath.Join(dir, folder), 0o755))
+	}
 	text := strings.NewReplacer("127.0.0.1:5000", w.API.Addr, "127.0.0.1:8080", addr, "/srv/tierflow/bronze/", w.tier("bronze")+"/",
 		"/srv/tierflow/silver/", w.tier("silver")+"/", "/srv/tierflow/gold/", w.tier("gold")+"/").Replace(string(conf))
 	if os.Getuid() == 0 {

@@ -1,0 +1,227 @@
+package viewcount
+
+import (
+	"bufio"
+	"bytes"
+	"cmp"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/tierflow/tierflow/shared/content"
+)
+
+// A folder holds the log of views and what was made of it. There is no other state: whoever starts reads it again.
+//
+//	views-<any>.log              lines "<seconds since 1970, with a fraction> <cid> <viewer>", as docs/nginx.conf writes them:
+//	                             a file an hour, only ever appended to
+//	<start>-<length>.counts      lines "<cid> <count>": a period that is over, in ms. Its views in the log do not count again
+const (
+	logPrefix, logSuffix = "views-", ".log"
+	countsSuffix         = ".counts"
+
+	// maxLine is the longest line that is read.
+	maxLine = 16 << 10
+	// idle is for how long nobody has written to a file of the log that may go: nobody will any more, its hour is over.
+	idle = 2 * time.Hour
+)
+
+// Log reads a folder into a Window. It is for one goroutine.
+type Log struct {
+	dir    string
+	window *Window
+	read   map[string]int64     // by name of a file of the log: how much of it
+	stored map[string]time.Time // files of counts, and when their period was over
+
+	Malformed int64 // lines that say nothing
+}
+
+// OpenLog reads what was made of the log before; Read does the rest.
+func OpenLog(dir string, w *Window) (*Log, error) {
+	l := &Log{dir: dir, window: w, read: map[string]int64{}, stored: map[string]time.Time{}}
+	names, err := l.names(countsSuffix)
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range names {
+		var start, length int64
+		if _, err := fmt.Sscanf(name, "%d-%d"+countsSuffix, &start, &length); err != nil {
+			return nil, fmt.Errorf("%s: its name is not that of a period: %w", filepath.Join(dir, name), err)
+		}
+		if err := l.load(name, time.UnixMilli(start)); err != nil {
+			return nil, err
+		}
+		end := time.UnixMilli(start + length)
+		l.stored[name] = end
+		if end.After(w.closed) {
+			w.closed = end
+		}
+	}
+	return l, nil
+}
+
+func (l *Log) names(suffix string) ([]string, error) {
+	entries, err := os.ReadDir(l.dir)
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, e := range entries {
+		if strings.HasSuffix(e.Name(), suffix) && e.Type().IsRegular() {
+			names = append(names, e.Name())
+		}
+	}
+	return names, nil
+}
+
+// load adds the counts of a period that is over.
+func (l *Log) load(name string, start time.Time) error {
+	b, err := os.ReadFile(filepath.Join(l.dir, name))
+	if err != nil {
+		return err
+	}
+	for line := range strings.Lines(string(b)) {
+		id, count, _ := strings.Cut(strings.TrimSuffix(line, "\n"), " ")
+		i, ierr := content.ParseID(id)
+		n, nerr := content.ParseCount(count)
+		if err := cmp.Or(ierr, nerr); err != nil {
+			return fmt.Errorf("%s: %q: %w", filepath.Join(l.dir, name), line, err)
+		}
+		l.window.restore(start, i, n)
+	}
+	return nil
+}
+
+// Read moves the window to now, reads what the log has had since the last time, and stores the counts of the periods that
+// are over.
+func (l *Log) Read(now time.Time) error {
+	l.window.Slide(now)
+	names, err := l.names(logSuffix)
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		if strings.HasPrefix(name, logPrefix) {
+			if err := l.follow(name); err != nil {
+				return err
+			}
+		}
+	}
+	for _, period := range l.window.due() {
+		if err := l.store(period); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// follow reads the whole lines that a file has had since the last time.
+func (l *Log) follow(name string) error {
+	f, err := os.Open(filepath.Join(l.dir, name))
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if _, err := f.Seek(l.read[name], io.SeekStart); err != nil {
+		return err
+	}
+	r := bufio.NewReaderSize(f, maxLine)
+	for {
+		line, err := r.ReadSlice('\n')
+		length := int64(len(line))
+		for long := err == bufio.ErrBufferFull; long; long = err == bufio.ErrBufferFull {
+			var more []byte
+			more, err = r.ReadSlice('\n')
+			line, length = nil, length+int64(len(more))
+		}
+		if err == io.EOF {
+			return nil // what there is of a last line is read when the rest of it is there
+		}
+		if err != nil {
+			return err
+		}
+		l.read[name] += length
+		l.take(bytes.TrimSuffix(line, []byte("\n")))
+	}
+}
+
+func (l *Log) take(line []byte) {
+	seconds, rest, _ := bytes.Cut(line, []byte(" "))
+	cid, viewer, found := bytes.Cut(rest, []byte(" "))
+	at, err := strconv.ParseFloat(string(seconds), 64)
+	id, ierr := content.ParseID(string(cid))
+	if !found || err != nil || ierr != nil {
+		l.Malformed++
+		return
+	}
+	l.window.See(time.UnixMilli(int64(at*1000)), id, viewer)
+}
+
+// store writes the counts of a period that is over and closes it. Whoever dies before the file has its name counts from
+// the log again.
+func (l *Log) store(period int64) error {
+	of := l.window.counts[period]
+	var b bytes.Buffer
+	for _, id := range slices.Sorted(maps.Keys(of)) {
+		fmt.Fprintf(&b, "%s %s\n", id, of[id])
+	}
+	end, length := l.window.end(period), l.window.period
+	name := fmt.Sprintf("%d-%d%s", end.Add(-length).UnixMilli(), length.Milliseconds(), countsSuffix)
+	path := filepath.Join(l.dir, name)
+	f, err := os.Create(path + ".new")
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(b.Bytes())
+	if err == nil {
+		err = f.Sync()
+	}
+	if err := errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	if err := os.Rename(f.Name(), path); err != nil {
+		return err
+	}
+	l.stored[name] = end
+	l.window.close(period)
+	return nil
+}
+
+// Tidy removes what no count depends on any more. The caller has told all counts that have changed: so nobody needs to know
+// any more which contents were viewed in a period that the window has left.
+func (l *Log) Tidy() error {
+	start := l.window.end(l.window.oldest - 1)
+	var errs []error
+	for name, end := range l.stored {
+		if !end.After(start) {
+			delete(l.stored, name)
+			errs = append(errs, os.Remove(filepath.Join(l.dir, name)))
+		}
+	}
+	for name := range l.read {
+		path := filepath.Join(l.dir, name)
+		info, err := os.Stat(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			delete(l.read, name) // somebody else removed it
+			continue
+		}
+		written := l.window.now.Add(-idle)
+		if open := l.window.open(); open.Before(written) {
+			written = open
+		}
+		if err == nil && info.Size() == l.read[name] && info.ModTime().Before(written) {
+			delete(l.read, name)
+			err = os.Remove(path)
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
