@@ -24,7 +24,7 @@ type Part struct {
 }
 
 // Parts are all parts, in the order in which they run.
-func Parts() []Part { return []Part{ingest, moves, commit, pipeline} }
+func Parts() []Part { return []Part{ingest, moves, commit, pipeline, idle} }
 
 // Options of Run. All but Parts are required.
 type Options struct {

@@ -33,12 +33,17 @@ func cpuTime(pid int) (time.Duration, error) {
 }
 
 // peakMemory is the most that a process has had in memory, in MiB.
-func peakMemory(pid int) (float64, error) {
+func peakMemory(pid int) (float64, error) { return memory(pid, "VmHWM") }
+
+// residentMemory is what it has in memory now, in MiB.
+func residentMemory(pid int) (float64, error) { return memory(pid, "VmRSS") }
+
+func memory(pid int, name string) (float64, error) {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
 		return 0, err
 	}
-	kib, err := strconv.ParseFloat(strings.TrimSuffix(field(b, "VmHWM"), " kB"), 64)
+	kib, err := strconv.ParseFloat(strings.TrimSuffix(field(b, name), " kB"), 64)
 	return kib / 1024, err
 }
 

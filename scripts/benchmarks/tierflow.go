@@ -25,6 +25,8 @@ var counts = map[string]content.Count{"bronze": 0, "silver": 1000, "gold": 2000}
 type tierflow struct {
 	*Bench
 	stack *stack.Stack
+	redis *localserver.Redis
+	mysql *localserver.MySQL
 	files []stack.Sample
 }
 
@@ -56,7 +58,7 @@ func prepareTierflow(ctx context.Context, b *Bench, o stack.Options, files []sta
 	if err != nil {
 		return nil, err
 	}
-	return &tierflow{Bench: b, stack: s, files: files}, s.Add(ctx, files...)
+	return &tierflow{Bench: b, stack: s, redis: redis, mysql: mysql, files: files}, s.Add(ctx, files...)
 }
 
 // smallFiles are n files of 16 KiB in folders of a thousand.
