@@ -17,14 +17,24 @@ import (
 
 // clear empties Redis, but for the relocators' group: what is there afterwards comes from the next measurement.
 func (p *posts) clear(ctx context.Context) error {
-	var err error
-	if p.before, err = p.answered(ctx); err != nil {
-		return err
-	}
 	if err := p.stack.Redis.FlushAll(ctx).Err(); err != nil {
 		return err
 	}
-	return p.stack.Redis.XGroupCreateMkStream(ctx, p.stack.Keys.Views(), state.GroupRelocator, "0").Err()
+	if err := p.stack.Redis.XGroupCreateMkStream(ctx, p.stack.Keys.Views(), state.GroupRelocator, "0").Err(); err != nil {
+		return err
+	}
+	return p.mark(ctx)
+}
+
+// mark remembers what there is: account and read are about what comes after it.
+func (p *posts) mark(ctx context.Context) error {
+	info, err := p.stack.Redis.XInfoStream(ctx, p.stack.Keys.Views()).Result()
+	if err != nil {
+		return err
+	}
+	p.marked.length, p.marked.last = info.Length, info.LastGeneratedID
+	p.marked.answered, err = p.answered(ctx)
+	return err
 }
 
 // answered is how many single posts the api has answered since it started, by status class such as "2xx".
@@ -52,7 +62,7 @@ func (p *posts) answered(ctx context.Context) (map[string]int, error) {
 	return n, nil
 }
 
-// account checks that every single post that the api has answered with 200 since clear is in the stream, once, and no
+// account checks that every single post that the api has answered with 200 since the mark is in the stream, once, and no
 // other, and that the state of each content is its newest event's. Of ok answers the load generator knows; of those that
 // were under way when it ended, late at most, the api alone, which refuses those that were waiting for a look-up.
 func (p *posts) account(ctx context.Context, ok, late int) error {
@@ -66,7 +76,7 @@ func (p *posts) account(ctx context.Context, ok, late int) error {
 		}
 		refused = 0
 		for class := range n {
-			if n[class] -= p.before[class]; class != "2xx" {
+			if n[class] -= p.marked.answered[class]; class != "2xx" {
 				refused += n[class]
 			}
 		}
@@ -75,7 +85,7 @@ func (p *posts) account(ctx context.Context, ok, late int) error {
 			return err
 		}
 		over := time.Now().After(deadline)
-		if answered = n["2xx"]; int(length) != answered && !over {
+		if answered = n["2xx"]; int(length-p.marked.length) != answered && !over {
 			continue
 		}
 		if l, err = p.read(ctx); err != nil {
@@ -92,7 +102,7 @@ func (p *posts) account(ctx context.Context, ok, late int) error {
 	return p.agrees(ctx, l)
 }
 
-// ledger is what is in the stream of view events.
+// ledger is what is in the stream of view events since the mark.
 type ledger struct {
 	entries        int
 	counts, events map[string]bool
@@ -101,7 +111,7 @@ type ledger struct {
 
 func (p *posts) read(ctx context.Context) (ledger, error) {
 	l := ledger{counts: map[string]bool{}, events: map[string]bool{}, newest: map[content.ID]redis.XMessage{}}
-	for from := "-"; ; {
+	for from := "(" + p.marked.last; ; {
 		page, err := p.stack.Redis.XRangeN(ctx, p.stack.Keys.Views(), from, "+", 10_000).Result()
 		if err != nil || len(page) == 0 {
 			return l, err

@@ -24,7 +24,7 @@ type Part struct {
 }
 
 // Parts are all parts, in the order in which they run.
-func Parts() []Part { return []Part{ingest, moves, commit, pipeline, idle} }
+func Parts() []Part { return []Part{ingest, moves, commit, pipeline, idle, scale} }
 
 // Options of Run. All but Parts are required.
 type Options struct {
@@ -202,7 +202,7 @@ func (b *Bench) Observe(f Figure, value float64, others ...Other) {
 	row.Values = append(row.Values, value)
 	for i, o := range others {
 		if i == len(row.Against) {
-			row.Against = append(row.Against, Against{Name: o.Name})
+			row.Against = append(row.Against, Against{Name: o.Name, AtMost: o.AtMost})
 		}
 		row.Against[i].Values = append(row.Against[i].Values, o.Value)
 	}
@@ -210,6 +210,7 @@ func (b *Bench) Observe(f Figure, value float64, others ...Other) {
 
 // Other is the same figure of something else.
 type Other struct {
-	Name  string
-	Value float64
+	Name   string
+	Value  float64
+	AtMost float64 // the wanted ratio of ours to it; 0: none
 }

@@ -38,7 +38,11 @@ type posts struct {
 	redis *localserver.Redis
 	mysql *localserver.MySQL
 
-	before map[string]int // single posts that the api had answered at the last clear, by status class
+	marked struct { // by mark
+		length   int64  // of the stream of view events
+		last     string // its newest entry's id
+		answered map[string]int
+	}
 }
 
 func runIngest(ctx context.Context, b *Bench) error {
@@ -193,11 +197,11 @@ func (s *singles) most(ctx context.Context, l *load) (float64, error) {
 	for round, ours := range costs[toAPI] {
 		echo, original := costs[toEcho][round], costs[toOriginal][round]
 		figure := func(of string) Figure { return Figure{Name: name + ", CPU of " + of, Unit: "µs/post"} }
-		s.Observe(figure("all programs"), ours.sum(), Other{toEcho, echo.sum()}, Other{toOriginal, original.sum()})
-		s.Observe(figure("the service"), ours["service"], Other{toEcho, echo["service"]}, Other{toOriginal, original["service"]})
-		s.Observe(figure("Redis"), ours["redis"], Other{toOriginal, original["redis"]})
-		s.Observe(figure("MySQL"), ours["mysql"], Other{toOriginal, original["mysql"]})
-		s.Observe(figure("wrk"), ours["wrk"], Other{toEcho, echo["wrk"]}, Other{toOriginal, original["wrk"]})
+		s.Observe(figure("all programs"), ours.sum(), Other{Name: toEcho, Value: echo.sum()}, Other{Name: toOriginal, Value: original.sum()})
+		s.Observe(figure("the service"), ours["service"], Other{Name: toEcho, Value: echo["service"]}, Other{Name: toOriginal, Value: original["service"]})
+		s.Observe(figure("Redis"), ours["redis"], Other{Name: toOriginal, Value: original["redis"]})
+		s.Observe(figure("MySQL"), ours["mysql"], Other{Name: toOriginal, Value: original["mysql"]})
+		s.Observe(figure("wrk"), ours["wrk"], Other{Name: toEcho, Value: echo["wrk"]}, Other{Name: toOriginal, Value: original["wrk"]})
 	}
 	return spreadOf(rates).median, nil
 }
@@ -299,7 +303,7 @@ func (s *singles) answerTimes(ctx context.Context, l *load, rate float64) error 
 			atMost float64
 		}{{"median", 500, 0}, {"99 of 100", 990, 10}, {"999 of 1,000", 999, 0}} {
 			s.Observe(Figure{Name: name + q.name, Unit: "ms", AtMost: q.atMost}, quantile(ours, q.of1000),
-				Other{toEcho, quantile(echo, q.of1000)})
+				Other{Name: toEcho, Value: quantile(echo, q.of1000)})
 		}
 		s.Logf("single posts, %s, at %s posts/s, 99 of 100 answered within: api %s ms, %s %s ms", l.name, number(rate),
 			number(quantile(ours, 990)), toEcho, number(quantile(echo, 990)))

@@ -36,6 +36,7 @@ type Against struct {
 	Name    string    `json:"name"`
 	Values  []float64 `json:"values"`
 	AtLeast float64   `json:"at_least,omitempty"` // wanted ratio
+	AtMost  float64   `json:"at_most,omitempty"`  // wanted ratio
 }
 
 // row is the row of a figure, a new one where there is none.
@@ -110,7 +111,7 @@ func (r *Report) WriteTable(w io.Writer) error {
 		for _, a := range against {
 			ratio := spreadOf(row.Ratios(a))
 			table = append(table, []string{row.Part, row.Name, row.Unit, ours.String(), a.Name, spreadOf(a.Values).String(),
-				ratio.String(), wanted(a.AtLeast, 0, ratio)})
+				ratio.String(), wanted(a.AtLeast, a.AtMost, ratio)})
 		}
 	}
 	_, err := fmt.Fprintf(w, "%s\n\n%s", r.Machine, markdown(table))

@@ -1,0 +1,229 @@
+package benchmarks
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/tierflow/tierflow/shared/content"
+	"github.com/tierflow/tierflow/shared/state"
+)
+
+var scale = Part{
+	Name:  "scale",
+	About: "ten million contents, a million pending entries, a million files on a tier, against a few thousand",
+	Run:   runScale,
+}
+
+// comparison is two worlds that differ in nothing but their size.
+type comparison struct {
+	*Bench
+	large, small *world
+}
+
+// inSmall is what figures of the small world are called.
+const inSmall = "small"
+
+func runScale(ctx context.Context, b *Bench) error {
+	large := size{contents: 10_000_000, pending: 1_000_000, files: 1_000_000, moving: 2000}
+	small := size{contents: 30_000, pending: 1000, files: 3000, moving: 2000}
+	if b.Quick {
+		large = size{contents: 300_000, pending: 30_000, files: 30_000, moving: 200}
+		small = size{contents: 12_000, pending: 100, files: 300, moving: 200}
+	}
+	c := &comparison{Bench: b}
+	var err error
+	if c.small, err = newWorld(ctx, b, "small", small); err != nil {
+		return err
+	}
+	if c.large, err = newWorld(ctx, b, "large", large); err != nil {
+		return err
+	}
+	for _, measure := range []func(context.Context) error{c.ingest, c.moves, c.reads, c.commands, c.walk} {
+		if err := measure(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// ingest posts to the api alone: relocators would take their share of the CPU.
+func (c *comparison) ingest(ctx context.Context) error {
+	large, err := c.loadOf(c.large, "large", func() content.ID { return c.large.hot[rand.IntN(len(c.large.hot))] })
+	if err != nil {
+		return err
+	}
+	small, err := c.loadOf(c.small, "small", func() content.ID { return c.small.hot[rand.IntN(len(c.small.hot))] })
+	if err != nil {
+		return err
+	}
+	busy := c.large.size.moving + c.large.size.pending
+	random, err := c.loadOf(c.large, "random", func() content.ID {
+		return content.ID(firstInWorld + busy + rand.IntN(c.large.size.contents-busy))
+	})
+	if err != nil {
+		return err
+	}
+	for _, w := range []*world{c.large, c.small} {
+		if err := w.stack.API.Start(ctx); err != nil {
+			return err
+		}
+	}
+	of := func(w *world) string { return number(float64(w.size.contents)) }
+	err = c.Compare(ctx, Case{
+		Figure:  Figure{Name: "single posts of 10,000 among " + of(c.large) + " contents", Unit: "posts/s"},
+		Ours:    Subject{Name: "large", Measure: large},
+		Against: []Subject{{Name: "among " + of(c.small), AtLeast: 0.8, Measure: small}},
+	})
+	if err != nil {
+		return err
+	}
+	if err := c.memory("api", func(w *world) int { return w.stack.API.PID() }); err != nil {
+		return err
+	}
+	err = c.Compare(ctx, Case{
+		Figure: Figure{Name: "single posts of any of " + of(c.large) + " contents, at random", Unit: "posts/s"},
+		Ours:   Subject{Name: "large", Measure: random},
+	})
+	if err != nil {
+		return err
+	}
+	// All of them lie where their counts call for: there is nothing in these events for relocators.
+	return errors.Join(c.large.skip(ctx), c.small.skip(ctx))
+}
+
+// loadOf posts contents as next names them, and accounts for what the api has answered.
+func (c *comparison) loadOf(w *world, name string, next func() content.ID) (func(context.Context) (float64, error), error) {
+	l, err := newLoad(c.Bench, name, next)
+	return func(ctx context.Context) (float64, error) {
+		if err := errors.Join(w.posts.mark(ctx), w.resetCommands(ctx)); err != nil {
+			return 0, err
+		}
+		r, err := l.run(ctx, "http://"+w.stack.API.Addr+"/post_sentence")
+		if err != nil {
+			return 0, err
+		}
+		return r.rate(), errors.Join(w.noteCommands(ctx), w.posts.account(ctx, r.ok, connections))
+	}, err
+}
+
+func (c *comparison) moves(ctx context.Context) error {
+	for _, w := range []*world{c.large, c.small} {
+		if err := w.stack.Start(ctx); err != nil {
+			return err
+		}
+	}
+	err := c.Compare(ctx, Case{
+		Figure: Figure{Name: "moves of 16 KiB beside " + beside(c.large), Unit: "moves/s"},
+		Ours:   Subject{Name: "large", Measure: c.large.move},
+		Against: []Subject{
+			{Name: "beside " + beside(c.small), AtLeast: 0.8, Measure: c.small.move},
+		},
+	})
+	if err != nil {
+		return err
+	}
+	return errors.Join(
+		c.memory("relocator", func(w *world) int { return w.stack.Relocators[0].PID() }),
+		c.memory("committer", func(w *world) int { return w.stack.Committer.PID() }))
+}
+
+func beside(w *world) string {
+	return fmt.Sprintf("%s files, %s pending", number(float64(w.size.files)), number(float64(w.size.pending)))
+}
+
+// reads calls whatever an operator and a dashboard call.
+func (c *comparison) reads(ctx context.Context) error {
+	const times = 20
+	for _, call := range []string{
+		"/readyz", "/metrics", "/v1/levels", "/v1/relocations", "/v1/dead", "/v1/contents?limit=100", "/v1/contents?level=bronze&limit=100",
+		"/v1/contents/{cid}", "/v1/contents/{cid}/location", "/v1/contents/{cid}/history",
+	} {
+		took := func(w *world) (float64, error) {
+			path := strings.ReplaceAll(call, "{cid}", w.files[0].ID.String())
+			var all []time.Duration
+			for range times {
+				begin := time.Now()
+				a, err := w.stack.Call(ctx, http.MethodGet, path, "", "")
+				if err != nil {
+					return 0, err
+				}
+				if a.Status != http.StatusOK {
+					return 0, fmt.Errorf("GET %s: %d %s", path, a.Status, a.Body)
+				}
+				all = append(all, time.Since(begin))
+			}
+			slices.Sort(all)
+			return float64(all[times/2].Microseconds()) / 1000, nil
+		}
+		large, err := took(c.large)
+		if err != nil {
+			return err
+		}
+		small, err := took(c.small)
+		if err != nil {
+			return err
+		}
+		c.Observe(Figure{Name: "GET " + call + ", median", Unit: "ms"}, large, Other{Name: inSmall, Value: small, AtMost: growth})
+	}
+	return nil
+}
+
+// growth is how much dearer a call may be in the large world, which has hundreds of times as many of everything: more than
+// chance and colder caches make of a call that takes a microsecond, and far less than one costs that looks at everything.
+const growth = 10
+
+// commands compares what Redis says that each command takes. Scripts and transactions are the commands that they call.
+func (c *comparison) commands(context.Context) error {
+	for _, name := range slices.Sorted(maps.Keys(c.large.commands)) {
+		large, small := c.large.commands[name], c.small.commands[name]
+		if large.calls >= 50 && small.calls >= 50 { // else there is no mean to speak of
+			c.Observe(Figure{Name: "Redis' " + strings.ReplaceAll(name, "|", " "), Unit: "µs/call"}, large.us/large.calls,
+				Other{Name: inSmall, Value: small.us / small.calls, AtMost: growth})
+		}
+	}
+	return nil
+}
+
+// walk is what a look for entries that have come back costs, which each relocator takes every third of TIERFLOW_MIN_IDLE.
+func (c *comparison) walk(ctx context.Context) error {
+	took := func(w *world) (float64, error) {
+		begin := time.Now()
+		for from := "0-0"; ; {
+			_, next, err := w.stack.Redis.XAutoClaimJustID(ctx, &redis.XAutoClaimArgs{Stream: w.stack.Keys.Views(), Group: state.GroupRelocator,
+				Consumer: away, MinIdle: minIdle, Start: from, Count: 100}).Result()
+			if err != nil {
+				return 0, err
+			}
+			if from = next; from == "0-0" {
+				return float64(time.Since(begin).Microseconds()) / 1000, nil
+			}
+		}
+	}
+	large, err := took(c.large)
+	if err != nil {
+		return err
+	}
+	small, err := took(c.small)
+	c.Observe(Figure{Name: "a walk over all pending entries", Unit: "ms"}, large, Other{Name: inSmall, Value: small})
+	return err
+}
+
+// memory notes what a service has had in memory at most.
+func (c *comparison) memory(service string, pid func(*world) int) error {
+	large, err := peakMemory(pid(c.large))
+	if err != nil {
+		return err
+	}
+	small, err := peakMemory(pid(c.small))
+	c.Observe(Figure{Name: service + "'s memory at its peak", Unit: "MiB"}, large, Other{Name: inSmall, Value: small, AtMost: 1.2})
+	return err
+}
