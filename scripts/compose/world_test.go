@@ -99,7 +99,12 @@ services:
   relocator: {healthcheck: {<<: *often, test: ["CMD", "/relocator", "healthcheck"]}}
   committer: {healthcheck: {<<: *often, test: ["CMD", "/committer", "healthcheck"]}}
   counter: {healthcheck: {<<: *often, test: ["CMD", "/counter", "healthcheck"]}}
-  edge: {healthcheck: {interval: 1s}}
+  edge: {healthcheck: &soon {interval: 1s}}
+  redis-2: {healthcheck: *soon}
+  redis-3: {healthcheck: *soon}
+  redis-4: {healthcheck: *soon}
+  redis-5: {healthcheck: *soon}
+  redis-6: {healthcheck: *soon}
 networks: {test: {}}
 volumes: {tiers: {driver_opts: {type: none, o: bind, device: %s}}}
 `, ports[1], ports[2], w.tiers()), 0o644); err != nil {
@@ -314,7 +319,7 @@ func (w *world) waitHealthy(t *testing.T) {
 	})
 }
 
-var jobs = []string{"migrate", "accounts", "tiers"}
+var jobs = []string{"migrate", "accounts", "tiers", "cluster"}
 
 // add makes contents of some bytes each on a level, owned by the user that the relocator runs as.
 func (w *world) add(t *testing.T, level string, n int, size int64) []content.ID {

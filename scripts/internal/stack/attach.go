@@ -16,6 +16,8 @@ type AttachOptions struct {
 	RedisURL string
 	MySQLDSN string
 
+	Partitions int // 0 is 1
+
 	// Local turns the path of a level into where this process finds that folder.
 	Local func(path string) string
 }
@@ -23,7 +25,7 @@ type AttachOptions struct {
 // Attach makes a Stack of a Tierflow that somebody else runs, such as Docker Compose: it is driven and checked, but has
 // no service to start or stop. The caller must Close it.
 func Attach(o AttachOptions) (*Stack, error) {
-	s := &Stack{API: &Service{Name: API, Addr: o.API}, Keys: state.NewKeys(state.DefaultPrefix), local: o.Local, key: o.APIKey,
+	s := &Stack{API: &Service{Name: API, Addr: o.API}, Keys: state.NewKeys(state.DefaultPrefix).Partitioned(max(o.Partitions, 1)), local: o.Local, key: o.APIKey,
 		contents: map[content.ID]*expected{}}
 	var err error
 	if s.Redis, err = state.Connect(o.RedisURL, 3); err != nil {
