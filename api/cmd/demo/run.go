@@ -1,0 +1,126 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/url"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/tierflow/tierflow/api/internal/viewcount"
+	"github.com/tierflow/tierflow/shared/logging"
+	"github.com/tierflow/tierflow/shared/process"
+	"github.com/tierflow/tierflow/shared/settings"
+)
+
+// arguments are the flags, variables and verbs, as kong fills them.
+type arguments struct {
+	URL        string `name:"url" env:"TIERFLOW_URL" default:"http://127.0.0.1:5000" help:"Where the api is."`
+	APIKey     string `name:"api-key" env:"TIERFLOW_API_KEY" help:"An API key with all scopes. Others may see it among the arguments: better a variable or a file."`
+	APIKeyFile string `name:"api-key-file" env:"TIERFLOW_API_KEY_FILE" help:"A file that holds an API key."`
+	Edge       string `name:"edge-url" env:"TIERFLOW_EDGE_URL" help:"The web server that visitors go to. Without one, or where nobody has its name, the visitors are counted here."`
+	Window     string `name:"view-window" env:"TIERFLOW_VIEW_WINDOW" default:"2m" help:"For how long a view counts, where visitors are counted here. Taste changes four times as often."`
+	LogLevel   string `name:"log-level" env:"TIERFLOW_LOG_LEVEL" default:"info" help:"debug, info, warn or error."`
+	LogFormat  string `name:"log-format" env:"TIERFLOW_LOG_FORMAT" default:"json" help:"json or console."`
+
+	Serve   struct{} `cmd:"" default:"1" help:"Make samples and let visitors come (the default)."`
+	Version struct{} `cmd:"" help:"Print the version."`
+}
+
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	var a arguments
+	verb, err := settings.Parse("demo", "Fills Tierflow with sample contents and visitors.", &a, args)
+	if err != nil {
+		fmt.Fprintln(stderr, "demo:", err)
+		return process.Settings
+	}
+	if verb == "version" {
+		fmt.Fprintln(stdout, process.VersionText("demo"))
+		return process.OK
+	}
+	var p settings.Problems
+	window := p.Duration("TIERFLOW_VIEW_WINDOW", a.Window, time.Second)
+	c := client{base: address(&p, "TIERFLOW_URL", a.URL), key: p.Secret("TIERFLOW_API_KEY", a.APIKey, a.APIKeyFile)}
+	var edge *url.URL
+	if a.Edge != "" {
+		edge = address(&p, "TIERFLOW_EDGE_URL", a.Edge)
+	}
+	log := logging.New("demo", p.OneOf("TIERFLOW_LOG_LEVEL", a.LogLevel, logging.Levels), p.OneOf("TIERFLOW_LOG_FORMAT", a.LogFormat, logging.Formats))
+	if err := p.Err(); err != nil {
+		fmt.Fprintln(stderr, "demo:", err)
+		return process.Settings
+	}
+	if err := serve(ctx, c, edge, window, log); err != nil && ctx.Err() == nil {
+		log.Error("stopped", zap.Error(err))
+		return process.Failed
+	}
+	return process.OK
+}
+
+func address(p *settings.Problems, name, value string) *url.URL {
+	u, err := url.Parse(value)
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
+		p.Add(name, "%q is not a URL such as http://127.0.0.1:5000", value)
+	}
+	return u
+}
+
+// serve makes the samples and then lets visitors come until ctx ends:
+//
+//	visitors ──▶ edge ──log──▶ counter ──▶ api      where there is an edge
+//	         ──▶ viewcount ──────────────▶ api      else
+func serve(ctx context.Context, c client, edge *url.URL, window time.Duration, log *zap.Logger) error {
+	samples, err := c.samples(ctx, log)
+	if err != nil {
+		return err
+	}
+	if edge != nil {
+		if _, err := net.DefaultResolver.LookupHost(ctx, edge.Hostname()); err != nil {
+			log.Info("there is no edge: visitors are counted here", zap.Error(err))
+			edge = nil
+		}
+	}
+	crowd := newCrowd(samples)
+	log.Info("visitors come", zap.Int("samples", len(samples)), zap.Bool("edge", edge != nil))
+	changes := time.NewTicker(window / 4)
+	defer changes.Stop()
+	visits := time.NewTicker(time.Second / visitsPerSecond)
+	defer visits.Stop()
+	posts := time.NewTicker(postInterval)
+	defer posts.Stop()
+	counts := viewcount.NewWindow(window)
+	counts.Slide(time.Now())
+	poster := viewcount.Poster{URL: c.base, APIKey: c.key}
+	browsers := make(chan visit, 1)
+	if edge != nil {
+		for range browserCount {
+			go browse(ctx, edge, browsers, log)
+		}
+	}
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-changes.C:
+			log.Info("taste has changed", zap.Stringer("favourite", crowd.change()))
+		case <-visits.C:
+			v := crowd.next()
+			if edge == nil {
+				counts.See(time.Now(), v.id, []byte(v.viewer))
+				break
+			}
+			select {
+			case browsers <- v:
+			default: // all are busy: fewer come
+			}
+		case now := <-posts.C:
+			counts.Slide(now)
+			if _, _, err := poster.Post(ctx, counts); err != nil && ctx.Err() == nil {
+				log.Warn("counts wait", zap.Error(err))
+			}
+		}
+	}
+}

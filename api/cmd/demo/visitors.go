@@ -1,0 +1,91 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"net/url"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/tierflow/tierflow/shared/content"
+)
+
+const (
+	visitsPerSecond = 100 // 12,000 in two minutes: of these some 3,000 are the favourite's
+	browserCount    = 4   // visitors at the edge at once
+	postInterval    = time.Second
+	firstBytes      = "bytes=0-65535" // what a visitor reads
+)
+
+// visit is a visitor who wants to see a content.
+type visit struct {
+	id     content.ID
+	viewer string
+}
+
+// crowd are visitors, of whom each is another. What they like follows Zipf's law: the second of the ranking is watched
+// half as often as the first, the third a third.
+type crowd struct {
+	ranking []content.ID
+	random  *rand.Rand
+	zipf    *rand.Zipf
+	visits  int
+}
+
+func newCrowd(ids []content.ID) *crowd {
+	random := rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64()))
+	return &crowd{ranking: ids, random: random, zipf: rand.NewZipf(random, 1.05, 1, uint64(len(ids)-1))}
+}
+
+func (c *crowd) next() visit {
+	c.visits++
+	return visit{c.ranking[c.zipf.Uint64()], fmt.Sprint("demo visitor ", c.visits)}
+}
+
+// change makes another content the favourite, and forgets the one before.
+func (c *crowd) change() content.ID {
+	last := len(c.ranking) - 1
+	at := 1 + c.random.IntN(last)
+	c.ranking[0], c.ranking[at] = c.ranking[at], c.ranking[0]
+	c.ranking[at], c.ranking[last] = c.ranking[last], c.ranking[at]
+	return c.ranking[0]
+}
+
+// browse reads the beginning of what visitors want to see from the edge, until ctx ends.
+func browse(ctx context.Context, edge *url.URL, visits <-chan visit, log *zap.Logger) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case v := <-visits:
+			if err := v.read(ctx, edge); err != nil && ctx.Err() == nil {
+				log.Warn("a visitor saw nothing", zap.Stringer("cid", v.id), zap.Error(err))
+			}
+		}
+	}
+}
+
+func (v visit) read(ctx context.Context, edge *url.URL) error {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, edge.JoinPath("/v1/contents", v.id.String(), "file").String(), nil)
+	if err != nil {
+		return err
+	}
+	req.Header.Set("User-Agent", v.viewer)
+	req.Header.Set("Range", firstBytes)
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusPartialContent {
+		return fmt.Errorf("%s", resp.Status)
+	}
+	_, err = io.Copy(io.Discard, resp.Body)
+	return err
+}
