@@ -26,9 +26,9 @@ type Part struct {
 // Parts are all parts, in the order in which they run.
 func Parts() []Part { return []Part{ingest, moves, commit, pipeline, idle, scale} }
 
-// Options of Run. All but Parts are required.
+// Options of Run. All are required.
 type Options struct {
-	Parts   []string  // names; none: all
+	Parts   []Part    // see Choose
 	Quick   bool      // a short run that shows that everything works; its figures say little
 	Rounds  int       // how often each case is measured
 	Dir     string    // an existing folder on the disk that is measured; a folder in it is used and removed
@@ -49,24 +49,18 @@ type Bench struct {
 // Run runs the parts one after another. The report has all that was measured, whatever the error; the error joins
 // those of all parts.
 func Run(ctx context.Context, o Options) (*Report, error) {
-	parts, err := choose(o.Parts)
-	if err != nil {
-		return nil, err
-	}
 	dir, err := os.MkdirTemp(o.Dir, "tierflow-bench-")
 	if err != nil {
 		return nil, err
 	}
 	o.Dir = dir
-	report, err := run(ctx, o, parts)
+	report, err := run(ctx, o)
 	return report, errors.Join(err, os.RemoveAll(dir))
 }
 
-func choose(names []string) ([]Part, error) {
+// Choose returns the parts of these names, all of them where none is given, in the order in which they run.
+func Choose(names []string) ([]Part, error) {
 	all := Parts()
-	if len(names) == 0 {
-		return all, nil
-	}
 	var known []string
 	for _, p := range all {
 		known = append(known, p.Name)
@@ -76,10 +70,13 @@ func choose(names []string) ([]Part, error) {
 			return nil, fmt.Errorf("there is no part %q: the parts are %s", name, strings.Join(known, ", "))
 		}
 	}
+	if len(names) == 0 {
+		return all, nil
+	}
 	return slices.DeleteFunc(all, func(p Part) bool { return !slices.Contains(names, p.Name) }), nil
 }
 
-func run(ctx context.Context, o Options, parts []Part) (*Report, error) {
+func run(ctx context.Context, o Options) (*Report, error) {
 	root, err := stack.Root()
 	if err != nil {
 		return nil, err
@@ -98,7 +95,7 @@ func run(ctx context.Context, o Options, parts []Part) (*Report, error) {
 	}
 	report := &Report{Machine: thisMachine(o.Dir), Quick: o.Quick, StartedAt: time.Now().UTC().Truncate(time.Second)}
 	var errs []error
-	for _, p := range parts {
+	for _, p := range o.Parts {
 		b := &Bench{Options: o, Root: root, Programs: programs, part: p.Name, report: report}
 		b.Dir = filepath.Join(o.Dir, p.Name)
 		if err := os.Mkdir(b.Dir, 0o755); err != nil {

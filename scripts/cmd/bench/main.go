@@ -19,7 +19,7 @@ import (
 type arguments struct {
 	Parts  []string `arg:"" optional:"" help:"Parts to run: see above; default: all."`
 	Quick  bool     `help:"A short run that shows that everything works: its figures say little."`
-	Rounds int      `help:"How often each case is measured. Default: 5, with --quick 1."`
+	Rounds int      `placeholder:"N" help:"How often each case is measured. Default: 5, with --quick 1."`
 	Dir    string   `type:"existingdir" default:"." help:"A folder on the disk to measure: what is made in it is removed."`
 	JSON   string   `name:"json" placeholder:"FILE" help:"Write all values to a file."`
 }
@@ -30,12 +30,18 @@ func main() {
 	for _, p := range benchmarks.Parts() {
 		about += "\n\n  " + p.Name + ": " + p.About
 	}
-	if _, err := settings.Parse("bench", about, &a, os.Args[1:]); err != nil {
+	_, err := settings.Parse("bench", about, &a, os.Args[1:])
+	var o benchmarks.Options
+	var file *os.File
+	if err == nil {
+		o, file, err = a.options()
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(process.Settings)
 	}
 	os.Exit(process.Run(func(ctx context.Context) int {
-		if err := run(ctx, a, os.Environ()); err != nil {
+		if err := run(ctx, o, file); err != nil {
 			fmt.Fprintf(os.Stderr, "\nbench: %v\n", err)
 			return process.Failed
 		}
@@ -43,16 +49,29 @@ func main() {
 	}))
 }
 
-func run(ctx context.Context, a arguments, environ []string) error {
-	o := benchmarks.Options{
-		Parts: a.Parts, Quick: a.Quick, Rounds: 5, Dir: a.Dir, Environ: environ, Log: os.Stderr,
+// options are what the flags mean, and where the JSON goes, nil for nowhere: what is wrong with any of them is found out
+// before anything is measured.
+func (a arguments) options() (benchmarks.Options, *os.File, error) {
+	parts, err := benchmarks.Choose(a.Parts)
+	if a.Rounds < 0 {
+		err = errors.Join(err, fmt.Errorf("--rounds must be at least 1, not %d", a.Rounds))
 	}
+	rounds := 5
 	if a.Quick {
-		o.Rounds = 1
+		rounds = 1
 	}
 	if a.Rounds > 0 {
-		o.Rounds = a.Rounds
+		rounds = a.Rounds
 	}
+	o := benchmarks.Options{Parts: parts, Quick: a.Quick, Rounds: rounds, Dir: a.Dir, Environ: os.Environ(), Log: os.Stderr}
+	if err != nil || a.JSON == "" {
+		return o, nil, err
+	}
+	file, err := os.Create(a.JSON)
+	return o, file, err
+}
+
+func run(ctx context.Context, o benchmarks.Options, file *os.File) error {
 	report, err := benchmarks.Run(ctx, o)
 	if report == nil {
 		return err
@@ -64,12 +83,10 @@ func run(ctx context.Context, a arguments, environ []string) error {
 		fmt.Println()
 		err = errors.Join(err, report.WriteTable(os.Stdout))
 	}
-	if a.JSON == "" {
+	if file == nil {
 		return err
 	}
-	b, jerr := json.MarshalIndent(report, "", "  ")
-	if jerr == nil {
-		jerr = os.WriteFile(a.JSON, append(b, '\n'), 0o644)
-	}
-	return errors.Join(err, jerr)
+	encoder := json.NewEncoder(file)
+	encoder.SetIndent("", "  ")
+	return errors.Join(err, encoder.Encode(report), file.Close())
 }
