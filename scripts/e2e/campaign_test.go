@@ -75,10 +75,6 @@ type campaign struct {
 // has not changed.
 const campaignGrace = 300 * time.Millisecond
 
-// campaignPatience is more than patience: what was in hand at many crashes, which all count as its attempts, waits for as
-// long as a back-off ever lasts (five minutes, shared/stream) when its consumer comes back under the same name.
-const campaignPatience = 5*time.Minute + patience
-
 // shortLease is as short as a process may be late on a slow machine without losing its locks all the time; nothing but
 // time is lost by it.
 const shortLease = 500 * time.Millisecond
@@ -287,10 +283,10 @@ func (c *campaign) record() map[string]map[string]int {
 			f := c.add(&flow{way: way})
 			flows = append(flows, f)
 			c.w.post(f.id, way.count)
-			c.w.must("move "+way.name, until(campaignPatience, func() error { return c.done(f, way.level) }))
+			c.w.must("move "+way.name, until(patience, func() error { return c.done(f, way.level) }))
 		}
 	}
-	c.w.must("settle", until(campaignPatience, func() error { return c.w.Settled(context.Background()) }))
+	c.w.must("settle", until(patience, func() error { return c.w.Settled(context.Background()) }))
 	steps := map[string]map[string]int{}
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -339,7 +335,7 @@ func (c *campaign) everywhere(seed uint64, recorded map[string]map[string]int, l
 		if c.t.Failed() {
 			break
 		}
-		c.w.must("settle", until(campaignPatience, func() error { return c.w.Settled(context.Background()) }))
+		c.w.must("settle", until(patience, func() error { return c.w.Settled(context.Background()) }))
 		for _, f := range flows {
 			wanted++
 			if f.wasHit() {
@@ -404,7 +400,7 @@ func (c *campaign) untrodden(way way, step string) bool {
 
 // happens waits until it has happened, or the content lies on the level and nothing more comes; false: it will not.
 func (c *campaign) happens(f *flow, level string) (bool, error) {
-	err := until(campaignPatience, func() error {
+	err := until(patience, func() error {
 		if f.wasHit() {
 			return nil
 		}

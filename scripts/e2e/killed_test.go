@@ -51,7 +51,7 @@ func (c *campaign) kill(f *flow) {
 		}
 	}
 	if err == nil {
-		err = until(campaignPatience, func() error { return c.done(f, level) })
+		err = until(patience, func() error { return c.done(f, level) })
 	}
 	if err != nil {
 		c.t.Errorf("content %s, %s: %v; %s", f.id, f.way.name, err, c.story(f))
@@ -152,7 +152,7 @@ func (s *sleepers) run(f *flow) {
 		close(f.leave)
 	}
 	if err == nil {
-		err = until(campaignPatience, func() error { return c.done(f, level) })
+		err = until(patience, func() error { return c.done(f, level) })
 	}
 	if err != nil {
 		c.t.Errorf("content %s, %s: %v; %s", f.id, f.way.name, err, c.story(f))

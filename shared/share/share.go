@@ -14,6 +14,8 @@ package share
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"hash/fnv"
 	"slices"
 	"strconv"
@@ -54,16 +56,41 @@ type Share struct {
 	mu     sync.Mutex
 	living []state.Worker
 	mine   []int
+	failed error         // of the last announcement
+	first  chan struct{} // closed after the first
 }
 
 // New makes a Share. Run must be started.
-func New(o Options) *Share { return &Share{o: o, n: o.Store.Keys().Partitions()} }
+func New(o Options) *Share {
+	return &Share{o: o, n: o.Store.Keys().Partitions(), first: make(chan struct{})}
+}
 
 // Mine are the partitions that this worker has now.
 func (s *Share) Mine() []int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return slices.Clone(s.mine)
+}
+
+// Announced tells whether the others have heard of this worker lately. It waits for the first announcement, so that it can
+// be a check of readiness.
+func (s *Share) Announced(ctx context.Context) error {
+	select {
+	case <-s.first:
+	case <-ctx.Done():
+		return errors.New("this worker has not announced itself yet")
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.failed == nil {
+		return nil
+	}
+	hint := "look at Redis"
+	if strings.Contains(s.failed.Error(), "NOPERM") {
+		hint = "let this service's Redis user use the key " + s.o.Store.Keys().Workers(s.o.Group)
+	}
+	return fmt.Errorf("this worker cannot announce itself: it takes on no partitions, and others take those that it has: %w (%s)",
+		s.failed, hint)
 }
 
 // Capable names a living worker other than this one that has the partition and reaches the tiers, "" where there is none.
@@ -95,19 +122,22 @@ func (s *Share) Run(ctx context.Context) {
 	running := map[int]*attendance{}
 	var wg sync.WaitGroup
 	every, counts := s.o.MinIdle/6, s.o.MinIdle*2/3
-	var failed bool
+	heard := sync.OnceFunc(func() { close(s.first) })
 	for ctx.Err() == nil {
 		actx, cancel := context.WithTimeout(ctx, max(every, time.Second))
 		living, err := s.o.Store.Announce(actx, s.o.Group, s.o.Me, counts)
 		cancel()
+		s.mu.Lock()
+		before := s.failed
+		s.failed = err
+		s.mu.Unlock()
 		switch {
 		case err == nil:
-			failed = false
 			s.see(ctx, living, running, &wg)
-		case !failed && ctx.Err() == nil:
-			failed = true // the partitions stay as they are
+		case before == nil && ctx.Err() == nil: // the partitions stay as they are
 			s.o.Log.Warn("could not announce, going on with the partitions as they are", zap.Error(err))
 		}
+		heard()
 		select {
 		case <-ctx.Done():
 		case <-time.After(every):

@@ -114,6 +114,9 @@ func (k Keys) Committed() string { return k.stream("committed") }
 // Dead is the stream of what failed for good.
 func (k Keys) Dead() string { return k.stream("dead") }
 
+// Backoff says which pending entries of a group have failed, and when they are due.
+func (k Keys) Backoff(group string) string { return k.stream("backoff:" + group) }
+
 // Content is a content's state, JSON.
 func (k Keys) Content(id content.ID) string { return k.of("content:", id) }
 

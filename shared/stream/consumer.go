@@ -17,10 +17,11 @@ import (
 // Handler works on deliveries: at most Options.Batch of them. It must call Settled, Later or Failed on each.
 type Handler func(ds []*Delivery)
 
-// Options of a Consumer. Redis, Stream, Group, Consumer, MinIdle, Handle and Log are required.
+// Options of a Consumer. Redis, Stream, Backoff, Group, Consumer, MinIdle, Handle and Log are required.
 type Options struct {
 	Redis    redis.UniversalClient
 	Stream   string
+	Backoff  string // a key in the stream's slot, the group's own: which entries have failed, and when they are due
 	Group    string
 	Consumer string        // unique among the living, stable over restarts where possible
 	MinIdle  time.Duration // an entry that nobody has renewed for so long is taken over
@@ -47,6 +48,8 @@ const (
 	// back-off of failures: 1 s, 2 s, 4 s … with half of it at random, and its bound
 	backoffFirst = time.Second
 	backoffMost  = 5 * time.Minute
+	// a record of a back-off is of no use when nobody has come for it for so long
+	backoffKeep = time.Hour
 	// the same for what is no failure: a busy lock, a server that is away
 	waitFirst = 20 * time.Millisecond
 	waitMost  = 5 * time.Second
@@ -323,10 +326,28 @@ func (c *Consumer) dispatch(ds []*Delivery) {
 		c.running++
 		c.mu.Unlock()
 		c.handlers.Go(func() {
+			c.began(batch)
 			c.o.Handle(batch)
 			c.finish(batch)
 		})
 	}
+}
+
+// began removes the records of back-offs that are over: from now on, a crash counts. Where that fails, it does not.
+func (c *Consumer) began(batch []*Delivery) {
+	var ids []any
+	for _, d := range batch {
+		if d.failed {
+			ids = append(ids, d.ID)
+			d.failed = false
+		}
+	}
+	if len(ids) == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(c.base, time.Second)
+	defer cancel()
+	_ = c.o.Redis.ZRem(ctx, c.o.Backoff, ids...).Err()
 }
 
 // dispatchDue starts handlers for what is parked and due, as far as there are slots.
@@ -373,27 +394,51 @@ func (c *Consumer) finish(batch []*Delivery) {
 	c.wake()
 }
 
-// again parks a failed delivery as its next attempt, and lets Redis know the count.
+// again parks a failed delivery as its next attempt, and lets Redis know which that is, and when.
 func (c *Consumer) again(d *Delivery) {
 	wait := backoff(int(d.Attempt), backoffFirst, backoffMost)
 	d.Attempt++
 	ctx, cancel := context.WithTimeout(c.base, 5*time.Second)
 	defer cancel()
-	if ours, err := c.count(ctx, d.ID, d.Attempt); err == nil && !ours {
+	found, err := failScript.Run(ctx, c.o.Redis, []string{c.o.Stream, c.o.Backoff}, c.o.Group, c.o.Consumer, d.ID, d.Attempt,
+		wait.Milliseconds(), backoffKeep.Milliseconds()).Int()
+	if err == nil && found != isOurs {
+		if found == isDeleted {
+			c.reportDeleted(d.ID)
+		}
 		c.forget(d)
 		return
 	}
-	// With Redis away the count is one behind after a restart: one attempt more, nothing worse.
+	d.failed = err == nil // else, after a restart, this was a crash: nothing worse
 	c.park(d, wait)
 }
 
-// count writes down which attempt an entry is at; false where the entry is not ours, or not there.
-func (c *Consumer) count(ctx context.Context, id string, attempt int64) (ours bool, err error) {
-	n, err := countScript.Run(ctx, c.o.Redis, []string{c.o.Stream}, c.o.Group, c.o.Consumer, id, attempt).Int()
-	if n == isDeleted {
-		c.reportDeleted(id)
+// beginning is what Redis knows of an entry that is pending with us and that nobody here knows of.
+type beginning struct {
+	attempt int64
+	failed  bool          // its last attempt has
+	wait    time.Duration // what is left of its back-off then
+	ours    bool
+}
+
+// begin takes up entries of ours, and adds to the counts of those that have failed, and of the others.
+func (c *Consumer) begin(ctx context.Context, ids []string, ifFailed, otherwise int) (map[string]beginning, error) {
+	all := make(map[string]beginning, len(ids))
+	for part := range slices.Chunk(ids, 500) {
+		found, err := beginScript.Run(ctx, c.o.Redis, []string{c.o.Stream, c.o.Backoff},
+			arguments(part, c.o.Group, c.o.Consumer, ifFailed, otherwise)...).Int64Slice()
+		if err != nil {
+			return nil, err
+		}
+		for i, id := range part {
+			count, wait := found[2*i], found[2*i+1]
+			if count == isDeleted {
+				c.reportDeleted(id)
+			}
+			all[id] = beginning{max(count, 1), wait >= 0, time.Duration(max(wait, 0)) * time.Millisecond, count != isDeleted && count != notOurs}
+		}
 	}
-	return n == isOurs, err
+	return all, nil
 }
 
 func (c *Consumer) park(d *Delivery, wait time.Duration) {
@@ -410,7 +455,7 @@ func (c *Consumer) park(d *Delivery, wait time.Duration) {
 		// Taking it over will count as an attempt, so one less is written down. Where that fails, one attempt is lost.
 		ctx, cancel := context.WithTimeout(c.base, 5*time.Second)
 		defer cancel()
-		_, _ = c.count(ctx, d.ID, d.Attempt-1)
+		_, _ = c.begin(ctx, []string{d.ID}, 0, -1)
 	}
 }
 
@@ -474,7 +519,7 @@ func (c *Consumer) handBack() {
 
 // release makes entries that are still ours look idle, so that others take them over at once.
 func (c *Consumer) release(ctx context.Context, ids []string) error {
-	deleted, err := releaseScript.Run(ctx, c.o.Redis, []string{c.o.Stream},
+	deleted, err := releaseScript.Run(ctx, c.o.Redis, []string{c.o.Stream, c.o.Backoff},
 		arguments(ids, c.o.Group, c.o.Consumer, c.o.MinIdle.Milliseconds())...).StringSlice()
 	for _, id := range deleted {
 		c.reportDeleted(id)

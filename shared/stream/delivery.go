@@ -26,7 +26,8 @@ type Delivery struct {
 	verdict  verdict
 	wait     time.Duration
 	err      error
-	waits    int // Later in a row, here: for the back-off of what is no failure
+	waits    int  // Later in a row, here: for the back-off of what is no failure
+	failed   bool // Redis has a record of its back-off, until the next attempt begins
 }
 
 type verdict int

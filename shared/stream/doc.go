@@ -17,8 +17,11 @@
 //     only while its handler reports progress. Losing an entry cancels its handler's context.
 //   - XAUTOCLAIM is followed to the end of the pending list: it looks at ten entries for each that it may return, so
 //     an empty page proves nothing. Ids that it reports as deleted are an error that somebody must see.
-//   - How often an entry was tried is its delivery count, so back-off goes on where it was after a restart. A crash
-//     counts as an attempt, because the entry may be what has crashed its worker; being handed back does not.
+//   - How often an entry was tried is its delivery count. When one that has failed is due, a sorted set remembers until its
+//     next attempt begins, so back-off goes on where it was after a restart, whoever goes on with it. It is no queue: without
+//     it, entries come back sooner.
+//   - A crash counts as an attempt, because the entry may be what has crashed its worker; being handed back does not, nor
+//     does a crash while the entry waits for its back-off. What a crash has left comes back within MinIdle.
 //   - BLOCK is always finite: cancelling a context does not interrupt a blocked read.
 //   - A stream is trimmed below what every group has settled and never by length, and keeps some settled entries for
 //     those who look.

@@ -6,6 +6,7 @@ import "github.com/redis/go-redis/v9"
 const (
 	isOurs    = 1
 	isDeleted = -1
+	notOurs   = -2 // of beginScript
 )
 
 // renewScript resets the idle time of entries that are still ours, without counting a delivery.
@@ -25,20 +26,56 @@ for i = 4, #ARGV do
 end
 return found`)
 
-// countScript sets the delivery count of an entry that is still ours.
+// failScript writes down that an attempt at an entry that is still ours has failed: which one is next, and when. Records
+// that nobody has come for in an hour are of entries that are not there any more.
 //
-//	KEYS  stream
-//	ARGV  group, consumer, id, count
+//	KEYS  stream, backoff
+//	ARGV  group, consumer, id, next attempt, ms until then, ms that records are kept
 //	->    1 (done), 0 (not ours) or -1 (deleted from the stream)
-var countScript = redis.NewScript(`
+var failScript = redis.NewScript(`
 if #redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[3], ARGV[3], 1, ARGV[2]) == 0 then return 0 end
 local mine = redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, ARGV[3], 'RETRYCOUNT', ARGV[4], 'JUSTID')
-return #mine == 1 and 1 or -1`)
+if #mine == 0 then return -1 end
+local t = redis.call('TIME')
+local now = t[1] * 1000 + math.floor(t[2] / 1000)
+redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', string.format('%.0f', now - ARGV[6]))
+redis.call('ZADD', KEYS[2], string.format('%.0f', now + ARGV[5]), ARGV[3])
+redis.call('PEXPIRE', KEYS[2], ARGV[5] + ARGV[6])
+return 1`)
+
+// beginScript takes up entries that are pending with us and that nobody here knows of, and renews them. Which attempt is
+// next, their delivery counts say together with whether the last one has failed, or was ended by something else.
+//
+//	KEYS  stream, backoff
+//	ARGV  group, consumer, what to add to the count of one that has failed, and of another one, ids
+//	->    for each id its count, -2 (not ours) or -1 (deleted from the stream), and the ms that are left of its back-off,
+//	      -1 where its last attempt has not failed
+var beginScript = redis.NewScript(`
+local t = redis.call('TIME')
+local now = t[1] * 1000 + math.floor(t[2] / 1000)
+local found = {}
+for i = 5, #ARGV do
+  local count, wait = -2, -1
+  local p = redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[i], ARGV[i], 1, ARGV[2])
+  if #p == 1 then
+    local due = redis.call('ZSCORE', KEYS[2], ARGV[i])
+    local add = tonumber(ARGV[4])
+    if due then wait, add = math.max(due - now, 0), tonumber(ARGV[3]) end
+    count = math.max(p[1][4] + add, 0)
+    if #redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, ARGV[i], 'RETRYCOUNT', count, 'JUSTID') == 0 then
+      count = -1
+    end
+  end
+  found[#found+1] = count
+  found[#found+1] = wait
+end
+return found`)
 
 // releaseScript makes entries that are still ours look idle, so that others take them over at once. Taking over
-// counts as an attempt, so one less is written down. What looks idle already is left alone.
+// counts as an attempt, so one less is written down, but for what waits for its back-off: see beginScript. What looks
+// idle already is left alone.
 //
-//	KEYS  stream
+//	KEYS  stream, backoff
 //	ARGV  group, consumer, idle in ms, ids
 //	->    the ids that were deleted from the stream
 var releaseScript = redis.NewScript(`
@@ -46,8 +83,9 @@ local deleted = {}
 for i = 4, #ARGV do
   local p = redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[i], ARGV[i], 1, ARGV[2])
   if #p == 1 and p[1][3] < tonumber(ARGV[3]) then
-    local mine = redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, ARGV[i], 'IDLE', ARGV[3],
-      'RETRYCOUNT', math.max(p[1][4] - 1, 0), 'JUSTID')
+    local count = p[1][4]
+    if not redis.call('ZSCORE', KEYS[2], ARGV[i]) then count = math.max(count - 1, 0) end
+    local mine = redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, ARGV[i], 'IDLE', ARGV[3], 'RETRYCOUNT', count, 'JUSTID')
     if #mine == 0 then deleted[#deleted+1] = ARGV[i] end
   end
 end

@@ -134,6 +134,14 @@ func (w *world) pendingOf(id string) redis.XPendingExt {
 	return redis.XPendingExt{}
 }
 
+// count makes an entry of a consumer one that was delivered so many times.
+func (w *world) count(id, consumer string, n int64) {
+	w.Helper()
+	if err := w.rdb.Do(w.Context(), "XCLAIM", w.stream, "g", consumer, 0, id, "RETRYCOUNT", n, "JUSTID").Err(); err != nil {
+		w.Fatal(err)
+	}
+}
+
 // nothingIsLeft waits until every entry was delivered and settled.
 func (w *world) nothingIsLeft() {
 	w.Helper()
@@ -177,6 +185,9 @@ func (w *world) run(o stream.Options) *running {
 	}
 	if o.Group == "" {
 		o.Group = "g"
+	}
+	if o.Backoff == "" {
+		o.Backoff = w.stream + ":backoff"
 	}
 	if o.Consumer == "" {
 		o.Consumer = "me"

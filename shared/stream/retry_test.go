@@ -36,77 +36,105 @@ func TestAFailedEntryIsTriedAgainAfterABackOffAsTheNextAttempt(t *testing.T) {
 }
 
 func TestAttemptsAndBackOffSurviveARestart(t *testing.T) {
-	// failing makes an entry wait for its second attempt, and stops its consumer.
-	failing := func(t *testing.T) (*world, string) {
-		w := newWorld(t)
-		handle, got := w.hands()
-		r := w.run(stream.Options{Consumer: "a", MinIdle: long, Handle: handle})
-		id := w.add(1)[0]
-		next(w, got).answer <- func(d *stream.Delivery) { d.Failed(errors.New("no")) }
-		testserver.Eventually(w, "it is parked", soon, r.parks(1))
-		r.stop()
-		r.wait()
-		return w, id
+	// Each entry has failed often before, if it has: then its back-off is minutes, else a second.
+	for _, often := range []bool{false, true} {
+		for _, crash := range []bool{false, true} {
+			for _, name := range []string{"a", "b"} {
+				t.Run(fmt.Sprintf("often %t, crash %t, goes on as %s", often, crash, name), func(t *testing.T) {
+					w := newWorld(t)
+					w.add(1)
+					w.group("g")
+					id := w.read("g", "before", 1)[0]
+					attempt := int64(2) // taking it over is one
+					if often {
+						w.count(id, "before", 20)
+						attempt = 21
+					}
+					gate, url := testserver.RedisGate(t, w.url)
+					handle, got := w.hands()
+					r := w.run(stream.Options{Redis: w.client(url), Consumer: "a", Handle: handle})
+					h := next(w, got)
+					if h.Attempt != attempt {
+						t.Fatalf("attempt %d", h.Attempt)
+					}
+					failed := time.Now()
+					h.answer <- func(d *stream.Delivery) { d.Failed(errors.New("no")) }
+					testserver.Eventually(w, "it is parked", soon, r.parks(1))
+					if crash {
+						gate.Close() // it cannot hand anything back
+					}
+					r.stop()
+					r.wait()
+
+					handle, got = w.hands()
+					r = w.run(stream.Options{Consumer: name, Handle: handle})
+					if often {
+						w.add(1)
+						w.settle(next(w, got))
+						testserver.Eventually(w, "it is parked", soon, r.parks(1))
+						r.upkeeps(3)
+						none(w, got)
+						if p := w.pendingOf(id); p.Consumer != name || p.RetryCount != attempt+1 || p.Idle > short {
+							t.Fatalf("%+v", p)
+						}
+						return
+					}
+					h = next(w, got)
+					if h.ID != id || h.Attempt != attempt+1 || w.pendingOf(id).RetryCount != attempt+1 {
+						t.Fatalf("%s, attempt %d, in Redis %+v", h.ID, h.Attempt, w.pendingOf(id))
+					}
+					if since := time.Since(failed); since < time.Second { // of 1 to 2 seconds
+						t.Errorf("tried again after %s", since)
+					}
+					w.settle(h)
+					w.nothingIsLeft()
+				})
+			}
+		}
 	}
-	t.Run("under the same name", func(t *testing.T) {
-		w, id := failing(t)
-		handle, got := w.hands()
-		started := time.Now()
-		w.run(stream.Options{Consumer: "a", MinIdle: long, Handle: handle})
-		h := next(w, got)
-		if h.ID != id || h.Attempt != 2 {
-			t.Fatalf("%s, attempt %d", h.ID, h.Attempt)
+}
+
+func TestACrashCountsAsAnAttemptAndItsEntriesWaitNoLongerThanATakeOverTakes(t *testing.T) {
+	for _, name := range []string{"a", "b"} {
+		for _, count := range []int64{1, 20} { // after 20, a back-off would last minutes
+			t.Run(fmt.Sprintf("delivered %d times, goes on as %s", count, name), func(t *testing.T) {
+				w := newWorld(t)
+				w.add(1)
+				w.group("g")
+				id := w.read("g", "a", 1)[0]
+				w.count(id, "a", count)
+				handle, got := w.hands()
+				w.run(stream.Options{Consumer: name, Handle: handle})
+				h := next(w, got)
+				if h.ID != id || h.Attempt != count+1 || w.pendingOf(id).RetryCount != count+1 {
+					t.Fatalf("%s, attempt %d, in Redis %+v", h.ID, h.Attempt, w.pendingOf(id))
+				}
+				w.settle(h)
+			})
 		}
-		if since := time.Since(started); since < 500*time.Millisecond {
-			t.Errorf("tried again after %s", since)
-		}
-		w.settle(h)
-	})
-	t.Run("under another name", func(t *testing.T) {
-		w, id := failing(t)
-		handle, got := w.hands()
-		w.run(stream.Options{Consumer: "b", MinIdle: long, Handle: handle})
-		h := next(w, got)
-		if h.ID != id || h.Attempt != 2 {
-			t.Fatalf("%s, attempt %d", h.ID, h.Attempt)
-		}
-		w.settle(h)
-	})
-	t.Run("a crash counts as an attempt, under the same name too", func(t *testing.T) {
-		w := newWorld(t)
-		w.add(1)
-		w.group("g")
-		id := w.read("g", "a", 1)[0]
-		handle, got := w.hands()
-		w.run(stream.Options{Consumer: "a", MinIdle: long, Handle: handle})
-		h := next(w, got)
-		if h.ID != id || h.Attempt != 2 || w.pendingOf(id).RetryCount != 2 {
-			t.Fatalf("%s, attempt %d, in Redis %+v", h.ID, h.Attempt, w.pendingOf(id))
-		}
-		w.settle(h)
-	})
-	t.Run("an entry that failed often waits long", func(t *testing.T) {
-		w := newWorld(t)
-		w.add(2)
-		w.group("g")
-		id := w.read("g", "a", 1)[0]
-		// 20 attempts: minutes of back-off
-		if err := w.rdb.Do(t.Context(), "XCLAIM", w.stream, "g", "a", 0, id, "RETRYCOUNT", 20, "JUSTID").Err(); err != nil {
-			t.Fatal(err)
-		}
-		handle, got := w.hands()
-		r := w.run(stream.Options{Consumer: "a", Handle: handle})
-		h := next(w, got)
-		if h.ID == id {
-			t.Fatal("it did not wait")
-		}
-		w.settle(h)
-		r.upkeeps(3)
-		none(w, got)
-		if p := w.pendingOf(id); p.RetryCount != 21 || p.Idle > short {
-			t.Fatalf("%+v", p)
-		}
-	})
+	}
+}
+
+func TestOnceAnAttemptHasBegunACrashCountsAgain(t *testing.T) {
+	w := newWorld(t)
+	gate, url := testserver.RedisGate(t, w.url)
+	handle, got := w.hands()
+	r := w.run(stream.Options{Redis: w.client(url), Consumer: "a", Handle: handle})
+	id := w.add(1)[0]
+	next(w, got).answer <- func(d *stream.Delivery) { d.Failed(errors.New("no")) }
+	h := next(w, got)
+	if h.Attempt != 2 {
+		t.Fatalf("attempt %d", h.Attempt)
+	}
+	gate.Close()
+	r.stop()
+	h.answer <- obedient
+	r.wait()
+	w.run(stream.Options{Consumer: "a", Handle: handle})
+	if h = next(w, got); h.ID != id || h.Attempt != 3 {
+		t.Fatalf("%s, attempt %d", h.ID, h.Attempt)
+	}
+	w.settle(h)
 }
 
 func TestLaterIsNoAttempt(t *testing.T) {

@@ -62,6 +62,11 @@ func (c *Consumer) createGroup(ctx context.Context) error {
 
 // adopt begins pending entries of ours that nobody here has in hand: their delivery was lost on its way, or they
 // are from before a restart.
+//
+// What has failed waits for what is left of its back-off, whoever takes it up, and that it waits is no attempt. What a crash
+// has left has lost an attempt: unless that counts, an entry that kills its worker does so for ever. It waits, too, so that
+// such an entry leaves others some time, but never longer than it takes another consumer to take it over: most of what was
+// in hand at a crash has nothing to do with it.
 func (c *Consumer) adopt(ctx context.Context) error {
 	before := c.ids()
 	from := "-"
@@ -72,41 +77,47 @@ func (c *Consumer) adopt(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		var ids []string
+		idle := map[string]time.Duration{}
 		for _, p := range page {
-			if _, ok := before[p.ID]; ok || c.knows(p.ID) {
+			if _, ok := before[p.ID]; !ok && !c.knows(p.ID) {
+				ids, idle[p.ID] = append(ids, p.ID), p.Idle
+			}
+		}
+		_, parked := c.Load()
+		room := max(maxParked-parked, 0)
+		full := len(ids) > room // what is too much would be let go of at once
+		ids = ids[:min(len(ids), room)]
+		crash := 0
+		if !c.begun {
+			crash = 1
+		}
+		found, err := c.begin(ctx, ids, 0, crash)
+		if err != nil {
+			return err
+		}
+		for _, id := range ids {
+			f := found[id]
+			if !f.ours {
 				continue
 			}
-			if _, parked := c.Load(); parked >= maxParked { // it would be let go of at once
-				c.begun = true
-				return nil
-			}
-			msgs, err := c.o.Redis.XRange(ctx, c.o.Stream, p.ID, p.ID).Result()
+			msgs, err := c.o.Redis.XRange(ctx, c.o.Stream, id, id).Result()
 			if err != nil {
 				return err
 			}
 			if len(msgs) == 0 {
-				c.deleted(ctx, p.ID)
+				c.deleted(ctx, id)
 				continue
 			}
-			attempt := max(p.RetryCount, 1)
-			if !c.begun {
-				// A crash ended its last attempt: unless that counts, an entry that kills its worker does so for ever.
-				attempt = p.RetryCount + 1
-				ours, err := c.count(ctx, p.ID, attempt)
-				if err != nil {
-					return err
-				}
-				if !ours {
-					continue
-				}
+			d := c.delivery(msgs[0], f.attempt)
+			d.failed = f.failed
+			wait := f.wait
+			if crash > 0 && !f.failed { // else its delivery was lost, or another has handed it over: nothing has failed
+				wait = min(backoff(int(f.attempt)-1, backoffFirst, backoffMost), c.o.MinIdle) - idle[id]
 			}
-			wait := time.Duration(0)
-			if attempt > 1 && !c.begun { // else its delivery was lost, or another has handed it over: nothing has failed here
-				wait = backoff(int(attempt)-1, backoffFirst, backoffMost)
-			}
-			c.park(c.delivery(msgs[0], attempt), wait)
+			c.park(d, wait)
 		}
-		if len(page) < 1000 {
+		if full || len(page) < 1000 {
 			c.begun = true
 			return nil
 		}
@@ -134,23 +145,29 @@ func (c *Consumer) takeOver(ctx context.Context) error {
 		for _, id := range deleted {
 			c.reportDeleted(id)
 		}
-		var ds []*Delivery
-		var stalled []string
+		var ids, stalled []string
 		for _, m := range msgs {
-			if known, idle := c.has(m.ID); known { // ours all along: its heartbeat was late, or its handler stalls
-				if idle {
-					stalled = append(stalled, m.ID)
-				}
+			if known, idle := c.has(m.ID); !known {
+				ids = append(ids, m.ID)
+			} else if idle { // ours all along: its heartbeat was late, or its handler stalls
+				stalled = append(stalled, m.ID)
+			}
+		}
+		found, err := c.begin(ctx, ids, -1, 0) // claiming has counted an attempt
+		if err != nil {
+			return err // adopted next time
+		}
+		var ds []*Delivery
+		for _, m := range msgs {
+			f := found[m.ID]
+			if !f.ours {
 				continue
 			}
-			p, err := c.o.Redis.XPendingExt(ctx, &redis.XPendingExtArgs{
-				Stream: c.o.Stream, Group: c.o.Group, Start: m.ID, End: m.ID, Count: 1, Consumer: c.o.Consumer,
-			}).Result()
-			if err != nil {
-				return err // adopted next time
-			}
-			if len(p) == 1 {
-				ds = append(ds, c.delivery(m, p[0].RetryCount))
+			d := c.delivery(m, f.attempt)
+			if d.failed = f.failed; f.wait > 0 {
+				c.park(d, f.wait)
+			} else {
+				ds = append(ds, d)
 			}
 		}
 		if len(ds) > 0 {

@@ -13,6 +13,7 @@ import (
 	"database/sql"
 	"encoding/hex"
 	"fmt"
+	"net/url"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -99,8 +100,8 @@ func private(t testing.TB, start func() (string, error)) string {
 // Redis is the URL of the test process' Redis. Tests share it: see Prefix.
 func Redis(t testing.TB) string {
 	t.Helper()
-	if url := os.Getenv("TIERFLOW_TEST_REDIS_URL"); url != "" {
-		return url
+	if given := os.Getenv("TIERFLOW_TEST_REDIS_URL"); given != "" {
+		return given
 	}
 	return private(t, privateRedis)
 }
@@ -146,6 +147,45 @@ func Prefix(t testing.TB) string {
 		}
 	})
 	return prefix
+}
+
+// RedisUser makes a user of Redis with these rights alone, as ACL SETUSER has them, and returns the URL with its name and
+// password. allow adds rights. The user goes at the end of the test.
+func RedisUser(t testing.TB, rights ...string) (userURL string, allow func(rights ...string)) {
+	t.Helper()
+	u, err := url.Parse(Redis(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	options, err := redis.ParseURL(Redis(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	name, password := "u"+random(), random()
+	acl := func(ctx context.Context, words ...any) {
+		t.Helper()
+		c := redis.NewClient(options)
+		defer c.Close()
+		if err := c.Do(ctx, append([]any{"ACL"}, words...)...).Err(); err != nil {
+			t.Errorf("ACL %v: %v", words, err)
+		}
+	}
+	allow = func(rights ...string) {
+		t.Helper()
+		words := []any{"SETUSER", name}
+		for _, r := range rights {
+			words = append(words, r)
+		}
+		acl(t.Context(), words...)
+	}
+	allow(append([]string{"on", ">" + password}, rights...)...)
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), cleanupTimeout)
+		defer cancel()
+		acl(ctx, "DELUSER", name)
+	})
+	u.User = url.UserPassword(name, password)
+	return u.String(), allow
 }
 
 // MySQL is the DSN of a fresh, empty database, which is dropped at the end of the test. It has no parameters but

@@ -59,7 +59,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 //	                    ▲                      │    └───▶ state.Store ──▶ Redis: committed, views, states; dead
 //	                    │ holds                │ looks again
 //	                    └──── admin.Ready ◀────┘
-//	                          redis, mysql ──▶ /readyz
+//	                          redis, mysql, workers ──▶ /readyz
 //
 // With --migrate, the schema is brought up to date on the side; until it is, mysql is not ready.
 func serve(ctx context.Context, v values, migrate bool) int {
@@ -69,15 +69,17 @@ func serve(ctx context.Context, v values, migrate bool) int {
 	store := state.NewStore(state.Options{
 		Redis: v.redis, Keys: state.NewKeys(v.RedisPrefix).Partitioned(v.Partitions), TTL: v.StateTTL, Lease: v.MinIdle,
 	})
+	var w *worker.Worker
 	ready := admin.NewReady(log,
 		admin.Check{Name: "redis", Do: store.Agree},
 		admin.Check{Name: "mysql", Do: v.catalog.CheckSchema},
+		admin.Check{Name: "workers", Do: func(ctx context.Context) error { return w.Announced(ctx) }},
 	)
-	w := worker.New(worker.Options{
+	w = worker.New(worker.Options{
 		Redis: v.redis, Store: store,
 		Apply:    apply.New(v.catalog.DB()).Apply,
 		Consumer: v.workerID, MinIdle: v.MinIdle, Drain: v.Drain, MaxAttempts: v.maxAttempts,
-		Hold: func() bool { return !ready.OK() }, Look: ready.Look,
+		Hold: func() bool { return !ready.OK("redis", "mysql") }, Look: ready.Look,
 		Metrics: worker.NewMetrics(reg), Log: log,
 	})
 

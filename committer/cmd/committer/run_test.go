@@ -251,6 +251,16 @@ func TestServeWithoutSchemaWaitsForIt(t *testing.T) {
 	s.stop()
 }
 
+func TestServeThatMayNotAnnounceItselfIsNotReadyAndSaysWhatToDo(t *testing.T) {
+	prefix := testserver.Prefix(t)
+	url, allow := testserver.RedisUser(t, "+@all", "~"+prefix+"partitions", "~"+prefix+"relocated")
+	s := startServing(t, "serve", "--migrate", "--redis-url", url, "--mysql-dsn", testserver.MySQL(t), "--redis-prefix", prefix)
+	s.eventuallyMisses("workers", "announce", "Redis user use the key "+prefix+"workers:committer")
+	allow("~" + prefix + "*")
+	s.eventuallyReady()
+	s.stop()
+}
+
 func TestServeStopsWhileNothingIsThere(t *testing.T) {
 	s := startServing(t, "serve", "--migrate", "--redis-url", "redis://"+freeAddress(t), "--mysql-dsn", "root@tcp("+freeAddress(t)+")/tierflow")
 	s.eventuallyMisses("redis", "mysql")

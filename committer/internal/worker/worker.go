@@ -81,13 +81,17 @@ func (w *Worker) Run(ctx context.Context) {
 	w.share.Run(ctx)
 }
 
+// Announced tells whether the other committers have heard of this one lately.
+func (w *Worker) Announced(ctx context.Context) error { return w.share.Announced(ctx) }
+
 // Partitions are those that this committer has now.
 func (w *Worker) Partitions() []int { return w.share.Mine() }
 
 func (w *Worker) attend(k state.Keys) []share.Consumer {
 	return []share.Consumer{stream.New(stream.Options{
-		Redis: w.o.Redis, Stream: k.Relocated(), Group: state.GroupCommitter, Consumer: w.o.Consumer,
-		MinIdle: w.o.MinIdle, Slots: 1, Batch: batchSize, Drain: w.o.Drain,
+		Redis: w.o.Redis, Stream: k.Relocated(), Backoff: k.Backoff(state.GroupCommitter), Group: state.GroupCommitter,
+		Consumer: w.o.Consumer,
+		MinIdle:  w.o.MinIdle, Slots: 1, Batch: batchSize, Drain: w.o.Drain,
 		Hold: w.o.Hold, Handle: w.handle, Log: w.o.Log,
 		Lost: func(string) { w.o.Metrics.lost.Inc() },
 	})}

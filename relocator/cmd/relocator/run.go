@@ -69,7 +69,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer, fs fsys.F
 //	committed ──▶ stream.Consumer ──▶ worker.Releaser ┘    ▲
 //	                                  worker.Sweeper ──────┘
 //	all of them: state.Store (Redis scripts), catalog (MySQL reads)
-//	admin.Ready: redis, mysql, tiers ──▶ /readyz, and holds the consumers while a server is away
+//	admin.Ready: redis, mysql, tiers, workers ──▶ /readyz, and holds the consumers while a server is away
 func serve(ctx context.Context, v values, stderr io.Writer, fs fsys.FS) int {
 	log := logging.New("relocator", v.LogLevel, v.LogFormat).With(zap.String("worker_id", v.workerID))
 	defer func() { _ = log.Sync() }()
@@ -91,10 +91,12 @@ func serve(ctx context.Context, v values, stderr io.Writer, fs fsys.FS) int {
 	}
 	metrics := worker.NewMetrics(reg)
 	tiers := worker.NewTiers(metrics, log)
+	var partitions *share.Share
 	ready := admin.NewReady(log,
 		admin.Check{Name: "redis", Do: store.Agree},
 		admin.Check{Name: "mysql", Do: v.catalog.CheckSchema},
 		admin.Check{Name: "tiers", Do: (&tiersCheck{catalog: v.catalog, fs: fs, only: v.tiers, suspects: tiers.Suspects}).do},
+		admin.Check{Name: "workers", Do: func(ctx context.Context) error { return partitions.Announced(ctx) }},
 	)
 	reach := &worker.Reach{Me: state.Worker{ID: v.workerID, Tiers: v.tiers}}
 	options := worker.Options{
@@ -105,20 +107,20 @@ func serve(ctx context.Context, v values, stderr io.Writer, fs fsys.FS) int {
 	var paused atomic.Bool
 	away := func() bool { return !ready.OK("redis", "mysql") }
 	var slots crew
-	consumer := func(key, group string, hold func() bool, handle stream.Handler) share.Consumer {
+	consumer := func(k state.Keys, key, group string, hold func() bool, handle stream.Handler) share.Consumer {
 		return slots.add(stream.New(stream.Options{
-			Redis: readers, Stream: key, Group: group, Consumer: v.workerID, MinIdle: v.MinIdle, Adopt: handedSoon,
+			Redis: readers, Stream: key, Backoff: k.Backoff(group), Group: group, Consumer: v.workerID, MinIdle: v.MinIdle, Adopt: handedSoon,
 			Slots: max(1, v.concurrency/v.Partitions), Drain: v.Drain, Hold: hold, Handle: handle, Log: log,
 			Lost: options.Metrics.Lost,
 		}))
 	}
 	relocator, releaser := worker.NewRelocator(options), worker.NewReleaser(options)
-	partitions := share.New(share.Options{
+	partitions = share.New(share.Options{
 		Store: store, Group: state.GroupRelocator, Me: reach.Me, MinIdle: v.MinIdle, Log: log,
 		Attend: func(k state.Keys) []share.Consumer {
 			return []share.Consumer{
-				consumer(k.Views(), state.GroupRelocator, func() bool { return away() || paused.Load() }, relocator.Handle),
-				consumer(k.Committed(), state.GroupReleaser, away, releaser.Handle),
+				consumer(k, k.Views(), state.GroupRelocator, func() bool { return away() || paused.Load() }, relocator.Handle),
+				consumer(k, k.Committed(), state.GroupReleaser, away, releaser.Handle),
 			}
 		},
 		// Each partition has its part of the moves that may be made at once, and one at least.

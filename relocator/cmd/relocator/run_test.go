@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"os"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -139,8 +140,9 @@ func TestVerifyHasAnExitCodeOfItsOwnForEachAnswer(t *testing.T) {
 	}
 }
 
-func TestServeWaitsForWhatIsMissingAndSaysSoAndStopsWithZero(t *testing.T) {
-	cat, root := environment(t)
+// serveNow serves until the test ends; stop ends it with the exit code 0. readyz answers with status and body.
+func serveNow(t *testing.T) (readyz func() (int, string), stop func()) {
+	t.Helper()
 	port, err := localserver.FreePort()
 	if err != nil {
 		t.Fatal(err)
@@ -148,11 +150,10 @@ func TestServeWaitsForWhatIsMissingAndSaysSoAndStopsWithZero(t *testing.T) {
 	admin := fmt.Sprintf("127.0.0.1:%d", port)
 	t.Setenv("TIERFLOW_ADMIN_LISTEN", admin)
 	t.Setenv("TIERFLOW_LOG_LEVEL", "error")
-	ctx, stop := context.WithCancel(t.Context())
-	defer stop()
+	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan int, 1)
 	go func() { code, _, _ := call(ctx, "serve"); done <- code }()
-	readyz := func() (int, string) {
+	readyz = func() (int, string) {
 		resp, err := http.Get("http://" + admin + "/readyz")
 		if err != nil {
 			return 0, err.Error()
@@ -162,6 +163,25 @@ func TestServeWaitsForWhatIsMissingAndSaysSoAndStopsWithZero(t *testing.T) {
 		_, _ = b.ReadFrom(resp.Body)
 		return resp.StatusCode, b.String()
 	}
+	stop = sync.OnceFunc(func() {
+		t.Helper()
+		cancel()
+		select {
+		case code := <-done:
+			if code != 0 {
+				t.Errorf("exit code %d", code)
+			}
+		case <-time.After(20 * time.Second):
+			t.Error("it did not stop")
+		}
+	})
+	t.Cleanup(stop)
+	return readyz, stop
+}
+
+func TestServeWaitsForWhatIsMissingAndSaysSoAndStopsWithZero(t *testing.T) {
+	cat, root := environment(t)
+	readyz, stop := serveNow(t)
 	testserver.Eventually(t, "readyz names the schema", 10*time.Second, func() error {
 		if code, body := readyz(); code != 503 || !strings.Contains(body, "committer migrate") {
 			return fmt.Errorf("%d %s", code, body)
@@ -188,12 +208,32 @@ func TestServeWaitsForWhatIsMissingAndSaysSoAndStopsWithZero(t *testing.T) {
 		return nil
 	})
 	stop()
-	select {
-	case code := <-done:
-		if code != 0 {
-			t.Errorf("exit code %d", code)
-		}
-	case <-time.After(10 * time.Second):
-		t.Fatal("it did not stop")
+}
+
+func TestServeThatMayNotAnnounceItselfIsNotReadyAndSaysWhatToDo(t *testing.T) {
+	cat, root := environment(t)
+	prefix := testserver.Prefix(t)
+	url, allow := testserver.RedisUser(t, "+@all", "~"+prefix+"partitions", "~"+prefix+"paused", "~"+prefix+"views", "~"+prefix+"committed")
+	t.Setenv("TIERFLOW_REDIS_PREFIX", prefix)
+	t.Setenv("TIERFLOW_REDIS_URL", url)
+	migrate(t, cat, root)
+	if code, _, errs := call(t.Context(), "init-tiers"); code != 0 {
+		t.Fatal(errs)
 	}
+	readyz, stop := serveNow(t)
+	testserver.Eventually(t, "readyz names the key", 20*time.Second, func() error {
+		code, body := readyz()
+		if code != 503 || !strings.Contains(body, "Redis user use the key "+prefix+"workers:relocator") || strings.Contains(body, `"redis"`) {
+			return fmt.Errorf("%d %s", code, body)
+		}
+		return nil
+	})
+	allow("~" + prefix + "*")
+	testserver.Eventually(t, "it is ready", 20*time.Second, func() error {
+		if code, body := readyz(); code != 200 || !strings.Contains(body, `"attends":[0]`) {
+			return fmt.Errorf("%d %s", code, body)
+		}
+		return nil
+	})
+	stop()
 }

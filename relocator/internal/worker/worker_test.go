@@ -175,7 +175,7 @@ func (w *world) consume(name, key, group string, handle stream.Handler) (stop fu
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	c := stream.New(stream.Options{Redis: rdb, Stream: key, Group: group, Consumer: name, MinIdle: minIdle, Slots: 4,
+	c := stream.New(stream.Options{Redis: rdb, Stream: key, Backoff: w.store.Keys().Backoff(group), Group: group, Consumer: name, MinIdle: minIdle, Slots: 4,
 		Drain: 5 * time.Second, Handle: handle, Log: w.log.Named(name)})
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
