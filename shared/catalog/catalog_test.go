@@ -112,7 +112,7 @@ func TestEightMigratorsAtOnceApplyEachMigrationOnce(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	want := []string{"00001_level.sql", "00002_contents.sql", "00003_update_history.sql"}
+	want := []string{"00001_level.sql", "00002_contents.sql", "00003_update_history.sql", "00004_appraisal.sql"}
 	if !slices.Equal(applied, want) {
 		t.Fatalf("applied %v, want %v", applied, want)
 	}
@@ -142,7 +142,7 @@ func TestAMigrationThatWasInterruptedAfterItsTableRunsAgain(t *testing.T) {
 	insert(t, c, 7, "silver", "g.mp4")
 	exec(t, c, "DELETE FROM tierflow_schema")
 	applied, err := c.Migrate(t.Context())
-	if err != nil || len(applied) != 3 {
+	if err != nil || len(applied) != 4 {
 		t.Fatalf("applied %v, %v", applied, err)
 	}
 	if r, err := c.Content(t.Context(), 7); err != nil || r.Level != "silver" {
@@ -237,7 +237,7 @@ func TestEveryTableNamesItsEngineAndCollation(t *testing.T) {
 		}
 		n++
 	}
-	if err := rows.Err(); err != nil || n != 4 {
+	if err := rows.Err(); err != nil || n != 5 {
 		t.Fatalf("%d tables, %v", n, err)
 	}
 }

@@ -44,9 +44,10 @@ type History struct {
 }
 
 const (
-	levelColumns   = "min_counts, max_counts, path, tier_id"
-	rowColumns     = "cid, content_level, filename, generate_time, update_time, generation, view_count, size_bytes, digest, pinned_level"
-	historyColumns = "id, event_id, cid, old_level, new_level, prev_update_time, update_time, view_count, bytes, duration_us, worker_id"
+	levelColumns     = "min_counts, max_counts, path, tier_id"
+	rowColumns       = "cid, content_level, filename, generate_time, update_time, generation, view_count, size_bytes, digest, pinned_level"
+	appraisalColumns = "change_id, before_levels, after_cid, changed_at"
+	historyColumns   = "id, event_id, cid, old_level, new_level, prev_update_time, update_time, view_count, bytes, duration_us, worker_id"
 )
 
 // Content reads one row; fault.Unknown where there is none.

@@ -5,13 +5,13 @@ package appraise
 import (
 	"context"
 	"errors"
-	"sync"
 	"time"
 
 	"github.com/google/uuid"
 	"go.uber.org/zap"
 
 	"github.com/tierflow/tierflow/api/internal/lookup"
+	"github.com/tierflow/tierflow/api/internal/registry"
 	"github.com/tierflow/tierflow/shared/catalog"
 	"github.com/tierflow/tierflow/shared/content"
 	"github.com/tierflow/tierflow/shared/event"
@@ -21,19 +21,17 @@ import (
 
 // Options of an Appraiser. All are required.
 type Options struct {
-	Store   *state.Store // its client must not retry
-	Catalog *catalog.Catalog
-	Full    func() bool // tells whether the backlog has reached its limit
-	Log     *zap.Logger
+	Store    *state.Store // its client must not retry
+	Catalog  *catalog.Catalog
+	Registry *registry.Registry
+	Full     func() bool // tells whether the backlog has reached its limit
+	Log      *zap.Logger
 }
 
 // Appraiser posts last counts. Run must be started.
 type Appraiser struct {
 	Options
 	kick chan struct{}
-
-	mu     sync.Mutex
-	before []content.Level // the levels before the oldest change that is still to be appraised
 }
 
 // New makes an Appraiser.
@@ -72,14 +70,9 @@ func (a *Appraiser) Again(ctx context.Context, row catalog.Row, p content.Policy
 		errors.New("new counts keep coming"))
 }
 
-// LevelsChanged has all contents looked at, in the background, and the last count posted again of those that it
-// concerns. before are the levels as they were.
-func (a *Appraiser) LevelsChanged(before []content.Level) {
-	a.mu.Lock()
-	if a.before == nil {
-		a.before = before
-	}
-	a.mu.Unlock()
+// LevelsChanged has all contents looked at soon, in the background, after Registry.SetLevels, and the last count posted
+// again of those that the change concerns.
+func (a *Appraiser) LevelsChanged() {
 	select {
 	case a.kick <- struct{}{}:
 	default:
@@ -90,59 +83,61 @@ const (
 	pageSize = 1000
 	// pauseAfter is the wait after a failure, and while the backlog is full.
 	pauseAfter = time.Second
+	// lookAgain is how soon an api takes up a change that another one has left.
+	lookAgain = 5 * time.Second
 )
 
-// Run appraises until ctx ends. A change that comes while one is appraised starts it over.
+// Run appraises until ctx ends: a change that was made here, and one that another api has left, or this one before it was
+// started again.
 func (a *Appraiser) Run(ctx context.Context) {
-	for {
+	for ctx.Err() == nil {
+		wait := lookAgain
+		var begun bool
+		err := a.Registry.WithChange(ctx, func(c registry.Change) error { begun = true; return a.all(ctx, c) })
+		if err != nil && (begun || !fault.Is(err, fault.Unavailable)) { // else /readyz says what is missing
+			wait = pauseAfter // and another api may try it
+			if ctx.Err() == nil {
+				a.Log.Warn("contents cannot be looked at again after a change of levels; trying on", zap.Error(err))
+			}
+		}
 		select {
 		case <-ctx.Done():
-			return
 		case <-a.kick:
-		}
-		a.mu.Lock()
-		before := a.before
-		a.mu.Unlock()
-		posted, done := a.all(ctx, before)
-		switch {
-		case done:
-			a.mu.Lock()
-			if len(a.kick) == 0 {
-				a.before = nil
-			}
-			a.mu.Unlock()
-			a.Log.Info("the levels have changed: contents were looked at again", zap.Int("posted", posted))
-		case ctx.Err() != nil:
-			a.Log.Warn("stopped before all contents were looked at after a change of levels: repeat PUT /v1/levels",
-				zap.Int("posted", posted))
+		case <-time.After(wait):
 		}
 	}
 }
 
-// all is false where it was interrupted, by ctx or by another change.
-func (a *Appraiser) all(ctx context.Context, before []content.Level) (posted int, done bool) {
-	for after := content.ID(0); ; {
-		if ctx.Err() != nil || len(a.kick) > 0 {
-			return posted, false
-		}
-		n, rows, err := a.page(ctx, before, after)
+// all looks at what is left of a change. Where the levels have changed again it returns: that is the next change.
+func (a *Appraiser) all(ctx context.Context, c registry.Change) error {
+	posted, after := 0, c.After
+	for {
+		n, rows, err := a.page(ctx, c.Before, after)
 		posted += n
-		if err != nil || a.Full() {
-			if err != nil && ctx.Err() == nil {
-				a.Log.Warn("contents cannot be looked at again after a change of levels; trying on", zap.Error(err))
+		if err != nil {
+			if ctx.Err() != nil {
+				a.Log.Info("stopped while contents are looked at again after a change of levels: the next api goes on",
+					zap.Int("posted", posted), zap.Stringer("after", after))
 			}
+			return err // what was posted already needs no more and is passed over
+		}
+		if len(rows) < pageSize {
+			if done, err := a.Registry.Done(ctx, c); err != nil || !done {
+				return err
+			}
+			a.Log.Info("the levels have changed: contents were looked at again", zap.Int("posted", posted))
+			return nil
+		}
+		after = rows[len(rows)-1].ID
+		if still, err := a.Registry.Looked(ctx, c, after); err != nil || !still {
+			return err
+		}
+		if a.Full() {
 			select {
 			case <-ctx.Done():
 			case <-time.After(pauseAfter):
 			}
 		}
-		if err != nil {
-			continue // what was posted already needs no more and is passed over
-		}
-		if len(rows) < pageSize {
-			return posted, true
-		}
-		after = rows[len(rows)-1].ID
 	}
 }
 

@@ -131,13 +131,12 @@ func (s *Server) putLevels(c echo.Context) error {
 	if err = errors.Join(append(errs, err)...); err != nil {
 		return fault.New(fault.Unprocessable, "", "", err)
 	}
-	before, err := s.Registry.SetLevels(c.Request().Context(), p)
-	if err != nil {
+	if err := s.Registry.SetLevels(c.Request().Context(), p); err != nil {
 		return err
 	}
 	s.Lookup.InvalidatePolicy()
 	s.sizes.forget()
-	s.Appraise.LevelsChanged(before)
+	s.Appraise.LevelsChanged()
 	return s.answerLevels(c)
 }
 

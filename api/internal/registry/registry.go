@@ -35,7 +35,7 @@ func (r *Registry) Register(ctx context.Context, id content.ID, filename, level 
 	if err := content.CheckFilename(filename); err != nil {
 		return fault.New(fault.Unprocessable, "register content", id.String(), err)
 	}
-	return r.locked(ctx, "contents", func(conn *sql.Conn) error {
+	return r.locked(ctx, "contents", lockWait, func(conn *sql.Conn) error {
 		where, args := "min_counts = 0", []any{}
 		if level != "" {
 			where, args = "content_level = ?", append(args, level)
@@ -168,24 +168,27 @@ func (r *Registry) Counts(ctx context.Context) (map[string]int64, error) {
 	return counts, catalog.Wrap("count contents", "", rows.Err())
 }
 
-// SetLevels replaces the levels, in one transaction, and returns those that were there. A level that goes must not
-// be used by a content, or it is fault.Conflict. tier ids stay as they are: they belong to `relocator init-tiers`.
-func (r *Registry) SetLevels(ctx context.Context, p content.Policy) (before []content.Level, err error) {
-	err = r.locked(ctx, "levels", func(conn *sql.Conn) error {
+// SetLevels replaces the levels, in one transaction, which also notes the change: see WithChange. A level that goes must
+// not be used by a content, or it is fault.Conflict. tier ids stay as they are: they belong to `relocator init-tiers`.
+func (r *Registry) SetLevels(ctx context.Context, p content.Policy) error {
+	return r.locked(ctx, "levels", lockWait, func(conn *sql.Conn) error {
 		tx, err := conn.BeginTx(ctx, nil)
 		if err != nil {
 			return catalog.Wrap("set levels", "", err)
 		}
 		defer func() { _ = tx.Rollback() }() // after COMMIT it does nothing, and where it fails the session's end does it
-		if before, err = levels(ctx, tx); err != nil {
+		before, err := levels(ctx, tx)
+		if err != nil {
 			return err
 		}
 		if err := replace(ctx, tx, before, p); err != nil {
 			return err
 		}
+		if err := note(ctx, tx, before); err != nil {
+			return err
+		}
 		return catalog.Wrap("set levels", "", tx.Commit())
 	})
-	return before, err
 }
 
 func levels(ctx context.Context, tx *sql.Tx) ([]content.Level, error) {
@@ -243,9 +246,12 @@ func replace(ctx context.Context, tx *sql.Tx, before []content.Level, p content.
 	return nil
 }
 
-// locked calls fn with a connection that holds a lock of this database: what fn finds stays so until it has written,
-// as far as this program goes. The lock is the server's and goes with the connection.
-func (r *Registry) locked(ctx context.Context, what string, fn func(*sql.Conn) error) error {
+// errHeld: another connection has kept the lock.
+var errHeld = errors.New("others hold it")
+
+// locked calls fn with a connection that holds a lock of this database, which it waits for: what fn finds stays so until it
+// has written, as far as this program goes. The lock is the server's and goes with the connection.
+func (r *Registry) locked(ctx context.Context, what string, wait time.Duration, fn func(*sql.Conn) error) error {
 	conn, err := r.db.Conn(ctx)
 	if err != nil {
 		return catalog.Wrap("lock", what, err)
@@ -258,11 +264,11 @@ func (r *Registry) locked(ctx context.Context, what string, fn func(*sql.Conn) e
 	// Names of locks are the server's and have 64 characters at most.
 	name := fmt.Sprintf("tierflow:%s:%.16x", what, sha256.Sum256([]byte(database)))
 	var got sql.NullInt64
-	if err := conn.QueryRowContext(ctx, "SELECT GET_LOCK(?, ?)", name, int(lockWait.Seconds())).Scan(&got); err != nil {
+	if err := conn.QueryRowContext(ctx, "SELECT GET_LOCK(?, ?)", name, int(wait.Seconds())).Scan(&got); err != nil {
 		return catalog.Wrap("lock", what, err)
 	}
 	if got.Int64 != 1 {
-		return fault.New(fault.Unavailable, "lock", what, fmt.Errorf("others have held it for %s", lockWait))
+		return fault.New(fault.Unavailable, "lock", what, fmt.Errorf("%w, for %s by now", errHeld, wait))
 	}
 	defer func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), unlockTimeout)

@@ -63,7 +63,8 @@ func Run(ctx context.Context, c Config, log *zap.Logger, listening func(net.Addr
 		}})
 	ready.Detail("partitions", func() any { return c.Partitions })
 	batcher := ingest.New(ingest.Options{Store: writes, MaxBacklog: c.MaxBacklog, Metrics: metrics})
-	appraiser := appraise.New(appraise.Options{Store: writes, Catalog: c.catalog, Full: batcher.Full, Log: log})
+	contents := registry.New(c.catalog.DB())
+	appraiser := appraise.New(appraise.Options{Store: writes, Catalog: c.catalog, Registry: contents, Full: batcher.Full, Log: log})
 	commits := live.NewCommits(c.reads, keys, find.Invalidate, log)
 	hub := live.NewHub(c.reads, reads, log)
 
@@ -83,7 +84,7 @@ func Run(ctx context.Context, c Config, log *zap.Logger, listening func(net.Addr
 	}
 
 	server := httpapi.New(httpapi.Options{
-		Ingest: batcher, Lookup: find, Catalog: c.catalog, Registry: registry.New(c.catalog.DB()), Appraise: appraiser,
+		Ingest: batcher, Lookup: find, Catalog: c.catalog, Registry: contents, Appraise: appraiser,
 		Commits: commits, Hub: hub, Reads: reads, Writes: writes, Redis: c.reads, Ready: ready, Metrics: metrics, Guard: guard,
 		Log: log,
 	}).HTTP()

@@ -1,0 +1,14 @@
+-- A change of the levels whose contents are still to be looked at again: one row, or none. change_id is new with each
+-- change; before_levels are the levels before the first of them, as JSON; contents up to after_cid were looked at.
+
+-- +goose NO TRANSACTION
+-- +goose Up
+CREATE TABLE IF NOT EXISTS appraisal (
+  id            TINYINT     NOT NULL DEFAULT 1,
+  change_id     CHAR(36)    CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
+  before_levels MEDIUMTEXT  NOT NULL,
+  after_cid     BIGINT      NOT NULL DEFAULT 0,
+  changed_at    DATETIME(6) NOT NULL DEFAULT (UTC_TIMESTAMP(6)),
+  PRIMARY KEY (id),
+  CONSTRAINT appraisal_one CHECK (id = 1)
+) ENGINE=InnoDB DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin;
