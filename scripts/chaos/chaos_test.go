@@ -16,7 +16,7 @@ import (
 	"github.com/tierflow/tierflow/shared/testserver"
 )
 
-var soak = flag.Duration("for", 0, "how long random mixes go on; 0: two of them")
+var soak = flag.Duration("for", 0, "how long random mixes go on with each topology; 0: a few of them")
 
 func TestMain(m *testing.M) { testserver.Main(tidy{m}) }
 
@@ -43,26 +43,30 @@ func library() []stack.Sample {
 }
 
 func TestEachFaultInMidTrafficLosesNothingThatWasNotSaidToBeLost(t *testing.T) {
-	t.Parallel()
-	seed := uint64(time.Now().UnixNano())
-	t.Logf("seed %d", seed)
-	r := rand.New(rand.NewPCG(seed, 0))
-	w := start(t, library(), nil)
-	for _, f := range faults {
-		began := time.Now()
-		w.note("--- %s", f.name)
-		stop := w.traffic(r.Uint64(), 5*time.Millisecond)
-		last(r, 300*time.Millisecond)
-		for range 2 {
-			w.must("a fault", w.inflict(f, r))
-			last(r, 200*time.Millisecond)
-		}
-		accepted := stop()
-		w.check()
-		t.Logf("%s: %d posts were accepted, %v", f.name, accepted, time.Since(began).Round(time.Millisecond))
-		if t.Failed() {
-			return
-		}
+	for topology := range topologies {
+		t.Run(topology, func(t *testing.T) {
+			t.Parallel()
+			seed := uint64(time.Now().UnixNano())
+			t.Logf("seed %d", seed)
+			r := rand.New(rand.NewPCG(seed, 0))
+			w := start(t, topology, library())
+			for _, f := range w.faults() {
+				began := time.Now()
+				w.note("--- %s", f.name)
+				stop := w.traffic(r.Uint64(), 5*time.Millisecond)
+				last(r, 300*time.Millisecond)
+				for range 2 {
+					w.must("a fault", w.inflict(f, r))
+					last(r, 200*time.Millisecond)
+				}
+				accepted := stop()
+				w.check()
+				t.Logf("%s: %d posts were accepted, %v", f.name, accepted, time.Since(began).Round(time.Millisecond))
+				if t.Failed() {
+					return
+				}
+			}
+		})
 	}
 }
 
@@ -79,27 +83,31 @@ func TestRandomMixesOfFaultsLoseNothingThatWasNotSaidToBeLost(t *testing.T) {
 	set("rapid.nofailfile", "true")
 	seed := flag.Lookup("rapid.seed")
 	given := seed.Value.String() != seed.DefValue
-	end := time.Now().Add(*soak)
-	for n := 1; (n <= 2 || time.Now().Before(end)) && !t.Failed(); n++ {
-		if !given {
-			set(seed.Name, fmt.Sprint(rand.Uint64()|1))
-		}
-		t.Run(fmt.Sprint("mix ", n), func(t *testing.T) {
-			t.Logf("again with -run Random -rapid.seed=%s", seed.Value)
-			rapid.Check(t, func(r *rapid.T) { mix(t, r) })
+	for topology, least := range map[string]int{oneRedis: 2, sixNodes: 1} {
+		t.Run(topology, func(t *testing.T) {
+			end := time.Now().Add(*soak)
+			for n := 1; (n <= least || time.Now().Before(end)) && !t.Failed(); n++ {
+				if !given {
+					set(seed.Name, fmt.Sprint(rand.Uint64()|1))
+				}
+				t.Run(fmt.Sprint("mix ", n), func(t *testing.T) {
+					t.Logf("again with -run 'Random/%s' -rapid.seed=%s", topology, seed.Value)
+					rapid.Check(t, func(r *rapid.T) { mix(t, topology, r) })
+				})
+			}
 		})
 	}
 }
 
 // mix is one history: traffic, and faults one after the other and several at once, with looks in between.
-func mix(t *testing.T, r *rapid.T) {
-	w := start(t, library(), nil)
+func mix(t *testing.T, topology string, r *rapid.T) {
+	w := start(t, topology, library())
 	for range rapid.IntRange(1, 2).Draw(r, "rounds") {
 		stop := w.traffic(rapid.Uint64().Draw(r, "traffic"), 5*time.Millisecond)
 		for range rapid.IntRange(2, 5).Draw(r, "steps") {
 			var wg sync.WaitGroup
 			for range rapid.SampledFrom([]int{1, 1, 2, 3}).Draw(r, "at once") {
-				f := rapid.SampledFrom(faults).Draw(r, "fault")
+				f := rapid.SampledFrom(w.faults()).Draw(r, "fault")
 				random := rand.New(rand.NewPCG(rapid.Uint64().Draw(r, "how"), 0))
 				wg.Go(func() { _ = w.inflict(f, random) }) // one that comes too late for its victim is none
 			}

@@ -4,5 +4,6 @@
 //
 // Random mixes for an hour (the machine needs redis-server and a MySQL server; a failure prints the seed):
 //
-//	go test -race ./scripts/chaos -run Random -for 1h -timeout 2h
+//	go test -race ./scripts/chaos -run Random/one -for 1h -timeout 2h
+//	go test -race ./scripts/chaos -run Random/six -for 1h -timeout 2h    # six nodes
 package chaos

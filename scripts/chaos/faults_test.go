@@ -6,10 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	_ "github.com/go-sql-driver/mysql" // the driver of inMySQL
-	"github.com/redis/go-redis/v9"
 
 	"github.com/tierflow/tierflow/scripts/internal/stack"
 	"github.com/tierflow/tierflow/shared/state"
@@ -36,7 +36,10 @@ const (
 )
 
 // faults are all kinds. Each chooses its victim and its time at random.
-var faults = []fault{
+func (w *world) faults() []fault { return slices.Concat(everywhere, w.redis.faults()) }
+
+// everywhere are those that every topology has.
+var everywhere = []fault{
 	{"a process is killed", processes, false, func(_ context.Context, w *world, r *rand.Rand) error {
 		v := w.anyService(r)
 		w.note("kill %s", v.Name)
@@ -56,64 +59,33 @@ var faults = []fault{
 		w.note("resume %s", v.Name)
 		return v.Resume()
 	}},
-	{"a process is cut off from Redis", wires, false, func(_ context.Context, w *world, r *rand.Rand) error {
-		v := w.anyService(r)
-		w.note("cut %s off from Redis", v.Name)
-		w.gates[v.Name].redis.Close()
-		last(r, 3*minIdle/2)
-		w.gates[v.Name].redis.Open()
-		return nil
-	}},
 	{"a process is cut off from MySQL", wires, false, func(_ context.Context, w *world, r *rand.Rand) error {
 		v := w.anyService(r)
 		w.note("cut %s off from MySQL", v.Name)
-		w.gates[v.Name].mysql.Close()
+		w.gates[v.Name].Close()
 		last(r, 3*minIdle/2)
-		w.gates[v.Name].mysql.Open()
+		w.gates[v.Name].Open()
 		return nil
 	}},
 	{"some requests and replies of all processes are lost", wires, false, func(_ context.Context, w *world, r *rand.Rand) error {
 		w.note("lose requests and replies")
-		for _, g := range w.gates {
-			for _, gate := range []*testserver.Gate{g.redis, g.mysql} {
-				mine := rand.New(rand.NewPCG(r.Uint64(), 0))
-				gate.Judge(func([]byte) testserver.Fate {
-					switch mine.IntN(40) {
-					case 0:
-						return testserver.LoseRequest
-					case 1, 2:
-						return testserver.LoseReply
-					}
-					return testserver.Pass
-				})
-			}
+		for _, g := range w.allGates() {
+			mine := rand.New(rand.NewPCG(r.Uint64(), 0))
+			g.Judge(ofRequests(func() testserver.Fate {
+				switch mine.IntN(40) {
+				case 0:
+					return testserver.LoseRequest
+				case 1, 2:
+					return testserver.LoseReply
+				}
+				return testserver.Pass
+			}))
 		}
 		last(r, 2*time.Second)
-		for _, g := range w.gates {
-			g.redis.Judge(nil)
-			g.mysql.Judge(nil)
+		for _, g := range w.allGates() {
+			g.Judge(nil)
 		}
 		return nil
-	}},
-	{"Redis is killed", theRedis, false, func(ctx context.Context, w *world, r *rand.Rand) error {
-		w.note("kill Redis")
-		if err := w.redis.Kill(); err != nil {
-			return err
-		}
-		last(r, time.Second)
-		if err := w.redis.Start(ctx); err != nil {
-			return err
-		}
-		w.note("Redis is back")
-		return nil
-	}},
-	{"Redis is paused", theRedis, false, func(_ context.Context, w *world, r *rand.Rand) error {
-		w.note("pause Redis")
-		if err := w.redis.Pause(); err != nil {
-			return err
-		}
-		last(r, 2*minIdle)
-		return w.redis.Resume()
 	}},
 	{"MySQL is killed", theMySQL, false, func(ctx context.Context, w *world, r *rand.Rand) error {
 		w.note("kill MySQL")
@@ -169,27 +141,9 @@ var faults = []fault{
 		w.note("destroy the group %s", group)
 		return w.Redis.XGroupDestroy(ctx, stream, group).Err()
 	}},
-	{"Redis fails over to its replica", theRedis, true, func(ctx context.Context, w *world, _ *rand.Rand) error {
-		w.note("fail over")
-		if err := w.redis.Kill(); err != nil {
-			return err
-		}
-		if _, err := on(w.other, func(c *redis.Client) (string, error) { return c.ReplicaOf(ctx, "NO", "ONE").Result() }); err != nil {
-			return err
-		}
-		w.redis, w.other = w.other, w.redis
-		w.front.Redirect(w.redis.Addr())
-		for _, g := range w.gates {
-			g.redis.Redirect(w.redis.Addr())
-		}
-		if err := w.other.Start(ctx); err != nil {
-			return err
-		}
-		return w.replicate(ctx)
-	}},
 	{"Redis is wiped", theRedis, true, func(ctx context.Context, w *world, _ *rand.Rand) error {
 		w.note("wipe Redis")
-		return w.Redis.FlushAll(ctx).Err()
+		return w.redis.flush(ctx)
 	}},
 	{"a stream is trimmed by hand while entries are pending", theRedis, true, func(ctx context.Context, w *world, r *rand.Rand) error {
 		stream, _ := w.anyGroup(r)
@@ -216,8 +170,8 @@ func (w *world) anyService(r *rand.Rand) *stack.Service {
 }
 
 func (w *world) anyGroup(r *rand.Rand) (stream, group string) {
-	all := [][2]string{{w.Keys.Views(), state.GroupRelocator}, {w.Keys.Relocated(), state.GroupCommitter},
-		{w.Keys.Committed(), state.GroupReleaser}}
+	k := w.Keys.In(r.IntN(w.Keys.Partitions()))
+	all := [][2]string{{k.Views(), state.GroupRelocator}, {k.Relocated(), state.GroupCommitter}, {k.Committed(), state.GroupReleaser}}
 	one := all[r.IntN(len(all))]
 	return one[0], one[1]
 }

@@ -28,14 +28,14 @@ type post struct {
 type ledger struct {
 	mu    sync.Mutex
 	posts map[content.ID][]post
-	from  string // entries of views before this are of no concern
+	from  map[string]string // of each stream of views: entries before this are of no concern
 	wrong []error
 }
 
-func newLedger() *ledger { return &ledger{posts: map[content.ID][]post{}, from: "-"} }
+func newLedger() *ledger { return &ledger{posts: map[content.ID][]post{}} }
 
 // forget begins a new book: everything before may be lost.
-func (l *ledger) forget(from string) {
+func (l *ledger) forget(from map[string]string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.posts, l.from = map[content.ID][]post{}, from
@@ -116,15 +116,21 @@ func (l *ledger) check(ctx context.Context, w *world) (problems []error) {
 	l.wrong = nil
 
 	var entries []redis.XMessage
-	for from := l.from; ; {
-		page, err := w.Redis.XRangeN(ctx, w.Keys.Views(), from, "+", 1000).Result()
-		if err != nil {
-			return append(problems, err)
+	for _, k := range w.Keys.Each() {
+		from := l.from[k.Views()]
+		if from == "" {
+			from = "-"
 		}
-		if entries = append(entries, page...); len(page) < 1000 {
-			break
+		for {
+			page, err := w.Redis.XRangeN(ctx, k.Views(), from, "+", 1000).Result()
+			if err != nil {
+				return append(problems, err)
+			}
+			if entries = append(entries, page...); len(page) < 1000 {
+				break
+			}
+			from = "(" + page[len(page)-1].ID
 		}
-		from = "(" + page[len(page)-1].ID
 	}
 	type view struct {
 		entry, eventID string

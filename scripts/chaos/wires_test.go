@@ -134,11 +134,13 @@ func mysqlKind(request []byte) string {
 
 func TestEveryKindOfRequestMayGetLostOnItsWayThereOrBack(t *testing.T) {
 	t.Parallel()
-	w := start(t, library(), nil)
+	w := start(t, oneRedis, library())
 	s := &surgeon{done: map[string]bool{}, left: map[string]int{}}
 	for name, g := range w.gates {
-		g.redis.Judge(s.judge(name, redisKind))
-		g.mysql.Judge(s.judge(name, mysqlKind))
+		g.Judge(s.judge(name, mysqlKind))
+	}
+	for name, g := range w.redis.(*single).byName {
+		g.Judge(s.judge(name, redisKind))
 	}
 	next := content.ID(100)
 	for quiet, n := 0, 1; quiet < 2; n++ {

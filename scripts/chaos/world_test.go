@@ -3,16 +3,15 @@ package chaos_test
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
-
-	"github.com/redis/go-redis/v9"
 
 	"github.com/tierflow/tierflow/scripts/internal/stack"
 	"github.com/tierflow/tierflow/shared/content"
@@ -40,11 +39,9 @@ var (
 type world struct {
 	*stack.Stack
 	t      testing.TB
-	redis  *localserver.Redis // who answers behind the gates
-	other  *localserver.Redis // its replica
+	redis  topology
 	mysql  *localserver.MySQL
-	gates  map[string]*gates // of each service, by its name
-	front  *testserver.Gate  // the test's own way to Redis
+	gates  map[string]*testserver.Gate // of each service, by its name, to MySQL
 	ledger *ledger
 	reader *reader
 
@@ -55,11 +52,8 @@ type world struct {
 	history []string
 }
 
-// gates are a service's ways to its servers.
-type gates struct{ redis, mysql *testserver.Gate }
-
 // start makes a world with its contents and starts its services.
-func start(t testing.TB, samples []stack.Sample, settings map[string]string) *world {
+func start(t testing.TB, topology string, samples []stack.Sample) *world {
 	t.Helper()
 	if _, err := localserver.FindRedis(); err != nil {
 		t.Skipf("it breaks its servers, so it needs its own: %v", err)
@@ -68,21 +62,17 @@ func start(t testing.TB, samples []stack.Sample, settings map[string]string) *wo
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &world{t: t, gates: map[string]*gates{}, ledger: newLedger()}
+	w := &world{t: t, gates: map[string]*testserver.Gate{}, ledger: newLedger()}
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	w.startServers(ctx)
+	w.redis = topologies[topology](ctx, w)
+	w.startMySQL(ctx)
 
-	front, url := testserver.RedisGate(t, w.redis.URL())
-	w.front = front
 	o := stack.Options{
 		Programs: dir, Dir: t.TempDir(), Environ: os.Environ(), Relocators: 2, Tiers: map[string]string{},
-		RedisURL: url, MySQLDSN: w.mysql.DSN("chaos"),
+		RedisURL: w.redis.url(""), Partitions: partitionsOf[topology], MySQLDSN: w.mysql.DSN("chaos"),
 		Settings: map[string]string{"TIERFLOW_MIN_IDLE": minIdle.String(), "TIERFLOW_RELEASE_GRACE": "100ms",
 			"TIERFLOW_BANDWIDTH": "8MiB"},
-	}
-	for name, value := range settings {
-		o.Settings[name] = value
 	}
 	if folder, ok := stack.SecondFilesystem(o.Dir, 1<<30); ok {
 		o.Tiers["gold"] = filepath.Join(folder, "gold")
@@ -106,10 +96,8 @@ func start(t testing.TB, samples []stack.Sample, settings map[string]string) *wo
 		}
 	})
 	for _, v := range w.Services() {
-		r, redisURL := testserver.RedisGate(t, w.redis.URL())
-		m, dsn := testserver.MySQLGate(t, w.mysql.DSN("chaos"))
-		w.gates[v.Name] = &gates{r, m}
-		v.Settings["TIERFLOW_REDIS_URL"], v.Settings["TIERFLOW_MYSQL_DSN"] = redisURL, dsn
+		v.Settings["TIERFLOW_REDIS_URL"] = w.redis.url(v.Name)
+		w.gates[v.Name], v.Settings["TIERFLOW_MYSQL_DSN"] = testserver.MySQLGate(t, w.mysql.DSN("chaos"))
 	}
 	w.must("add contents", w.Add(ctx, samples...))
 	w.must("start", w.Start(ctx))
@@ -117,51 +105,13 @@ func start(t testing.TB, samples []stack.Sample, settings map[string]string) *wo
 	return w
 }
 
-// startServers starts a Redis that loses nothing that it has answered, its replica, and a MySQL.
-func (w *world) startServers(ctx context.Context) {
+func (w *world) startMySQL(ctx context.Context) {
 	w.t.Helper()
-	for _, r := range []**localserver.Redis{&w.redis, &w.other} {
-		s, err := localserver.StartRedis(ctx, localserver.Options{Dir: w.t.TempDir(), AppendFsync: "always"})
-		w.must("start a Redis", err)
-		w.t.Cleanup(func() { s.Close() })
-		*r = s
-	}
-	w.must("replicate", w.replicate(ctx))
 	m, err := localserver.StartMySQL(ctx, localserver.Options{Dir: w.t.TempDir(), Binary: os.Getenv("TIERFLOW_TEST_MYSQLD")})
 	w.must("start a MySQL", err)
 	w.t.Cleanup(func() { m.Close() })
 	w.mysql = m
 	w.must("make a database", w.inMySQL(ctx, "CREATE DATABASE chaos"))
-}
-
-// on asks one Redis, whoever is behind the gates.
-func on[T any](r *localserver.Redis, ask func(*redis.Client) (T, error)) (T, error) {
-	c := redis.NewClient(&redis.Options{Addr: r.Addr()})
-	defer c.Close()
-	return ask(c)
-}
-
-// replicate makes the other Redis the replica of the one that answers, and returns when it is up to date.
-func (w *world) replicate(ctx context.Context) error {
-	host, port, _ := strings.Cut(w.redis.Addr(), ":")
-	for _, r := range []*localserver.Redis{w.redis, w.other} { // a replica is served at once
-		if _, err := on(r, func(c *redis.Client) (string, error) {
-			return c.ConfigSet(ctx, "repl-diskless-sync-delay", "0").Result()
-		}); err != nil {
-			return err
-		}
-	}
-	_, err := on(w.other, func(c *redis.Client) (string, error) { return c.ReplicaOf(ctx, host, port).Result() })
-	if err != nil {
-		return err
-	}
-	return eventually(ctx, func() error {
-		info, err := on(w.other, func(c *redis.Client) (string, error) { return c.Info(ctx, "replication").Result() })
-		if err == nil && !strings.Contains(info, "master_link_status:up") {
-			err = errors.New(info)
-		}
-		return err
-	})
 }
 
 func eventually(ctx context.Context, check func() error) error {
@@ -197,25 +147,25 @@ func (w *world) heal() {
 	w.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	for _, r := range []*localserver.Redis{w.redis, w.other} {
-		_ = r.Resume() // fails where it does not run
-		w.must("start Redis", r.Start(ctx))
-	}
-	_ = w.mysql.Resume()
+	w.must("heal Redis", w.redis.heal(ctx))
+	_ = w.mysql.Resume() // fails where it does not run
 	w.must("start MySQL", w.mysql.Start(ctx))
+	for _, g := range w.allGates() {
+		g.Judge(nil)
+		g.Open()
+	}
 	for _, v := range w.Services() {
-		if g := w.gates[v.Name]; g != nil {
-			g.redis.Judge(nil)
-			g.mysql.Judge(nil)
-			g.redis.Open()
-			g.mysql.Open()
-		}
 		_ = v.Resume()
 		w.must("launch "+v.Name, v.Launch())
 	}
 	for _, v := range w.Services() {
 		w.must(v.Name+" is ready again", v.AwaitReady(ctx))
 	}
+}
+
+// allGates are those between the services and their servers.
+func (w *world) allGates() []*testserver.Gate {
+	return append(w.redis.gates(), slices.Collect(maps.Values(w.gates))...)
 }
 
 // check lets everything settle and then looks whether all guarantees hold. Where counts may have been lost, it does
@@ -235,11 +185,13 @@ func (w *world) look() {
 	settle()
 	if w.lossy {
 		w.note("counts may be lost: each content is posted again, and verify --repair runs")
-		newest, err := w.Redis.XRevRangeN(ctx, w.Keys.Views(), "+", "-", 1).Result()
-		w.must("read views", err)
-		from := "-"
-		if len(newest) > 0 {
-			from = "(" + newest[0].ID
+		from := map[string]string{}
+		for _, k := range w.Keys.Each() {
+			newest, err := w.Redis.XRevRangeN(ctx, k.Views(), "+", "-", 1).Result()
+			w.must("read views", err)
+			if len(newest) > 0 {
+				from[k.Views()] = "(" + newest[0].ID
+			}
 		}
 		w.ledger.forget(from)
 		for id := range w.reader.want {

@@ -130,10 +130,10 @@ func TestOnAClusterEverythingSettles(t *testing.T) {
 	w.checkSettled()
 }
 
-// A replica that is promoted may lack the last events that its master had accepted: replication is asynchronous. What
-// stands is that no file is ever missed and nothing is committed twice; and the next post of each content puts right
-// whatever was lost.
-func TestAMasterIsKilledAndItsReplicaPromoted(t *testing.T) {
+// Replication is asynchronous: what a master has answered and not sent on is lost with it. So much and no more: what its
+// replica has got when the master dies is kept, and every count of it takes effect without being posted again. What is
+// lost under traffic, scripts/chaos looks at.
+func TestAMasterIsKilledAndTheOthersVoteItsReplicaIntoItsPlace(t *testing.T) {
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	random := rand.New(rand.NewPCG(seed, 0))
@@ -152,16 +152,14 @@ func TestAMasterIsKilledAndItsReplicaPromoted(t *testing.T) {
 	const n = 200
 	w.addMany(random, n)
 	w.postMany(random, n, 150)
-	w.must("kill a master", cluster.Masters[1].Kill())
-	w.must("promote its replica", cluster.Promote(ctx, 1))
-	w.postMany(random, n, 50)
-	for id := content.ID(1); id <= n; id++ { // the next post of each
-		w.postUntilAccepted(ctx, id, content.Count(random.IntN(3000)))
-	}
+	w.must("the replica has what was accepted", cluster.CaughtUp(ctx, 1))
+	w.must("kill a master", cluster.Failover(ctx, 1))
 	testserver.Eventually(t, "nothing is under way", patience, func() error { return w.Settled(t.Context()) })
 	if out, code, err := w.Run(ctx, stack.Relocator, "verify", "--repair"); err != nil || code == 2 {
 		t.Fatalf("verify: exit code %d, %v\n%s", code, err, out)
 	}
+	w.checkSettled()
+	w.postMany(random, n, 50)
 	w.checkSettled()
 	w.must("the old master comes back", cluster.Replicas[1].Start(ctx))
 	w.must("and follows", cluster.Wait(ctx))

@@ -16,18 +16,22 @@ import (
 // slots is how many hash slots a Redis Cluster has.
 const slots = 16384
 
-// nodeTimeout, in milliseconds, is how long a node may be silent before the others hold it for dead.
-const nodeTimeout = "15000"
+// nodeTimeout, in milliseconds, is how long a node may be silent before the others hold it for dead; voteTimeout is that
+// while they are meant to.
+const (
+	nodeTimeout = "15000"
+	voteTimeout = "2000"
+)
 
 // RedisCluster is a private Redis Cluster: masters, and one replica for each.
 type RedisCluster struct {
-	Masters, Replicas []*Redis // Replicas[i] is Masters[i]'s, until one is promoted
+	Masters, Replicas []*Redis // Replicas[i] is Masters[i]'s
 }
 
 // StartRedisCluster starts masters and as many replicas, and returns when all of them know that every slot is served
 // and every replica follows its master. Options are those of each node; where a folder is given, each has one in it.
-// Nodes fail over by themselves only after a quarter of a minute, so that none does because the machine is busy: see
-// Promote.
+// Nodes do not fail over by themselves, so that none does because the machine is busy: see Failover. While a
+// master is away, the others serve (cluster-require-full-coverage no).
 func StartRedisCluster(ctx context.Context, masters int, o Options) (*RedisCluster, error) {
 	c := &RedisCluster{}
 	nodes := make([]*Redis, 2*masters)
@@ -66,7 +70,17 @@ func startNode(ctx context.Context, i int, o Options) (*Redis, error) {
 		o.Dir = filepath.Join(o.Dir, "node-"+strconv.Itoa(i+1))
 	}
 	o.arguments = []string{"--cluster-enabled", "yes", "--cluster-port", strconv.Itoa(bus), "--cluster-node-timeout", nodeTimeout,
-		"--repl-diskless-sync-delay", "0"}
+		"--cluster-require-full-coverage", "no", "--cluster-replica-no-failover", "yes", "--repl-diskless-sync-delay", "0"}
+	if o.Announce != nil {
+		if o.Port, err = FreePort(); err != nil {
+			return nil, err
+		}
+		announced, err := o.Announce(fmt.Sprintf("127.0.0.1:%d", o.Port))
+		if err != nil {
+			return nil, err
+		}
+		o.arguments = append(o.arguments, "--cluster-announce-port", strconv.Itoa(announced))
+	}
 	return StartRedis(ctx, o)
 }
 
@@ -140,66 +154,112 @@ func (c *RedisCluster) join(ctx context.Context) error {
 
 // Wait returns when every node that runs finds every slot served, and every running replica is in step with its master.
 func (c *RedisCluster) Wait(ctx context.Context) error {
+	return c.eachRunning(ctx, func(node *redis.Client) error {
+		info, err := node.ClusterInfo(ctx).Result()
+		if err != nil {
+			return err
+		}
+		if !strings.Contains(info, "cluster_state:ok") || !strings.Contains(info, "cluster_slots_ok:16384") ||
+			!strings.Contains(info, fmt.Sprintf("cluster_known_nodes:%d", len(c.Nodes()))) {
+			return errors.New(info)
+		}
+		repl, err := node.Info(ctx, "replication").Result()
+		if err == nil && strings.Contains(repl, "role:slave") && !strings.Contains(repl, "master_link_status:up") {
+			err = errors.New(repl)
+		}
+		return err
+	})
+}
+
+// CaughtUp returns when Replicas[i] has everything that its master has answered by now.
+func (c *RedisCluster) CaughtUp(ctx context.Context, i int) error {
+	offset := func(node *Redis, field string) (int64, error) {
+		client := node.client()
+		defer client.Close()
+		info, err := client.Info(ctx, "replication").Result()
+		if err != nil {
+			return 0, err
+		}
+		_, rest, _ := strings.Cut(info, field+":")
+		text, _, _ := strings.Cut(rest, "\r\n")
+		return strconv.ParseInt(text, 10, 64)
+	}
+	want, err := offset(c.Masters[i], "master_repl_offset")
+	if err != nil {
+		return err
+	}
+	return until(ctx, func() error {
+		got, err := offset(c.Replicas[i], "slave_repl_offset")
+		if err == nil && got < want {
+			err = fmt.Errorf("the replica has come to %d of %d", got, want)
+		}
+		return err
+	})
+}
+
+// Failover kills Masters[i] and returns when the other masters have voted its replica into its place, and every running node
+// knows. The two are exchanged; the dead one, when it is started, follows the other. Replication is asynchronous: what the
+// dead one had answered and not yet sent is lost.
+func (c *RedisCluster) Failover(ctx context.Context, i int) (err error) {
+	dead, heir := c.Masters[i], c.Replicas[i]
+	if err := c.configure(ctx, "cluster-node-timeout", voteTimeout); err != nil {
+		return err
+	}
+	defer func() {
+		err = errors.Join(err, c.configure(context.WithoutCancel(ctx), "cluster-node-timeout", nodeTimeout))
+	}()
+	client := heir.client()
+	defer client.Close()
+	for setting, during := range map[string][2]string{
+		"cluster-replica-no-failover":     {"no", "yes"},
+		"cluster-replica-validity-factor": {"0", "10"}, // it may stand for election however late it was
+	} {
+		if err := client.ConfigSet(ctx, setting, during[0]).Err(); err != nil {
+			return err
+		}
+		defer func() {
+			err = errors.Join(err, client.ConfigSet(context.WithoutCancel(ctx), setting, during[1]).Err())
+		}()
+	}
+	id, err := client.ClusterMyID(ctx).Result()
+	if err != nil {
+		return err
+	}
+	old := c.id(ctx, dead)
+	if err := dead.Kill(); err != nil {
+		return err
+	}
+	c.Masters[i], c.Replicas[i] = heir, dead
+	return c.eachRunning(ctx, func(node *redis.Client) error {
+		list, err := slotMap(ctx, node)
+		if err != nil {
+			return err
+		}
+		serves := false
+		for _, s := range list {
+			if s.Nodes[0].ID == old {
+				return fmt.Errorf("slots from %d are still the dead one's", s.Start)
+			}
+			serves = serves || s.Nodes[0].ID == id
+		}
+		if !serves {
+			return fmt.Errorf("%s serves no slot", heir.Addr())
+		}
+		return nil
+	})
+}
+
+// eachRunning waits until every node that runs passes the check.
+func (c *RedisCluster) eachRunning(ctx context.Context, check func(*redis.Client) error) error {
 	for _, node := range c.Nodes() {
 		if node.PID() == 0 {
 			continue
 		}
 		client := node.client()
-		err := until(ctx, func() error {
-			info, err := client.ClusterInfo(ctx).Result()
-			if err != nil {
-				return err
-			}
-			if !strings.Contains(info, "cluster_state:ok") || !strings.Contains(info, fmt.Sprintf("cluster_known_nodes:%d", len(c.Nodes()))) {
-				return errors.New(info)
-			}
-			repl, err := client.Info(ctx, "replication").Result()
-			if err == nil && strings.Contains(repl, "role:slave") && !strings.Contains(repl, "master_link_status:up") {
-				err = errors.New(repl)
-			}
-			return err
-		})
+		err := until(ctx, func() error { return check(client) })
 		client.Close()
 		if err != nil {
 			return fmt.Errorf("%s: %w", node.Addr(), err)
-		}
-	}
-	return nil
-}
-
-// Promote makes the replica of Masters[i], which need not run any more, the master of its slots, and exchanges the two.
-// It returns when every running node knows.
-func (c *RedisCluster) Promote(ctx context.Context, i int) error {
-	client := c.Replicas[i].client()
-	defer client.Close()
-	id, err := client.ClusterMyID(ctx).Result()
-	if err != nil {
-		return err
-	}
-	if err := client.Do(ctx, "CLUSTER", "FAILOVER", "TAKEOVER").Err(); err != nil {
-		return err
-	}
-	c.Masters[i], c.Replicas[i] = c.Replicas[i], c.Masters[i]
-	for _, node := range c.Nodes() {
-		if node.PID() == 0 {
-			continue
-		}
-		other := node.client()
-		err := until(ctx, func() error {
-			list, err := slotMap(ctx, other)
-			if err != nil {
-				return err
-			}
-			for _, s := range list {
-				if s.Start == slots*i/len(c.Masters) && s.Nodes[0].ID != id {
-					return fmt.Errorf("slots from %d are served by %s", s.Start, s.Nodes[0].Addr)
-				}
-			}
-			return nil
-		})
-		other.Close()
-		if err != nil {
-			return fmt.Errorf("%s does not know of the promoted replica: %w", node.Addr(), err)
 		}
 	}
 	return nil
@@ -246,10 +306,10 @@ func (c *RedisCluster) MoveSlot(ctx context.Context, slot, to int, during func()
 	if err != nil {
 		return err
 	}
-	sourceID, sourceAddr := "", ""
+	sourceID := ""
 	for _, s := range list {
 		if s.Start <= slot && slot <= s.End {
-			sourceID, sourceAddr = s.Nodes[0].ID, s.Nodes[0].Addr
+			sourceID = s.Nodes[0].ID
 		}
 	}
 	targetID, err := target.ClusterMyID(ctx).Result()
@@ -259,8 +319,20 @@ func (c *RedisCluster) MoveSlot(ctx context.Context, slot, to int, during func()
 	if sourceID == targetID {
 		return nil
 	}
-	source := redis.NewClient(&redis.Options{Addr: sourceAddr, MaxRetries: -1})
-	defer source.Close()
+	var source *redis.Client // at its own address: clients may know it by another one
+	var others []*redis.Client
+	for i, m := range c.Masters {
+		client := m.client()
+		defer client.Close()
+		if c.id(ctx, m) == sourceID {
+			source = client
+		} else if i != to {
+			others = append(others, client)
+		}
+	}
+	if source == nil {
+		return fmt.Errorf("no master has slot %d", slot)
+	}
 	if err := target.Do(ctx, "CLUSTER", "SETSLOT", slot, "IMPORTING", sourceID).Err(); err != nil {
 		return err
 	}
@@ -286,26 +358,12 @@ func (c *RedisCluster) MoveSlot(ctx context.Context, slot, to int, during func()
 			return err
 		}
 	}
-	for _, node := range append([]*redis.Client{target, source}, c.others(sourceAddr, to)...) {
-		err := node.Do(ctx, "CLUSTER", "SETSLOT", slot, "NODE", targetID).Err()
-		if node != target && node != source {
-			node.Close()
-		}
-		if err != nil {
+	for _, node := range append([]*redis.Client{target, source}, others...) {
+		if err := node.Do(ctx, "CLUSTER", "SETSLOT", slot, "NODE", targetID).Err(); err != nil {
 			return err
 		}
 	}
 	return nil
-}
-
-// others are clients of the masters that a slot's move does not concern.
-func (c *RedisCluster) others(sourceAddr string, to int) (clients []*redis.Client) {
-	for i, m := range c.Masters {
-		if i != to && m.Addr() != sourceAddr {
-			clients = append(clients, m.client())
-		}
-	}
-	return clients
 }
 
 // Announce makes a node known to clients by another port, such as that of a proxy in front of it; 0 is its own again. It
@@ -320,10 +378,12 @@ func (c *RedisCluster) Announce(ctx context.Context, node *Redis, port int) (err
 		port = node.port
 	}
 	// Nodes hear of it with a ping, which comes at the latest after half the node timeout.
-	if err := c.nodeTimeout(ctx, "1000"); err != nil {
+	if err := c.configure(ctx, "cluster-node-timeout", "1000"); err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, c.nodeTimeout(context.WithoutCancel(ctx), nodeTimeout)) }()
+	defer func() {
+		err = errors.Join(err, c.configure(context.WithoutCancel(ctx), "cluster-node-timeout", nodeTimeout))
+	}()
 	id, err := client.ClusterMyID(ctx).Result()
 	if err != nil {
 		return err
@@ -352,10 +412,14 @@ func (c *RedisCluster) Announce(ctx context.Context, node *Redis, port int) (err
 	return nil
 }
 
-func (c *RedisCluster) nodeTimeout(ctx context.Context, ms string) error {
+// configure sets something of every node that runs.
+func (c *RedisCluster) configure(ctx context.Context, setting, value string) error {
 	for _, n := range c.Nodes() {
+		if n.PID() == 0 {
+			continue
+		}
 		client := n.client()
-		err := client.ConfigSet(ctx, "cluster-node-timeout", ms).Err()
+		err := client.ConfigSet(ctx, setting, value).Err()
 		client.Close()
 		if err != nil {
 			return err

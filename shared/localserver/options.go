@@ -22,5 +22,9 @@ type Options struct {
 	// of the machine, and tests run several times faster.
 	Durable bool
 
+	// Announce is for the nodes of a cluster: it gets a node's address before it starts, and returns the port by which
+	// others shall know it, such as that of a proxy in front of it. nil: its own.
+	Announce func(addr string) (port int, err error)
+
 	arguments []string // further ones of redis-server
 }
