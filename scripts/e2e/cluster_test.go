@@ -14,6 +14,7 @@ import (
 	"github.com/tierflow/tierflow/scripts/internal/stack"
 	"github.com/tierflow/tierflow/shared/content"
 	"github.com/tierflow/tierflow/shared/localserver"
+	"github.com/tierflow/tierflow/shared/state"
 	"github.com/tierflow/tierflow/shared/testserver"
 )
 
@@ -164,6 +165,60 @@ func TestAMasterIsKilledAndTheOthersVoteItsReplicaIntoItsPlace(t *testing.T) {
 	w.must("the old master comes back", cluster.Replicas[1].Start(ctx))
 	w.must("and follows", cluster.Wait(ctx))
 	w.postMany(random, n, 50)
+	w.checkSettled()
+}
+
+// Each master that has keys of all partitions is killed in turn: the number of partitions, the living workers.
+func TestWhileAMasterIsAwayThePartitionsOfTheOthersGoOn(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	cluster, err := localserver.StartRedisCluster(ctx, 3, localserver.Options{AppendFsync: "no"}) // the others' must stay whole
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := cluster.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	w := start(t, options{redisURL: cluster.URL(), prefix: testserver.ClusterPrefix(), partitions: 8})
+	ownerOf := func(key string) int {
+		slot, err := cluster.Slot(ctx, key)
+		w.must("find a slot", err)
+		owner, err := cluster.Owner(ctx, slot)
+		w.must("find its master", err)
+		return owner
+	}
+	const n = 40
+	for id := content.ID(1); id <= n; id++ {
+		w.add(id, "bronze", 1000)
+	}
+	counts := []content.Count{1500, 2500}
+	for i, key := range []string{w.Keys.Count(), w.Keys.Workers(state.GroupRelocator)} {
+		dead := ownerOf(key)
+		elsewhere := func(id content.ID) bool { return ownerOf(w.Keys.Of(id).Views()) != dead }
+		// Who looks for a slot asks Masters[0].
+		if dead == 0 {
+			cluster.Masters[0], cluster.Masters[1] = cluster.Masters[1], cluster.Masters[0]
+			cluster.Replicas[0], cluster.Replicas[1] = cluster.Replicas[1], cluster.Replicas[0]
+			dead = 1
+		}
+		var others []content.ID
+		for id := content.ID(1); id <= n; id++ {
+			if elsewhere(id) {
+				others = append(others, id)
+			}
+		}
+		w.must("kill a master", cluster.Masters[dead].Kill())
+		for _, id := range others {
+			w.postUntilAccepted(ctx, id, counts[i])
+		}
+		for _, id := range others {
+			w.waitLevel(id, []string{"silver", "gold"}[i])
+		}
+		w.must("start it", cluster.Masters[dead].Start(ctx))
+		w.must("all is well", cluster.Wait(ctx))
+	}
 	w.checkSettled()
 }
 

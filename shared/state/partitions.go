@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"sync/atomic"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 
@@ -16,10 +18,36 @@ import (
 // Agree records the number of partitions where none is recorded, and tells whether it is the recorded one: with
 // another, entries would be written and looked for where nobody reads them. Every service asks now and then, because
 // a wiped Redis takes a new number. fault.Conflict: it is another, and nothing may be read or written.
+//
+// Where only the node of a cluster is away that has the number, what was agreed before stands: the partitions of the others
+// go on.
 func (s *Store) Agree(ctx context.Context) error {
 	err := s.sameCount(ctx)
+	if fault.Is(err, fault.Unavailable) && s.agree.Load() && s.someNodeAnswers(ctx) {
+		return nil
+	}
 	s.agree.Store(err == nil)
 	return err
+}
+
+// pingTimeout is for a node that answers at once or is away.
+const pingTimeout = time.Second
+
+func (s *Store) someNodeAnswers(ctx context.Context) bool {
+	cluster, ok := s.rdb.(*redis.ClusterClient)
+	if !ok {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), pingTimeout)
+	defer cancel()
+	var answers atomic.Bool
+	_ = cluster.ForEachMaster(ctx, func(ctx context.Context, node *redis.Client) error {
+		if node.Ping(ctx).Err() == nil {
+			answers.Store(true)
+		}
+		return nil
+	})
+	return answers.Load()
 }
 
 func (s *Store) sameCount(ctx context.Context) error {
