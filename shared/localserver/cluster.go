@@ -202,11 +202,11 @@ func (c *RedisCluster) CaughtUp(ctx context.Context, i int) error {
 // dead one had answered and not yet sent is lost.
 func (c *RedisCluster) Failover(ctx context.Context, i int) (err error) {
 	dead, heir := c.Masters[i], c.Replicas[i]
-	if err := c.configure(ctx, "cluster-node-timeout", voteTimeout); err != nil {
+	if err := c.nodeTimeout(ctx, voteTimeout); err != nil {
 		return err
 	}
 	defer func() {
-		err = errors.Join(err, c.configure(context.WithoutCancel(ctx), "cluster-node-timeout", nodeTimeout))
+		err = errors.Join(err, c.nodeTimeout(context.WithoutCancel(ctx), nodeTimeout))
 	}()
 	client := heir.client()
 	defer client.Close()
@@ -378,11 +378,11 @@ func (c *RedisCluster) Announce(ctx context.Context, node *Redis, port int) (err
 		port = node.port
 	}
 	// Nodes hear of it with a ping, which comes at the latest after half the node timeout.
-	if err := c.configure(ctx, "cluster-node-timeout", "1000"); err != nil {
+	if err := c.nodeTimeout(ctx, "1000"); err != nil {
 		return err
 	}
 	defer func() {
-		err = errors.Join(err, c.configure(context.WithoutCancel(ctx), "cluster-node-timeout", nodeTimeout))
+		err = errors.Join(err, c.nodeTimeout(context.WithoutCancel(ctx), nodeTimeout))
 	}()
 	id, err := client.ClusterMyID(ctx).Result()
 	if err != nil {
@@ -412,14 +412,14 @@ func (c *RedisCluster) Announce(ctx context.Context, node *Redis, port int) (err
 	return nil
 }
 
-// configure sets something of every node that runs.
-func (c *RedisCluster) configure(ctx context.Context, setting, value string) error {
+// nodeTimeout sets that of every node that runs.
+func (c *RedisCluster) nodeTimeout(ctx context.Context, ms string) error {
 	for _, n := range c.Nodes() {
 		if n.PID() == 0 {
 			continue
 		}
 		client := n.client()
-		err := client.ConfigSet(ctx, setting, value).Err()
+		err := client.ConfigSet(ctx, "cluster-node-timeout", ms).Err()
 		client.Close()
 		if err != nil {
 			return err
