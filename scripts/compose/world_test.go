@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -39,6 +40,8 @@ type world struct {
 	dsn     string // of MySQL, as owner of the tables
 	env     []string
 	next    content.ID // the next content's id
+
+	elsewhere *sync.Map // by level: its folder, where that is not in tiers()
 }
 
 var w world
@@ -56,7 +59,7 @@ func TestMain(m *testing.M) {
 				code = 1
 			}
 		}()
-		if err := w.up(); err != nil {
+		if err := w.up(copyCheckout); err != nil {
 			fmt.Println(err)
 			return 1
 		}
@@ -67,9 +70,34 @@ func TestMain(m *testing.M) {
 	}())
 }
 
-// up copies the checkout and runs ./scripts/up in it. What the tests need besides is in an overlay of their own: servers
-// that they can reach, and a folder for the tiers' volume, so that they see its files.
-func (w *world) up() (err error) {
+// overlay is what the tests need besides: servers that they can reach, a folder for the tiers' volume, so that they see
+// its files, and health that is looked at often. It goes with every version that there ever was.
+const overlay = `
+services:
+  mysql: {ports: ["127.0.0.1:%d:3306"], networks: [test], healthcheck: {interval: 1s}}
+  redis: {ports: ["127.0.0.1:%d:6379"], networks: [test], healthcheck: {interval: 1s}}
+  api: {healthcheck: {test: ["CMD", "/api", "healthcheck"], interval: 1s, timeout: 5s, retries: 5}}
+  relocator: {healthcheck: {test: ["CMD", "/relocator", "healthcheck"], interval: 1s, timeout: 5s, retries: 5}}
+  committer: {healthcheck: {test: ["CMD", "/committer", "healthcheck"], interval: 1s, timeout: 5s, retries: 5}}
+networks: {test: {}}
+volumes: {tiers: {driver_opts: {type: none, o: bind, device: %s}}}
+`
+
+// profiles is the same for the services of profiles.
+const profiles = `
+services:
+  counter: {healthcheck: {test: ["CMD", "/counter", "healthcheck"], interval: 1s, timeout: 5s, retries: 5}}
+  edge: {healthcheck: &soon {interval: 1s}}
+  redis-2: {healthcheck: *soon}
+  redis-3: {healthcheck: *soon}
+  redis-4: {healthcheck: *soon}
+  redis-5: {healthcheck: *soon}
+  redis-6: {healthcheck: *soon}
+`
+
+// up makes a clone and runs ./scripts/up in it.
+func (w *world) up(clone func(to string) error) (err error) {
+	w.elsewhere = &sync.Map{}
 	if w.dir, err = os.MkdirTemp("", "tierflow-compose-"); err != nil {
 		return err
 	}
@@ -79,7 +107,7 @@ func (w *world) up() (err error) {
 	w.project = strings.ToLower(filepath.Base(w.dir))
 	w.version = "test-" + strings.TrimPrefix(w.project, "tierflow-compose-")
 	w.clone = filepath.Join(w.dir, "clone")
-	if err := copyCheckout(w.clone); err != nil {
+	if err := clone(w.clone); err != nil {
 		return err
 	}
 	var ports [4]int
@@ -90,25 +118,15 @@ func (w *world) up() (err error) {
 	}
 	w.listen = fmt.Sprintf("127.0.0.1:%d", ports[0])
 	w.edge = fmt.Sprintf("127.0.0.1:%d", ports[3])
-	overlay := filepath.Join(w.dir, "overlay.yml")
-	if err := os.WriteFile(overlay, fmt.Appendf(nil, `
-services:
-  mysql: {ports: ["127.0.0.1:%d:3306"], networks: [test], healthcheck: {interval: 1s}}
-  redis: {ports: ["127.0.0.1:%d:6379"], networks: [test], healthcheck: {interval: 1s}}
-  api: {healthcheck: &often {test: ["CMD", "/api", "healthcheck"], interval: 1s, timeout: 5s, retries: 5}}
-  relocator: {healthcheck: {<<: *often, test: ["CMD", "/relocator", "healthcheck"]}}
-  committer: {healthcheck: {<<: *often, test: ["CMD", "/committer", "healthcheck"]}}
-  counter: {healthcheck: {<<: *often, test: ["CMD", "/counter", "healthcheck"]}}
-  edge: {healthcheck: &soon {interval: 1s}}
-  redis-2: {healthcheck: *soon}
-  redis-3: {healthcheck: *soon}
-  redis-4: {healthcheck: *soon}
-  redis-5: {healthcheck: *soon}
-  redis-6: {healthcheck: *soon}
-networks: {test: {}}
-volumes: {tiers: {driver_opts: {type: none, o: bind, device: %s}}}
-`, ports[1], ports[2], w.tiers()), 0o644); err != nil {
-		return err
+	files := []string{"docker-compose.yml"}
+	for name, text := range map[string]string{"overlay.yml": fmt.Sprintf(overlay, ports[1], ports[2], w.tiers()), "profiles.yml": profiles} {
+		file := filepath.Join(w.dir, name)
+		if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
+			return err
+		}
+		if name == "overlay.yml" || w.has("counter") {
+			files = append(files, file)
+		}
 	}
 	if err := os.Mkdir(w.tiers(), 0o755); err != nil {
 		return err
@@ -116,7 +134,7 @@ volumes: {tiers: {driver_opts: {type: none, o: bind, device: %s}}}
 	w.env = slices.DeleteFunc(os.Environ(), func(v string) bool {
 		return strings.HasPrefix(v, "STACK_") || strings.HasPrefix(v, "TIERFLOW_") || strings.HasPrefix(v, "COMPOSE_")
 	})
-	w.env = append(w.env, "COMPOSE_PROJECT_NAME="+w.project, "COMPOSE_FILE=docker-compose.yml:"+overlay, "COMPOSE_PROGRESS=quiet",
+	w.env = append(w.env, "COMPOSE_PROJECT_NAME="+w.project, "COMPOSE_FILE="+strings.Join(files, ":"), "COMPOSE_PROGRESS=quiet",
 		"STACK_VERSION="+w.version, "STACK_LISTEN="+w.listen, "STACK_EDGE_LISTEN="+w.edge,
 		"TIERFLOW_MIN_IDLE=3s", "TIERFLOW_RELEASE_GRACE="+grace.String(), "TIERFLOW_VIEW_WINDOW="+viewWindow.String(),
 		"TIERFLOW_VIEW_INTERVAL=500ms")
@@ -157,8 +175,18 @@ const grace = 2 * time.Second
 
 func (w *world) tiers() string { return filepath.Join(w.dir, "tiers") }
 
+// has tells whether the clone's docker-compose.yml has a service.
+func (w *world) has(service string) bool {
+	b, err := os.ReadFile(filepath.Join(w.clone, "docker-compose.yml"))
+	return err == nil && strings.Contains(string(b), "\n  "+service+":\n")
+}
+
 // local is where a path in a container's tiers lies on this machine.
 func (w *world) local(path string) string {
+	level, rest, _ := strings.Cut(strings.TrimPrefix(path, "/srv/tierflow/"), "/")
+	if at, ok := w.elsewhere.Load(level); ok {
+		return filepath.Join(at.(string), rest)
+	}
 	return filepath.Join(w.tiers(), strings.TrimPrefix(path, "/srv/tierflow/"))
 }
 

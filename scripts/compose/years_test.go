@@ -1,10 +1,15 @@
 package compose_test
 
 import (
+	"flag"
+	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/tierflow/tierflow/scripts/internal/stack"
 )
 
 func TestBuildingTwiceGivesTheSameProgram(t *testing.T) {
@@ -26,20 +31,164 @@ func TestBuildingTwiceGivesTheSameProgram(t *testing.T) {
 	}
 }
 
-func TestANewVersionComesInWhileViewsComeIn(t *testing.T) {
-	w.begin(t)
-	tr := w.traffic(t, w.add(t, "bronze", 40, sampleSize))
+var earlierCommit = flag.String("earlier", "", "the commit of an earlier version, to be brought up to date; empty: this one, under another name")
+
+// earlier makes a clone of an earlier version.
+func earlier(t *testing.T) func(to string) error {
+	if *earlierCommit == "" {
+		return copyCheckout
+	}
+	root := must[string](t)(stack.Root())
+	return func(to string) error {
+		if err := os.Mkdir(to, 0o755); err != nil {
+			return err
+		}
+		archive := exec.Command("bash", "-c", `set -o pipefail; git -C "$0" archive "$1" | tar -x -C "$2"`, root, *earlierCommit, to)
+		if out, err := archive.CombinedOutput(); err != nil {
+			return fmt.Errorf("git archive: %w: %s", err, out)
+		}
+		return nil
+	}
+}
+
+func TestAnEarlierVersionIsBroughtUpToDateWhileViewsComeIn(t *testing.T) {
+	var u world
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Log(u.logs())
+		}
+		ok(t, u.down())
+	})
+	ok(t, u.up(earlier(t)))
+	tr := u.traffic(t, u.add(t, "bronze", 40, sampleSize))
 	more(t, "accepted", &tr.accepted, 100)
-	next := "STACK_VERSION=" + w.version + "-next"
-	must[string](t)(w.commandWith([]string{next}, "./scripts/up"))
+	was := u.inspect(t, u.containers(t, "relocator")[0], "{{.Id}}")
+
+	// git pull
+	for _, e := range must[[]os.DirEntry](t)(os.ReadDir(u.clone)) {
+		if e.Name() != ".env" && e.Name() != "secrets" {
+			ok(t, os.RemoveAll(filepath.Join(u.clone, e.Name())))
+		}
+	}
+	ok(t, copyCheckout(u.clone))
+	must[string](t)(u.commandWith([]string{"STACK_VERSION=" + u.version + "-next"}, "./scripts/up"))
 	for _, service := range []string{"api", "relocator", "committer"} {
-		image := w.inspect(t, w.containers(t, service)[0], "{{.Config.Image}}")
+		image := u.inspect(t, u.containers(t, service)[0], "{{.Config.Image}}")
 		if !strings.HasSuffix(image, "-next") {
 			t.Errorf("%s still runs %s", service, image)
 		}
 	}
+	if is := u.inspect(t, u.containers(t, "relocator")[0], "{{.Id}}"); is == was {
+		t.Error("the relocator is the same container as before")
+	}
 	more(t, "accepted", &tr.accepted, 50)
+	tr.finish(t, &u)
+	if u.refusals() != 0 {
+		t.Error("Redis refused the new version something")
+	}
+}
+
+func TestWhatANewVersionMayDoInRedisCountsAfterUpWithoutARestart(t *testing.T) {
+	w.begin(t)
+	before := w.containers(t, "redis")[0]
+	users := filepath.Join(w.clone, "compose/redis/users.acl")
+	text := must[[]byte](t)(os.ReadFile(users))
+	defer func() { ok(t, os.WriteFile(users, text, 0o644)) }()
+	ok(t, os.WriteFile(users, []byte(strings.Replace(string(text), "  +eval ", "  +dbsize +eval ", 1)), 0o644))
+	must[string](t)(w.command("./scripts/up"))
+	if now := w.containers(t, "redis")[0]; now != before {
+		t.Error("Redis runs in another container")
+	}
+	if may, err := w.Redis.Do(t.Context(), "ACL", "DRYRUN", "api", "DBSIZE").Text(); may != "OK" {
+		t.Errorf("the api may not: %s (%v)", may, err)
+	}
+}
+
+// commands are those of a section of docs/compose.md, from its first block of code.
+func commands(t *testing.T, section string) string {
+	t.Helper()
+	b := must[[]byte](t)(os.ReadFile(filepath.Join(w.clone, "docs/compose.md")))
+	_, text, found := strings.Cut(string(b), "\n"+section+"\n")
+	_, text, block := strings.Cut(text, "\n```\n")
+	text, _, end := strings.Cut(text, "\n```\n")
+	if !found || !block || !end {
+		t.Fatalf("docs/compose.md has no commands under %q", section)
+	}
+	return text
+}
+
+// replace changes what is another here than in the docs, where it must be.
+func replace(t *testing.T, text string, pairs ...string) string {
+	t.Helper()
+	for i := 0; i < len(pairs); i += 2 {
+		if !strings.Contains(text, pairs[i]) {
+			t.Fatalf("there is no %q in\n%s", pairs[i], text)
+		}
+		text = strings.ReplaceAll(text, pairs[i], pairs[i+1])
+	}
+	return text
+}
+
+func TestATierMovesToAnotherDiskWhileViewsComeIn(t *testing.T) {
+	w.begin(t)
+	disk := filepath.Join(w.dir, "disk")
+	ok(t, os.Mkdir(disk, 0o755))
+	text := replace(t, commands(t, "### Moving a tier to another disk"),
+		"$(docker volume inspect -f '{{.Mountpoint}}' tierflow_tiers)", w.tiers(), "/mnt/nvme/gold", disk)
+	const restart = "\ndocker compose up -d --wait\n"
+	before, after, found := strings.Cut(text, restart)
+	if !found {
+		t.Fatalf("nothing is started again in\n%s", text)
+	}
+	override := filepath.Join(w.clone, "docker-compose.override.yml")
+	env := w.env
+	w.env = nil
+	for _, v := range env {
+		if strings.HasPrefix(v, "COMPOSE_FILE=") {
+			v += ":docker-compose.override.yml" // which Compose reads by itself where nothing is set
+		}
+		w.env = append(w.env, v)
+	}
+	run := func(script string) {
+		t.Helper()
+		if out, err := w.command("bash", "-euc", "tiers="+w.tiers()+"; disk="+disk+"\n"+script); err != nil {
+			t.Fatal(err, out)
+		}
+	}
+	defer func() { // back again
+		run(`docker compose stop relocator; rsync -aHAXS --delete "$disk/" "$tiers/gold/"`)
+		w.env = env
+		ok(t, os.Remove(override))
+		w.elsewhere.Delete("gold")
+		w.scale(t, 1)
+		w.checkSettled(t)
+		ok(t, os.RemoveAll(disk))
+	}()
+
+	ids := w.add(t, "bronze", 80, sampleSize)
+	for _, id := range ids[:40] { // these lie on gold when it moves
+		ok(t, accepted(w.Post(t.Context(), id, 2500)))
+	}
+	w.checkSettled(t)
+	tr := w.traffic(t, ids)
+	more(t, "accepted", &tr.accepted, 100)
+	run(before)
+	w.elsewhere.Store("gold", disk) // both are the same now
+	more(t, "accepted", &tr.accepted, 50)
+	run(restart + after)
+	more(t, "accepted", &tr.accepted, 100)
 	tr.finish(t, &w)
+	left := must[[]os.DirEntry](t)(os.ReadDir(filepath.Join(w.tiers(), "gold")))
+	there := must[[]os.DirEntry](t)(os.ReadDir(disk))
+	if len(left) > 0 || len(there) < 2 {
+		t.Errorf("%d names are left in the old place, and %d are in the new one", len(left), len(there))
+	}
+
+	// Without its disk the tier is refused, and not taken for an empty one.
+	w.env = env
+	if out, err := w.compose("run", "--rm", "--no-deps", "-T", "tiers"); err == nil {
+		t.Errorf("the tier without its disk was accepted: %s", out)
+	}
 }
 
 // The commands are those of docs/compose.md.
