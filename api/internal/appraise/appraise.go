@@ -122,14 +122,14 @@ func (a *Appraiser) all(ctx context.Context, c registry.Change) error {
 			return err // what was posted already needs no more and is passed over
 		}
 		if len(rows) < pageSize {
-			if done, err := a.Registry.Done(ctx, c); err != nil || !done {
+			if done, err := c.Done(ctx); err != nil || !done {
 				return err
 			}
 			a.Log.Info("the levels have changed: contents were looked at again", zap.Int("posted", posted))
 			return nil
 		}
 		after = rows[len(rows)-1].ID
-		if still, err := a.Registry.Looked(ctx, c, after); err != nil || !still {
+		if still, err := c.Looked(ctx, after); err != nil || !still {
 			return err
 		}
 		if a.Full() {

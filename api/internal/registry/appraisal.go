@@ -19,6 +19,8 @@ type Change struct {
 	ID     string
 	Before []content.Level // the levels before the first change that is not done; names and ranges
 	After  content.ID      // contents up to here were looked at
+
+	conn *sql.Conn // which holds the lock: MySQL ends it when it asks nothing for long
 }
 
 // levelBefore is how a level stands in appraisal.before_levels.
@@ -49,11 +51,12 @@ func (r *Registry) WithChange(ctx context.Context, fn func(Change) error) error 
 	if _, ok, err := r.change(ctx); err != nil || !ok {
 		return err
 	}
-	err := r.locked(ctx, "appraisal", 0, func(*sql.Conn) error {
+	err := r.locked(ctx, "appraisal", 0, func(conn *sql.Conn) error {
 		c, ok, err := r.change(ctx)
 		if err != nil || !ok {
 			return err
 		}
+		c.conn = conn
 		return fn(c)
 	})
 	if errors.Is(err, errHeld) {
@@ -82,17 +85,17 @@ func (r *Registry) change(ctx context.Context) (c Change, ok bool, err error) {
 }
 
 // Looked notes that a change's contents up to after were looked at. false: the levels have changed again.
-func (r *Registry) Looked(ctx context.Context, c Change, after content.ID) (bool, error) {
-	return r.still(ctx, "UPDATE appraisal SET after_cid = ? WHERE id = 1 AND change_id = ?", after, c.ID)
+func (c Change) Looked(ctx context.Context, after content.ID) (bool, error) {
+	return c.still(ctx, "UPDATE appraisal SET after_cid = ? WHERE id = 1 AND change_id = ?", after, c.ID)
 }
 
 // Done ends a change. false: the levels have changed again.
-func (r *Registry) Done(ctx context.Context, c Change) (bool, error) {
-	return r.still(ctx, "DELETE FROM appraisal WHERE id = 1 AND change_id = ?", c.ID)
+func (c Change) Done(ctx context.Context) (bool, error) {
+	return c.still(ctx, "DELETE FROM appraisal WHERE id = 1 AND change_id = ?", c.ID)
 }
 
-func (r *Registry) still(ctx context.Context, statement string, args ...any) (bool, error) {
-	res, err := r.db.ExecContext(ctx, statement, args...)
+func (c Change) still(ctx context.Context, statement string, args ...any) (bool, error) {
+	res, err := c.conn.ExecContext(ctx, statement, args...)
 	if err != nil {
 		return false, catalog.Wrap("write", "appraisal", err)
 	}
