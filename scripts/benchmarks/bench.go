@@ -211,3 +211,11 @@ type Other struct {
 	Value  float64
 	AtMost float64 // the wanted ratio of ours to it; 0: none
 }
+
+// seconds is how long a latency is watched.
+func (b *Bench) seconds() time.Duration {
+	if b.Quick {
+		return time.Second
+	}
+	return 5 * time.Second
+}

@@ -317,13 +317,6 @@ func quantile(times []time.Duration, of1000 int) float64 {
 	return float64(times[min(len(times)*of1000/1000, len(times)-1)].Microseconds()) / 1000
 }
 
-func (b *Bench) seconds() time.Duration {
-	if b.Quick {
-		return time.Second
-	}
-	return 5 * time.Second
-}
-
 // writeFile is os.WriteFile into the part's folder; it returns the path.
 func (b *Bench) writeFile(name string, data []byte) (string, error) {
 	path := filepath.Join(b.Dir, name)

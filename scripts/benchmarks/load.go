@@ -27,7 +27,10 @@ type load struct {
 
 // newLoad prepares a load of contents in the order in which next names them.
 func newLoad(b *Bench, name string, next func() content.ID) (*load, error) {
-	l := &load{name: name, lasts: b.seconds()}
+	l := &load{name: name, lasts: 3 * time.Second}
+	if b.Quick {
+		l.lasts = time.Second
+	}
 	var cids bytes.Buffer
 	cids.WriteString("cids = {")
 	for range 1 << 17 {

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
@@ -26,6 +27,7 @@ import (
 // redis-benchmark.
 func BenchmarkAppend(b *testing.B) {
 	const contents = 10_000
+	uuid.EnableRandPool() // as the service does
 	db, err := catalog.Open(testserver.MySQL(b), catalog.Options{})
 	if err != nil {
 		b.Fatal(err)
