@@ -24,7 +24,9 @@ func (s *singles) batches(ctx context.Context, l *load) error {
 		Figure: Figure{Name: fmt.Sprintf("batches of %s lines", number(batchLines)), Unit: "events/s"},
 		Ours: Subject{Name: "/v1/views", Measure: func(ctx context.Context) (float64, error) {
 			rate, c, err := s.batch(ctx, l)
-			costs = append(costs, c)
+			if err == nil {
+				costs = append(costs, c)
+			}
 			return rate, err
 		}},
 		Against: []Subject{{Name: "single posts", AtLeast: 5, Measure: func(ctx context.Context) (float64, error) {
@@ -98,6 +100,9 @@ func (p *posts) postBatch(ctx context.Context, body io.Reader, lines int) error 
 	if err != nil {
 		return err
 	}
+	if resp.StatusCode == http.StatusServiceUnavailable {
+		return fmt.Errorf("a batch of %d lines: %w: %s", lines, errRefused, b)
+	}
 	var answer struct{ Accepted int }
 	if err := json.Unmarshal(b, &answer); err != nil || resp.StatusCode != http.StatusOK || answer.Accepted != lines {
 		return fmt.Errorf("a batch of %d lines was answered with %s %s", lines, resp.Status, b)
@@ -128,11 +133,13 @@ func (s *singles) largeBodies(ctx context.Context) error {
 	s.stack.API.Settings["TIERFLOW_MAX_BACKLOG"] = strconv.Itoa(2 * lines)
 	defer delete(s.stack.API.Settings, "TIERFLOW_MAX_BACKLOG")
 	for range min(s.Rounds, 2) { // it takes long, and memory varies little
-		large, err := s.peakOf(ctx, lines, lines)
-		if err != nil {
+		var large, small float64
+		err := s.patiently(func() (err error) {
+			if large, err = s.peakOf(ctx, lines, lines); err == nil {
+				small, err = s.peakOf(ctx, lines, batchLines)
+			}
 			return err
-		}
-		small, err := s.peakOf(ctx, lines, batchLines)
+		})
 		if err != nil {
 			return err
 		}

@@ -176,7 +176,11 @@ func (b *Bench) Compare(ctx context.Context, c Case) error {
 			if err := ctx.Err(); err != nil {
 				return err
 			}
-			v, err := s.Measure(ctx)
+			var v float64
+			err := b.patiently(func() (err error) {
+				v, err = s.Measure(ctx)
+				return err
+			})
 			if err != nil {
 				return fmt.Errorf("%s: %s: %w", c.Name, s.Name, err)
 			}
@@ -190,6 +194,22 @@ func (b *Bench) Compare(ctx context.Context, c Case) error {
 		b.Logf("%s, round %d of %d, %s: %s", c.Name, round+1, rounds, c.Unit, strings.Join(said, ", "))
 	}
 	return nil
+}
+
+// errRefused is the error of a measurement in which the api has refused something, as it does when Redis has not answered
+// for seconds.
+var errRefused = errors.New("refused")
+
+// patiently measures, and measures again after errRefused, three times at most: a disk that stalls is not what is measured,
+// and an api that refuses what it should not does so again.
+func (b *Bench) patiently(measure func() error) error {
+	for try := 1; ; try++ {
+		err := measure()
+		if try == 3 || !errors.Is(err, errRefused) {
+			return err
+		}
+		b.Logf("once more: %v", err)
+	}
 }
 
 // Observe notes a figure that came up beside a measurement, such as the memory that was used, and what it was for others

@@ -175,11 +175,14 @@ func (s *singles) most(ctx context.Context, l *load) (float64, error) {
 	measure := func(to string) func(context.Context) (float64, error) {
 		return func(ctx context.Context) (float64, error) {
 			r, c, err := s.post(ctx, l, to)
+			if err != nil {
+				return 0, err
+			}
 			costs[to] = append(costs[to], c)
 			if to == toAPI {
 				rates = append(rates, r.rate())
 			}
-			return r.rate(), err
+			return r.rate(), nil
 		}
 	}
 	name := "single posts, " + l.name
@@ -282,14 +285,17 @@ func (c cost) sum() float64 {
 // answerTimes posts at a fixed rate, to the api and to the bare handler in turn.
 func (s *singles) answerTimes(ctx context.Context, l *load, rate float64) error {
 	for range s.Rounds {
-		if err := s.clear(ctx); err != nil {
-			return err
-		}
-		ours, err := l.paced(ctx, s.stack.API.Addr, "/post_sentence", rate)
+		var ours []time.Duration
+		err := s.patiently(func() (err error) {
+			if err := s.clear(ctx); err != nil {
+				return err
+			}
+			if ours, err = l.paced(ctx, s.stack.API.Addr, "/post_sentence", rate); err != nil {
+				return err
+			}
+			return s.account(ctx, len(ours), 0)
+		})
 		if err != nil {
-			return err
-		}
-		if err := s.account(ctx, len(ours), 0); err != nil {
 			return err
 		}
 		echo, err := l.paced(ctx, s.addr, "/echo", rate)

@@ -70,7 +70,7 @@ func (l *load) run(ctx context.Context, url string) (result, error) {
 		return result{}, fmt.Errorf("wrk said no result: %w\n%s", err, out)
 	}
 	if status+broken > 0 {
-		return result{}, fmt.Errorf("%d of %d posts were not answered with 200, %d connections broke", status, requests, broken)
+		return result{}, fmt.Errorf("%d of %d posts were not answered with 200, %d connections broke: %w", status, requests, broken, errRefused)
 	}
 	return result{time.Duration(us) * time.Microsecond, requests, cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()}, nil
 }

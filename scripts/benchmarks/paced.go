@@ -71,7 +71,7 @@ func (l *load) paceOne(ctx context.Context, addr, path string, from, n int, firs
 			return nil, err
 		}
 		if resp.StatusCode != http.StatusOK {
-			return nil, fmt.Errorf("post %d was answered with %s", i, resp.Status)
+			return nil, fmt.Errorf("post %d was answered with %s: %w", i, resp.Status, errRefused)
 		}
 		times = append(times, time.Since(due))
 	}

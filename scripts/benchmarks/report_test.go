@@ -3,6 +3,7 @@ package benchmarks
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"slices"
 	"strings"
@@ -67,5 +68,23 @@ func TestAFailedCheckEndsTheCaseAndKeepsWhatWasMeasured(t *testing.T) {
 	}}})
 	if !errors.Is(err, lost) || len(report.Rows[0].Values) != 1 {
 		t.Errorf("error %v, values %v", err, report.Rows[0].Values)
+	}
+}
+
+func TestARefusalIsMeasuredAgainButNotForEver(t *testing.T) {
+	report := &Report{}
+	b := &Bench{Options: Options{Rounds: 1, Log: io.Discard}, part: "p", report: report}
+	for refusals, measured := range map[int]int{0: 1, 2: 1, 3: 0} {
+		left := refusals
+		name := fmt.Sprint(refusals)
+		err := b.Compare(t.Context(), Case{Figure: Figure{Name: name}, Ours: Subject{Name: "a", Measure: func(context.Context) (float64, error) {
+			if left--; left >= 0 {
+				return 0, fmt.Errorf("one post was %w", errRefused)
+			}
+			return 1, nil
+		}}})
+		if row := report.row("p", Figure{Name: name}); len(row.Values) != measured || errors.Is(err, errRefused) != (measured == 0) {
+			t.Errorf("after %d refusals: error %v, values %v", refusals, err, row.Values)
+		}
 	}
 }

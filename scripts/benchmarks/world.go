@@ -108,6 +108,7 @@ func (w *world) fill(ctx context.Context) error {
 		})
 	}
 	wg.Wait()
+	syscall.Sync() // it would be written while things are measured
 	return errors.Join(errs[:]...)
 }
 
