@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"runtime/debug"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -74,6 +75,10 @@ func serve(ctx context.Context, v values, stderr io.Writer, fs fsys.FS) int {
 	log := logging.New("relocator", v.LogLevel, v.LogFormat).With(zap.String("worker_id", v.workerID))
 	defer func() { _ = log.Sync() }()
 	reg := admin.NewRegistry()
+	// Little is kept and much is thrown away: a collection at twice of little comes too often. GOGC is the operator's.
+	if was := debug.SetGCPercent(400); was != 100 {
+		debug.SetGCPercent(was)
+	}
 
 	// The readers block in Redis; they have connections of their own, so that no script waits for them.
 	readers, err := state.ConnectMany(v.RedisURL, 3, 2*v.Partitions+4)

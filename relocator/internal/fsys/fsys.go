@@ -42,12 +42,26 @@ type FS struct {
 
 // File is an open regular file or folder. Its owner closes it; there is no finalizer.
 type File struct {
-	fd     int
-	path   string
-	opened uint64 // counts what was opened, by the time when it was open
+	fd       int
+	path     string
+	dev, ino uint64
+	folder   bool
+	opened   uint64 // counts what was opened, by the time when it was open
 }
 
 var opens atomic.Uint64
+
+// stat fills in what never changes of an open file.
+func (f *File) stat(st *unix.Stat_t) error {
+	if err := unix.Fstat(f.fd, st); err != nil {
+		return err
+	}
+	f.dev, f.ino, f.folder = st.Dev, st.Ino, IsDir(st)
+	return nil
+}
+
+// Is tells whether a result of stat is of the open file.
+func (f *File) Is(st *unix.Stat_t) bool { return f.dev == st.Dev && f.ino == st.Ino }
 
 // Path is the full path under which the file was opened. It serves messages, never an operation.
 func (f *File) Path() string { return f.path }
@@ -149,7 +163,7 @@ func (s FS) OpenRoot(step Step, path string) (*File, unix.Stat_t, error) {
 		return nil, st, err
 	}
 	f.opened = opens.Add(1)
-	if err := unix.Fstat(f.fd, &st); err != nil {
+	if err := f.stat(&st); err != nil {
 		f.Close()
 		return nil, st, pathError(step, path, err)
 	}
@@ -218,7 +232,7 @@ func (s FS) openat2(step Step, dir *File, name string, flags, mode uint64) (*Fil
 		return nil, st, err
 	}
 	f.opened = opens.Add(1)
-	if err := unix.Fstat(f.fd, &st); err != nil {
+	if err := f.stat(&st); err != nil {
 		f.Close()
 		return nil, st, pathError(step, f.path, err)
 	}

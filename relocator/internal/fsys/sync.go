@@ -33,18 +33,12 @@ const (
 type Syncs struct {
 	always bool // syncfs
 	mu     sync.Mutex
-	of     map[uint64]*batch.Runner[[]target, []error] // by device
+	of     map[uint64]*batch.Runner[[]Unsynced, []error] // by device
 }
 
 // NewSyncs makes Syncs. alwaysWhole takes syncfs each time: it is for tests, whose moves come alone.
 func NewSyncs(alwaysWhole bool) *Syncs {
-	return &Syncs{always: alwaysWhole, of: map[uint64]*batch.Runner[[]target, []error]{}}
-}
-
-// target is something to sync.
-type target struct {
-	file *File
-	ino  uint64
+	return &Syncs{always: alwaysWhole, of: map[uint64]*batch.Runner[[]Unsynced, []error]{}}
 }
 
 // Unsynced is something that is to be made durable, and the step that does it.
@@ -59,39 +53,71 @@ func (s FS) Fsync(step Step, f *File) error { return s.FsyncAll(Unsynced{step, f
 
 // FsyncAll is Fsync of several at once: none is durable before it returns, and all are afterwards.
 func (s FS) FsyncAll(all ...Unsynced) error {
-	byDevice := map[uint64][]target{}
-	steps := map[*File]Step{}
+	left := make([]Unsynced, 0, len(all))
 	for _, u := range all {
 		skip, err := s.ask(u.Step, u.File.path)
 		if err != nil {
 			return err
 		}
 		if !skip {
-			steps[u.File] = u.Step
+			left = append(left, u)
 		}
 	}
-	for f, step := range steps {
-		var st unix.Stat_t
-		err := unix.Fstat(f.fd, &st)
-		switch {
-		case err != nil:
-		case s.Syncs == nil || IsFile(&st) && st.Size > small:
-			err = fsync(f)
-		default:
-			byDevice[st.Dev] = append(byDevice[st.Dev], target{f, st.Ino})
-		}
-		if err != nil {
-			return pathError(step, f.path, err)
+	if s.Syncs != nil {
+		var err error
+		if left, err = s.Syncs.share(left); err != nil {
+			return err
 		}
 	}
-	for dev, targets := range byDevice {
-		for i, err := range s.Syncs.together(dev, targets) {
-			if err != nil {
-				return pathError(steps[targets[i].file], targets[i].file.path, err)
-			}
+	for _, u := range left {
+		if err := fsync(u.File); err != nil {
+			return pathError(u.Step, u.File.path, err)
 		}
 	}
 	return nil
+}
+
+// share syncs what others may be served with as well, and returns the rest.
+func (s *Syncs) share(all []Unsynced) (left []Unsynced, err error) {
+	for len(all) > 0 {
+		dev := all[0].File.dev
+		var together, others []Unsynced
+		for _, u := range all {
+			if u.File.dev != dev {
+				others = append(others, u)
+				continue
+			}
+			large, err := u.File.large()
+			switch {
+			case err != nil:
+				return nil, pathError(u.Step, u.File.path, err)
+			case large:
+				left = append(left, u)
+			default:
+				together = append(together, u)
+			}
+		}
+		all = others
+		if len(together) == 0 {
+			continue
+		}
+		for i, err := range s.together(dev, together) {
+			if err != nil {
+				return nil, pathError(together[i].Step, together[i].File.path, err)
+			}
+		}
+	}
+	return left, nil
+}
+
+// large tells whether a sync of the file may take its time.
+func (f *File) large() (bool, error) {
+	if f.folder {
+		return false, nil
+	}
+	var st unix.Stat_t
+	err := unix.Fstat(f.fd, &st)
+	return st.Size > small, err
 }
 
 func fsync(f *File) error {
@@ -103,7 +129,7 @@ func fsync(f *File) error {
 }
 
 // together waits for a sync that begins from now on and covers the targets; an error for each.
-func (s *Syncs) together(dev uint64, targets []target) []error {
+func (s *Syncs) together(dev uint64, targets []Unsynced) []error {
 	s.mu.Lock()
 	r := s.of[dev]
 	if r == nil {
@@ -116,14 +142,14 @@ func (s *Syncs) together(dev uint64, targets []target) []error {
 }
 
 // syncAll syncs what many ask for, on one file system.
-func (s *Syncs) syncAll(asked [][]target) [][]error {
+func (s *Syncs) syncAll(asked [][]Unsynced) [][]error {
 	byInode := map[uint64]*File{}
-	oldest := asked[0][0].file
+	oldest := asked[0][0].File
 	for _, targets := range asked {
 		for _, t := range targets {
-			byInode[t.ino] = t.file
-			if t.file.opened < oldest.opened {
-				oldest = t.file
+			byInode[t.File.ino] = t.File
+			if t.File.opened < oldest.opened {
+				oldest = t.File
 			}
 		}
 	}
@@ -142,7 +168,7 @@ func (s *Syncs) syncAll(asked [][]target) [][]error {
 	answers := make([][]error, len(asked))
 	for i, targets := range asked {
 		for _, t := range targets {
-			answers[i] = append(answers[i], failed[t.ino])
+			answers[i] = append(answers[i], failed[t.File.ino])
 		}
 	}
 	return answers

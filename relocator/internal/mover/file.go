@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"time"
 
 	"golang.org/x/sys/unix"
 	"golang.org/x/time/rate"
@@ -79,6 +80,12 @@ func (j *job) fsync(step fsys.Step, f, dst *fsys.File) error {
 
 // copy makes a durable copy: bytes, holes, owner, mode, attributes, times, one fsync, and the check of it all.
 func (j *job) copy(ctx context.Context, src *item, dst *fsys.File, name string) (string, []byte, error) {
+	if src.st.Size > chunk {
+		if err := j.turn(ctx); err != nil {
+			return "", nil, err
+		}
+		defer func() { <-j.large }()
+	}
 	f, err := j.fs.Create(fsys.CreateTemp, dst, name)
 	if err != nil {
 		return "", nil, err
@@ -109,7 +116,7 @@ func (j *job) copy(ctx context.Context, src *item, dst *fsys.File, name string) 
 		}
 	}
 	if j.verify == ReadBack || method == Cloned {
-		got, n, err := j.sum(ctx, fsys.ReadBack, f, j.progress)
+		got, n, err := j.sum(ctx, fsys.ReadBack, f, src.st.Size, j.progress)
 		switch {
 		case err != nil:
 			return "", nil, err
@@ -135,6 +142,22 @@ func (j *job) copy(ctx context.Context, src *item, dst *fsys.File, name string) 
 		return "", nil, changed(src.file.Path())
 	}
 	return method, sum, nil
+}
+
+// turn waits until a large file may be copied; to wait is no stall.
+func (j *job) turn(ctx context.Context) error {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case j.large <- struct{}{}:
+			return nil
+		case <-tick.C:
+			j.progress()
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
 }
 
 // metadata gives a copy what else belongs to its source. An attribute that is too large for the target's file system is
@@ -175,8 +198,8 @@ func (j *job) data(ctx context.Context, src *item, dst *fsys.File) ([]byte, erro
 		return nil, err
 	}
 	j.fs.ReadAhead(src.file)
-	buf := j.buffers.Get().(*[chunk]byte)
-	defer j.buffers.Put(buf)
+	buf, done := j.buffer(size)
+	defer done()
 	hash := sha256.New()
 	written := int64(0) // write-back has begun up to here
 	for pos := int64(0); pos < size; {
@@ -194,7 +217,7 @@ func (j *job) data(ctx context.Context, src *item, dst *fsys.File) ([]byte, erro
 				end = segs[0].End
 			}
 		}
-		p := buf[:min(end-pos, chunk)]
+		p := buf[:min(end-pos, int64(len(buf)))]
 		if n, err := j.readFull(fsys.ReadSource, src.file, p, pos); err != nil {
 			return nil, err
 		} else if n < len(p) {
@@ -354,17 +377,18 @@ func (m *Mover) writeFull(f *fsys.File, p []byte, off int64) error {
 	return nil
 }
 
-// sum reads a file to its end, calling alive after every chunk, and returns its SHA-256 and length.
-func (m *Mover) sum(ctx context.Context, step fsys.Step, f *fsys.File, alive func()) ([]byte, int64, error) {
+// sum reads a file to its end, calling alive after every chunk, and returns its SHA-256 and length. size is what its length
+// should be.
+func (m *Mover) sum(ctx context.Context, step fsys.Step, f *fsys.File, size int64, alive func()) ([]byte, int64, error) {
 	m.fs.ReadAhead(f)
-	buf := m.buffers.Get().(*[chunk]byte)
-	defer m.buffers.Put(buf)
+	buf, done := m.buffer(size)
+	defer done()
 	hash := sha256.New()
 	for pos := int64(0); ; {
 		if ctx.Err() != nil {
 			return nil, 0, context.Cause(ctx)
 		}
-		n, err := m.readFull(step, f, buf[:], pos)
+		n, err := m.readFull(step, f, buf, pos)
 		if err != nil {
 			return nil, 0, err
 		}

@@ -221,3 +221,61 @@ func TestALargeFileNeedsNoMoreMemoryThanASmallOne(t *testing.T) {
 		t.Errorf("a file of 256 MiB took %d bytes of memory in all, one of 2 MiB %d", large, small)
 	}
 }
+
+// TestOnlySomeLargeFilesAreCopiedAtOnceAndThoseThatWaitAreAlive runs in a bubble, too: a copy takes five seconds there.
+func TestOnlySomeLargeFilesAreCopiedAtOnceAndThoseThatWaitAreAlive(t *testing.T) {
+	const most, moves = 32, 40
+	from, to := newLevel(t, inMemory(t), "bronze"), newLevel(t, t.TempDir(), "gold")
+	for i := range moves {
+		write(t, fmt.Sprintf("%s/%d", from.Path, i), random(300_000))
+	}
+	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex
+		var now, peak int
+		m := mover.New(mover.Options{FS: fsys.FS{Hook: func(step fsys.Step, path string) error {
+			if step != fsys.CreateTemp {
+				return nil
+			}
+			mu.Lock()
+			now++
+			peak = max(peak, now)
+			mu.Unlock()
+			time.Sleep(5 * time.Second)
+			mu.Lock()
+			now--
+			mu.Unlock()
+			return nil
+		}}})
+		var wg sync.WaitGroup
+		move := func(id int, name string) {
+			r := request(from, to, name)
+			r.ID = content.ID(id)
+			signs := 0
+			r.Progress = func(int64, int64) { signs++ }
+			began := time.Now()
+			made, err := m.Make(context.Background(), r)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			if err := made.Discard(); err != nil {
+				t.Error(err)
+			}
+			if waited := time.Since(began) - 5*time.Second; signs < int(waited/time.Second) {
+				t.Errorf("%d signs of life in %v of waiting", signs, waited)
+			}
+		}
+		for i := range moves {
+			wg.Go(func() { move(i+1, fmt.Sprint(i)) })
+		}
+		wg.Wait()
+		if peak != most {
+			t.Errorf("%d large files were copied at once, not %d", peak, most)
+		}
+		for i := range moves {
+			if _, err := os.Stat(fmt.Sprintf("%s/%d", to.Path, i)); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+}

@@ -37,6 +37,8 @@ const (
 	tries     = 4         // of a source that changes while it is read, and of a folder that is removed under us
 	chunk     = 256 << 10 // bytes read, hashed and written between two looks at the context
 	maxDepth  = 100       // folders within folders; every one costs a descriptor while it is walked
+	small     = 64 << 10  // bytes of a file that needs no buffer of a whole chunk
+	atOnce    = 32        // files larger than a chunk that are copied at once: more would only make a disk seek
 	writeback = 8 << 20
 	treeName  = "tree"
 	copyName  = "copy"
@@ -56,6 +58,8 @@ type Mover struct {
 	fs      fsys.FS
 	tiers   *tier.Opener
 	buffers sync.Pool
+	smalls  sync.Pool
+	large   chan struct{} // has an element for each large file that is being copied
 
 	mu         sync.Mutex
 	distrusted map[version]bool // files whose fsync has failed
@@ -71,7 +75,24 @@ func New(o Options) *Mover {
 	}
 	return &Mover{verify: o.Verify, limiter: o.Limiter, fs: o.FS, tiers: tier.NewOpener(o.FS),
 		distrusted: map[version]bool{},
-		buffers:    sync.Pool{New: func() any { return new([chunk]byte) }}}
+		large:      make(chan struct{}, atOnce),
+		buffers:    sync.Pool{New: func() any { return newBuffer(chunk) }},
+		smalls:     sync.Pool{New: func() any { return newBuffer(small) }}}
+}
+
+func newBuffer(n int) *[]byte {
+	b := make([]byte, n)
+	return &b
+}
+
+// buffer gives a buffer for reading a file of so many bytes; done takes it back.
+func (m *Mover) buffer(size int64) (buf []byte, done func()) {
+	pool := &m.buffers
+	if size < small { // less: a read that does not fill it has met the end
+		pool = &m.smalls
+	}
+	b := pool.Get().(*[]byte)
+	return *b, func() { pool.Put(b) }
 }
 
 // Probe tries whether the level's tier can be written to: is it the tier that fails, or one content? Kinds: TierRefused,
@@ -297,7 +318,7 @@ func (j *job) source(ctx context.Context) (*item, error) {
 // clearReleased removes every folder in which a releaser could still hide the name, and what is in it.
 func (m *Mover) clearReleased(ctx context.Context, root *tier.Root, id content.ID) error {
 	for removed := false; ; removed = true {
-		names, err := m.fs.List(fsys.ClearReleased, root.Released)
+		names, err := m.fs.ListShared(fsys.ClearReleased, root.Released, root.InReleased)
 		if err != nil {
 			return err
 		}

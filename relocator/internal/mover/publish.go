@@ -257,11 +257,11 @@ func (j *job) same(ctx context.Context, a, b *item) (*node, error) {
 			return nil, err
 		}
 	}
-	theirs, _, err := j.sum(ctx, fsys.ReadAdopted, b.file, j.progress)
+	theirs, _, err := j.sum(ctx, fsys.ReadAdopted, b.file, b.st.Size, j.progress)
 	if err != nil {
 		return nil, err
 	}
-	if n.sum, _, err = j.sum(ctx, fsys.ReadAdopted, a.file, j.progress); err != nil {
+	if n.sum, _, err = j.sum(ctx, fsys.ReadAdopted, a.file, before.Size, j.progress); err != nil {
 		return nil, err
 	}
 	now, err := j.fs.Stat(fsys.RecheckSource, a.file)

@@ -38,6 +38,10 @@ type ReleaseRequest struct {
 	Fence func(context.Context) (bool, error)
 }
 
+// Coming announces a Release before the servers are asked about it. done is for when it is over, before its entry is
+// settled: after the last one nothing is left in released/.
+func (m *Mover) Coming() (done func()) { return m.tiers.Coming() }
+
 // Release is step 8 of the protocol without its lock and its ack: it removes a copy that the row does not name. On
 // an error the copy may be there still; trying again is always right. Once the copy has been renamed there is no
 // way back: an error or a crash after that leaves a folder in released/ for the sweep.

@@ -171,14 +171,14 @@ func (m *Mover) sums(ctx context.Context, step fsys.Step, n *node, dir *fsys.Fil
 		if k.sum != nil {
 			continue
 		}
-		f, _, err := m.openIn(step, dir, k.name)
+		f, st, err := m.openIn(step, dir, k.name)
 		if err != nil {
 			return err
 		}
 		if k.isDir() {
 			err = m.sums(ctx, step, k, f, alive)
 		} else {
-			k.sum, _, err = m.sum(ctx, step, f, alive)
+			k.sum, _, err = m.sum(ctx, step, f, st.Size, alive)
 		}
 		f.Close()
 		if err != nil {
@@ -214,7 +214,7 @@ func (m *Mover) digest(ctx context.Context, root *tier.Root, filename string) ([
 // sumOf reads a content, calling alive after every chunk.
 func (m *Mover) sumOf(ctx context.Context, step fsys.Step, i *item, alive func()) ([]byte, error) {
 	if fsys.IsFile(&i.st) {
-		sum, _, err := m.sum(ctx, step, i.file, alive)
+		sum, _, err := m.sum(ctx, step, i.file, i.st.Size, alive)
 		return sum, err
 	}
 	n, err := m.walk(ctx, step, i.file, &i.st, 0)

@@ -2,21 +2,49 @@ package tier
 
 import (
 	"sync"
+	"time"
 
 	"github.com/tierflow/tierflow/relocator/internal/fsys"
 	"github.com/tierflow/tierflow/shared/content"
 )
 
+// linger bounds how long a Root stays open that nobody uses.
+const linger = 200 * time.Millisecond
+
 // Opener opens tiers for jobs that overlap. They share one Root, which is looked at afresh for each of them; when no job
-// has it any more, nothing stays open that would keep a disk from being unmounted.
+// has it any more, nothing stays open that would keep a disk from being unmounted, but for a moment where more is coming.
 type Opener struct {
-	fs   fsys.FS
-	mu   sync.Mutex
-	open map[content.Level]*Root
+	fs     fsys.FS
+	mu     sync.Mutex
+	open   map[content.Level]*Root
+	coming int // releases, see Coming
 }
 
 // NewOpener makes an Opener.
 func NewOpener(fs fsys.FS) *Opener { return &Opener{fs: fs, open: map[content.Level]*Root{}} }
+
+// Coming announces a release, which may have to wait for servers before it opens a tier. Until done is called, a Root
+// with folders to spare outlives its users; when the last one is done there are no such folders any more.
+func (o *Opener) Coming() (done func()) {
+	o.mu.Lock()
+	o.coming++
+	o.mu.Unlock()
+	return sync.OnceFunc(func() {
+		o.mu.Lock()
+		o.coming--
+		var idle []*Root
+		for level, r := range o.open {
+			if o.coming == 0 && r.users == 0 {
+				delete(o.open, level)
+				idle = append(idle, r)
+			}
+		}
+		o.mu.Unlock()
+		for _, r := range idle {
+			r.close()
+		}
+	})
+}
 
 // Open is the function Open. The Root is to be closed all the same.
 func (o *Opener) Open(level content.Level) (*Root, error) {
@@ -30,6 +58,11 @@ func (o *Opener) Open(level content.Level) (*Root, error) {
 		if r.current() {
 			return r, nil
 		}
+		o.mu.Lock()
+		if o.open[level] == r {
+			delete(o.open, level)
+		}
+		o.mu.Unlock()
 		r.Close()
 	}
 	r, err := Open(o.fs, level)
@@ -43,22 +76,36 @@ func (o *Opener) Open(level content.Level) (*Root, error) {
 	return r, nil
 }
 
-// leave tells whether that was the last user.
+// leave tells whether the Root is to be closed.
 func (o *Opener) leave(r *Root) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	r.users--
-	if r.users > 0 {
+	switch {
+	case r.users > 0:
+		return false
+	case o.open[r.Level] != r:
+		return true
+	case o.coming > 0 && len(r.spares) > 0:
+		time.AfterFunc(linger, func() {
+			o.mu.Lock()
+			idle := o.open[r.Level] == r && r.users == 0
+			if idle {
+				delete(o.open, r.Level)
+			}
+			o.mu.Unlock()
+			if idle {
+				r.close()
+			}
+		})
 		return false
 	}
-	if o.open[r.Level] == r {
-		delete(o.open, r.Level)
-	}
+	delete(o.open, r.Level)
 	return true
 }
 
 // Keep takes an empty folder in released/ whose attempt is over, for the next attempt; false where no other job shares the
-// Root: then it is to be removed. Making and removing a folder costs more than all the rest of a small file's release, by
+// Root, and none is coming: then it is to be removed. Making and removing a folder costs more than all the rest of a small file's release, by
 // far where a file system discards what is freed.
 func (r *Root) Keep(name string) bool {
 	if r.opener == nil {
@@ -66,7 +113,7 @@ func (r *Root) Keep(name string) bool {
 	}
 	r.opener.mu.Lock()
 	defer r.opener.mu.Unlock()
-	if r.users < 2 {
+	if r.users < 2 && r.opener.coming < 2 {
 		return false
 	}
 	r.spares = append(r.spares, name)
@@ -91,15 +138,15 @@ func (r *Root) Spare() (name string, ok bool) {
 // current tells whether opening the tier now would give the same: its path leads here, its identity is the one that was
 // read, and its scratch folders are there.
 func (r *Root) current() bool {
-	for name, f := range map[string]*fsys.File{tmpName: r.Tmp, releasedName: r.Released} {
-		there, err := r.fs.Lstat(fsys.OpenTier, r.meta, name)
-		if err != nil {
-			return false
-		}
-		have, err := r.fs.Stat(fsys.OpenTier, f)
-		if err != nil || !fsys.Same(&there, &have) {
-			return false
-		}
-	}
-	return r.sameIdentity() && r.Check(fsys.OpenTier) == nil
+	return r.there(tmpName, r.Tmp) && r.there(releasedName, r.Released) && r.leadsHere() && r.sameIdentity()
+}
+
+func (r *Root) there(name string, f *fsys.File) bool {
+	st, err := r.fs.Lstat(fsys.OpenTier, r.meta, name)
+	return err == nil && f.Is(&st)
+}
+
+func (r *Root) leadsHere() bool {
+	st, err := r.fs.StatRoot(fsys.OpenTier, r.Level.Path)
+	return err == nil && r.Dir.Is(&st)
 }

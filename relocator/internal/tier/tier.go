@@ -39,11 +39,12 @@ type Identity struct {
 // every job, or looked at afresh where jobs that overlap share it (Opener), asked to Check around what must not go
 // astray, and closed.
 type Root struct {
-	Level    content.Level
-	ID       string
-	Dir      *fsys.File // the root; contents lie below it
-	Tmp      *fsys.File // .tierflow/tmp: attempts of moves
-	Released *fsys.File // .tierflow/released: copies on their way out
+	Level      content.Level
+	ID         string
+	Dir        *fsys.File   // the root; contents lie below it
+	Tmp        *fsys.File   // .tierflow/tmp: attempts of moves
+	Released   *fsys.File   // .tierflow/released: copies on their way out
+	InReleased *fsys.Lister // what lies there
 
 	fs       fsys.FS
 	meta     *fsys.File
@@ -93,6 +94,7 @@ func (r *Root) finish(id *Identity) error {
 		}
 		*d.file = f
 	}
+	r.InReleased = fsys.NewLister(r.Released)
 	return nil
 }
 
@@ -164,11 +166,15 @@ func (r *Root) identity() (*Identity, unix.Stat_t, error) {
 	return &id, st, nil
 }
 
-// Close closes all descriptors, of a shared Root with its last user; nil is allowed.
+// Close closes all descriptors, of a shared Root when nobody needs it any more; nil is allowed.
 func (r *Root) Close() {
 	if r == nil || r.opener != nil && !r.opener.leave(r) {
 		return
 	}
+	r.close()
+}
+
+func (r *Root) close() {
 	for _, name := range r.spares {
 		_ = r.fs.Rmdir(fsys.DeleteReleased, r.Released, name) // or the sweep
 	}

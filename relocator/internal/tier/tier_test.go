@@ -382,3 +382,48 @@ func TestATierWithoutHardLinksIsRefused(t *testing.T) {
 		t.Errorf("the probe was left: %v", err)
 	}
 }
+
+func TestFoldersThatAreKeptForReleasesToComeAreGoneWhenTheLastOneIsOver(t *testing.T) {
+	level := newLevel(t, "bronze")
+	o := tier.NewOpener(fsys.FS{})
+	first, second := o.Coming(), o.Coming()
+	root, err := o.Open(level)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(level.Path+"/.tierflow/released/7.x", 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if !root.Keep("7.x") {
+		t.Fatal("it was not kept for the other one")
+	}
+	root.Close()
+	again, err := o.Open(level)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if name, ok := again.Spare(); name != "7.x" || !ok {
+		t.Errorf("the other one found %q", name)
+	}
+	if !again.Keep("7.x") {
+		t.Error("it was not kept again")
+	}
+	again.Close()
+	first()
+	first() // says nothing new
+	if _, err := os.Lstat(level.Path + "/.tierflow/released/7.x"); err != nil {
+		t.Errorf("it went while a release was to come: %v", err)
+	}
+	second()
+	if _, err := os.Lstat(level.Path + "/.tierflow/released/7.x"); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the last release is over, and it is there: %v", err)
+	}
+	alone, err := o.Open(level)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer alone.Close()
+	if alone.Keep("7.y") {
+		t.Error("a folder was kept for nobody")
+	}
+}

@@ -65,6 +65,8 @@ func (r *Releaser) release(d *stream.Delivery) {
 		return
 	}
 
+	over := r.o.Mover.Coming()
+	defer over()
 	random := random()
 	token := state.NewReleaseToken(r.o.WorkerID, random)
 	holder, err := r.o.Store.Lock(d.Context, c.ID, token)
@@ -80,6 +82,7 @@ func (r *Releaser) release(d *stream.Delivery) {
 	ctx, release := r.locks.hold(d, c.ID, token, func(context.Context) {})
 	err = r.clear(ctx, d, c, random, log)
 	release()
+	over()
 
 	uctx, cancel := soon(d)
 	defer cancel()
