@@ -41,6 +41,9 @@ const (
 	idleBlock = time.Second
 	// busyBlock bounds a blocked read while handlers run: what they park or free is seen after it.
 	busyBlock = 20 * time.Millisecond
+	// gather is how long a consumer that is nearly full waits for more of its slots to be free, where it knows of more to
+	// read: else it would read each entry on a trip of its own.
+	gather = 5 * time.Millisecond
 	// holdBlock is how soon the end of a hold is seen.
 	holdBlock = 100 * time.Millisecond
 	// maxParked bounds memory. What is parked beyond it is let go of: it comes back through XAUTOCLAIM.
@@ -69,6 +72,7 @@ type Consumer struct {
 	base      context.Context // of handlers: outlives Run's context by the drain time
 	handlers  sync.WaitGroup
 	freed     chan struct{}
+	backlog   bool   // the last read found as much as it asked for
 	settledTo string // every entry up to here was settled: where a vanished group goes on
 	samples   []sample
 	claimed   string // XAUTOCLAIM's cursor
@@ -232,6 +236,9 @@ func (c *Consumer) turn(ctx context.Context, next *time.Time) error {
 		c.dispatchDue()
 	}
 
+	if c.backlog && c.nearlyFull() {
+		pause(ctx, gather)
+	}
 	c.mu.Lock()
 	free := c.o.Slots - c.running
 	block := idleBlock
@@ -265,6 +272,7 @@ func (c *Consumer) turn(ctx context.Context, next *time.Time) error {
 	if err != nil {
 		return err
 	}
+	c.backlog = len(msgs) == free*c.o.Batch
 	ds := make([]*Delivery, 0, len(msgs))
 	for _, m := range msgs {
 		if !c.knows(m.ID) { // else the group was made again: whoever has it in hand goes on
@@ -277,6 +285,14 @@ func (c *Consumer) turn(ctx context.Context, next *time.Time) error {
 	}
 	c.dispatch(ds)
 	return nil
+}
+
+// nearlyFull tells whether some slots are free, but less than an eighth.
+func (c *Consumer) nearlyFull() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	free := c.o.Slots - c.running
+	return free > 0 && free < c.o.Slots/8
 }
 
 func (c *Consumer) held() bool { return c.o.Hold != nil && c.o.Hold() }
