@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -81,6 +82,7 @@ func (t *tierflow) latencies(ctx context.Context) error {
 	}
 	read := make(chan error, 1)
 	go func() { read <- t.watch(ctx, last, n, posted, &mu, &took) }()
+	syscall.Sync() // files that were just made are not our work
 	tick := time.NewTicker(time.Second / rate)
 	defer tick.Stop()
 	var wg sync.WaitGroup
