@@ -298,8 +298,12 @@ func (c *RedisCluster) id(ctx context.Context, r *Redis) string {
 }
 
 // MoveSlot gives a slot, with its keys, to Masters[to], as resharding does. during, which may be nil, is called while
-// the slot belongs to both: keys that are not there yet are refused or sent on.
+// the slot belongs to both: keys that are not there yet are refused or sent on. It waits until all nodes serve, and goes on
+// until ctx ends: a slot that is left half-way serves nobody.
 func (c *RedisCluster) MoveSlot(ctx context.Context, slot, to int, during func()) error {
+	if err := c.Wait(ctx); err != nil {
+		return err
+	}
 	target := c.Masters[to].client()
 	defer target.Close()
 	list, err := slotMap(ctx, target)
@@ -342,24 +346,26 @@ func (c *RedisCluster) MoveSlot(ctx context.Context, slot, to int, during func()
 	if during != nil {
 		during()
 	}
-	for {
-		keys, err := source.ClusterGetKeysInSlot(ctx, slot, 100).Result()
-		if err != nil {
-			return err
+	err = until(ctx, func() error {
+		for {
+			keys, err := source.ClusterGetKeysInSlot(ctx, slot, 100).Result()
+			if err != nil || len(keys) == 0 {
+				return err
+			}
+			args := []any{"MIGRATE", "127.0.0.1", c.Masters[to].port, "", 0, 10_000, "KEYS"}
+			for _, k := range keys {
+				args = append(args, k)
+			}
+			if err := source.Do(ctx, args...).Err(); err != nil {
+				return err
+			}
 		}
-		if len(keys) == 0 {
-			break
-		}
-		args := []any{"MIGRATE", "127.0.0.1", c.Masters[to].port, "", 0, 10_000, "KEYS"}
-		for _, k := range keys {
-			args = append(args, k)
-		}
-		if err := source.Do(ctx, args...).Err(); err != nil {
-			return err
-		}
+	})
+	if err != nil {
+		return err
 	}
 	for _, node := range append([]*redis.Client{target, source}, others...) {
-		if err := node.Do(ctx, "CLUSTER", "SETSLOT", slot, "NODE", targetID).Err(); err != nil {
+		if err := until(ctx, func() error { return node.Do(ctx, "CLUSTER", "SETSLOT", slot, "NODE", targetID).Err() }); err != nil {
 			return err
 		}
 	}
