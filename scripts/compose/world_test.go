@@ -379,6 +379,23 @@ func (w *world) checkSettled(t *testing.T) {
 	ok(t, w.CheckSettled(ctx))
 }
 
+// also makes Compose read one more file, until the test's end.
+func (w *world) also(t *testing.T, file string) {
+	t.Helper()
+	env := w.env
+	w.env = nil
+	for _, v := range env {
+		if strings.HasPrefix(v, "COMPOSE_FILE=") {
+			v += ":" + file
+		}
+		w.env = append(w.env, v)
+	}
+	t.Cleanup(func() {
+		w.env = env
+		w.scale(t, 1)
+	})
+}
+
 // crash kills a container's process without a word, as the kernel does: the restart policy brings it back.
 func (w *world) crash(t *testing.T, id string) {
 	t.Helper()

@@ -1,33 +1,73 @@
 package compose_test
 
 import (
+	"archive/tar"
+	"crypto/sha256"
 	"flag"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/tierflow/tierflow/scripts/internal/stack"
 )
 
-func TestBuildingTwiceGivesTheSameProgram(t *testing.T) {
+// builds are the images of ours: their Dockerfiles, and the stage.
+var builds = map[string][2]string{
+	"api": {"api/Dockerfile", "api"}, "counter": {"api/Dockerfile", "counter"}, "demo": {"api/Dockerfile", "demo"},
+	"relocator": {"relocator/Dockerfile", ""}, "committer": {"committer/Dockerfile", ""},
+}
+
+func TestBuildingElsewhereGivesTheSameImages(t *testing.T) {
 	if testing.Short() {
-		t.Skip("it compiles everything a second time")
+		t.Skip("it compiles everything once more")
 	}
-	sum := func(image string) string {
-		id := must[string](t)(w.command("docker", "create", "--network", "none", image))
-		defer w.command("docker", "rm", id)
-		file := filepath.Join(t.TempDir(), "committer")
-		must[string](t)(w.command("docker", "cp", "--quiet", id+":/committer", file))
-		return strings.Fields(must[string](t)(w.command("sha256sum", file)))[0]
+	w.begin(t)
+	must[string](t)(w.compose("--profile", "edge", "--profile", "demo", "build", "--quiet", "counter", "demo"))
+	dir := filepath.Join(t.TempDir(), "elsewhere")
+	ok(t, copyCheckout(dir))
+	for service, build := range builds {
+		// The same Dockerfile, but for the folder of the sources, and a cache in which nothing is compiled yet.
+		b := must[[]byte](t)(os.ReadFile(filepath.Join(dir, build[0])))
+		file := filepath.Join(t.TempDir(), "Dockerfile")
+		ok(t, os.WriteFile(file, []byte(replace(t, string(b), "WORKDIR /src", "WORKDIR /home/somebody/tierflow",
+			"target=/root/.cache/go-build", "id="+w.version+",target=/root/.cache/go-build")), 0o644))
+		image := "tierflow-" + service + ":" + w.version
+		again := image + "-again"
+		args := []string{"build", "--quiet", "--tag", again, "--file", file, "--build-arg", "VERSION=" + w.version, "--build-arg", "REVISION=unknown"}
+		if build[1] != "" {
+			args = append(args, "--target", build[1])
+		}
+		must[string](t)(w.command("docker", append(args, dir)...))
+		first, second := w.files(t, image), w.files(t, again)
+		if len(first) < 2 || !slices.Equal(first, second) {
+			t.Errorf("%s has\n%s\nand built elsewhere\n%s", image, strings.Join(first, "\n"), strings.Join(second, "\n"))
+		}
 	}
-	again := "tierflow-committer:" + w.version + "-again"
-	must[string](t)(w.command("docker", "build", "--quiet", "--no-cache", "--tag", again, "--file", "committer/Dockerfile",
-		"--build-arg", "VERSION="+w.version, "--build-arg", "REVISION=unknown", "."))
-	if a, b := sum("tierflow-committer:"+w.version), sum(again); a != b {
-		t.Errorf("the program is %s, and built again %s", a, b)
+}
+
+// files are the names, owners, modes and contents of what is in an image; not its times.
+func (w *world) files(t *testing.T, image string) (list []string) {
+	t.Helper()
+	id := must[string](t)(w.command("docker", "create", "--network", "none", image))
+	defer func() { must[string](t)(w.command("docker", "rm", id)) }()
+	archive := filepath.Join(t.TempDir(), "image.tar")
+	must[string](t)(w.command("docker", "export", "--output", archive, id))
+	f := must[*os.File](t)(os.Open(archive))
+	defer f.Close()
+	for r := tar.NewReader(f); ; {
+		h, err := r.Next()
+		if err == io.EOF {
+			return list
+		}
+		ok(t, err)
+		sum := sha256.New()
+		must[int64](t)(io.Copy(sum, r))
+		list = append(list, fmt.Sprintf("%s %c %o %d:%d %s %x", h.Name, h.Typeflag, h.Mode, h.Uid, h.Gid, h.Linkname, sum.Sum(nil)))
 	}
 }
 
@@ -142,13 +182,7 @@ func TestATierMovesToAnotherDiskWhileViewsComeIn(t *testing.T) {
 	}
 	override := filepath.Join(w.clone, "docker-compose.override.yml")
 	env := w.env
-	w.env = nil
-	for _, v := range env {
-		if strings.HasPrefix(v, "COMPOSE_FILE=") {
-			v += ":docker-compose.override.yml" // which Compose reads by itself where nothing is set
-		}
-		w.env = append(w.env, v)
-	}
+	w.also(t, "docker-compose.override.yml") // which Compose reads by itself where nothing is set
 	run := func(script string) {
 		t.Helper()
 		if out, err := w.command("bash", "-euc", "tiers="+w.tiers()+"; disk="+disk+"\n"+script); err != nil {
