@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"sync"
 
 	"github.com/tierflow/tierflow/shared/child"
 )
@@ -98,14 +99,34 @@ func (s *Server) Close() error {
 // FreePort finds a port on 127.0.0.1 that nobody listens on. It lies below Linux' range for outgoing
 // connections (from 32768 on): from there, a client that dials a stopped server could be given the very port
 // it dials, and would be connected to itself.
+//
+// The port is this process' until it ends: nobody else gets it from here, so that a server or a proxy that is away for a
+// while finds it free when it comes back.
 func FreePort() (int, error) {
 	for range 1000 {
 		port := 20000 + rand.IntN(12000)
-		if portFree(port) {
+		if reserve(port) && portFree(port) {
 			return port, nil
 		}
 	}
 	return 0, errors.New("found no free port between 20000 and 32000 on 127.0.0.1")
+}
+
+var reserved struct {
+	sync.Mutex
+	by []net.PacketConn // never closed: the process' end does it
+}
+
+// reserve takes the UDP port of this number, which nothing here uses, as a sign to other processes.
+func reserve(port int) bool {
+	c, err := net.ListenPacket("udp", fmt.Sprintf("127.0.0.1:%d", port))
+	if err != nil {
+		return false
+	}
+	reserved.Lock()
+	defer reserved.Unlock()
+	reserved.by = append(reserved.by, c)
+	return true
 }
 
 func portFree(port int) bool {
