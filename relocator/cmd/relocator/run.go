@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"runtime/debug"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -75,11 +74,6 @@ func serve(ctx context.Context, v values, stderr io.Writer, fs fsys.FS) int {
 	log := logging.New("relocator", v.LogLevel, v.LogFormat).With(zap.String("worker_id", v.workerID))
 	defer func() { _ = log.Sync() }()
 	reg := admin.NewRegistry()
-	// Little is kept and much is thrown away: a collection at twice of little comes too often. At five times of it a
-	// relocator at rest keeps 49 MiB. GOGC is the operator's.
-	if was := debug.SetGCPercent(200); was != 100 {
-		debug.SetGCPercent(was)
-	}
 
 	// The readers block in Redis; they have connections of their own, so that no script waits for them.
 	readers, err := state.ConnectMany(v.RedisURL, 3, 2*v.Partitions+4)
