@@ -3,6 +3,7 @@ package state_test
 import (
 	"fmt"
 	"maps"
+	"strings"
 	"testing"
 	"time"
 
@@ -190,3 +191,5 @@ var unreadable = map[string]string{
 	"only seven":       string(state.State{ID: 7, Target: "silver", DBLevel: "bronze", Filename: "f", Status: state.Update}.AppendAnswer(nil)),
 	"followed by more": state.State{ID: 7, Target: "silver", DBLevel: "bronze", Filename: "f", Status: state.Update, EntryID: "99999999999999-0"}.JSON() + " ",
 }
+
+var filenames = map[string]string{"plain": "g.mp4", "hostile": hostile, "quotes": `"\"\\""`, "long": strings.Repeat("😀", 700)}

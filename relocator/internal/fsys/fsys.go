@@ -13,9 +13,7 @@ import (
 	"io/fs"
 	"os"
 	"slices"
-	"strings"
 	"sync/atomic"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -497,116 +495,8 @@ func (s FS) DropCache(step Step, f *File) error {
 	return nil
 }
 
-// Chmod sets permissions, with setuid, setgid and sticky bits.
-func (s FS) Chmod(step Step, f *File, mode uint32) error {
-	return s.do(step, f.path, func() error { return unix.Fchmod(f.fd, mode&0o7777) })
-}
-
-// SetMetadata gives dst the owner, mode, extended attributes and times of src, in the order in which none undoes
-// another. What this process or dst's file system is not able to hold is left out: the owner without the right
-// to give files away (and then setuid and setgid), attributes where there are none, attributes of the system.
-func (s FS) SetMetadata(step Step, dst, src *File, st *unix.Stat_t) error {
-	mode := st.Mode
-	err := s.do(step, dst.path, func() error { return unix.Fchown(dst.fd, int(st.Uid), int(st.Gid)) })
-	if errors.Is(err, unix.EPERM) || errors.Is(err, unix.EINVAL) { // EINVAL: not in this user namespace
-		mode &^= unix.S_ISUID | unix.S_ISGID
-	} else if err != nil {
-		return err
-	}
-	if err := s.Chmod(step, dst, mode); err != nil {
-		return err
-	}
-	if err := s.copyXattrs(step, dst, src); err != nil {
-		return err
-	}
-	// unix has no futimens: utimensat without a path is one.
-	times := [2]unix.Timespec{st.Atim, st.Mtim}
-	return s.do(step, dst.path, func() error {
-		_, _, e := unix.Syscall6(unix.SYS_UTIMENSAT, uintptr(dst.fd), 0, uintptr(unsafe.Pointer(&times)), 0, 0, 0)
-		if e != 0 {
-			return e
-		}
-		return nil
-	})
-}
-
-// XattrError says that a file system does not take an extended attribute.
-type XattrError struct {
-	Name string
-	Size int
-	Err  error
-}
-
-func (e *XattrError) Error() string {
-	return fmt.Sprintf("extended attribute %q of %d bytes: %v", e.Name, e.Size, e.Err)
-}
-func (e *XattrError) Unwrap() error { return e.Err }
-
 // Of access lists, a new file may have inherited some from its folder, which src does not have.
 var accessLists = []string{"system.posix_acl_access", "system.posix_acl_default"}
-
-func (s FS) copyXattrs(step Step, dst, src *File) error {
-	names, err := s.xattrs(step, src)
-	if err != nil {
-		return err
-	}
-	inherited, err := s.xattrs(step, dst)
-	if err != nil {
-		return err
-	}
-	for _, name := range accessLists {
-		if slices.Contains(inherited, name) && !slices.Contains(names, name) {
-			if err := s.do(step, dst.path, func() error { return unix.Fremovexattr(dst.fd, name) }); err != nil {
-				return err
-			}
-		}
-	}
-	for _, name := range names {
-		value, err := s.grow(step, src, func(p []byte) (int, error) { return unix.Fgetxattr(src.fd, name, p) })
-		if err == nil {
-			err = s.do(step, dst.path, func() error { return unix.Fsetxattr(dst.fd, name, value, 0) })
-		}
-		switch {
-		case err == nil || errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENODATA):
-		case !strings.HasPrefix(name, "user.") &&
-			(errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES) || errors.Is(err, unix.EINVAL)):
-		default:
-			return &XattrError{name, len(value), err}
-		}
-	}
-	return nil
-}
-
-// xattrs lists the names of a file's extended attributes; none where the file system has no such thing.
-func (s FS) xattrs(step Step, f *File) (names []string, err error) {
-	list, err := s.grow(step, f, func(p []byte) (int, error) { return unix.Flistxattr(f.fd, p) })
-	if errors.Is(err, unix.EOPNOTSUPP) {
-		return nil, nil
-	}
-	for name := range strings.SplitSeq(string(list), "\x00") {
-		if name != "" {
-			names = append(names, name)
-		}
-	}
-	return names, err
-}
-
-// grow calls read with a buffer that is large enough, however the value grows meanwhile.
-func (s FS) grow(step Step, f *File, read func([]byte) (int, error)) ([]byte, error) {
-	for buf := make([]byte, 1<<10); ; buf = make([]byte, 4*len(buf)) {
-		var n int
-		err := s.do(step, f.path, func() (err error) {
-			n, err = read(buf)
-			return err
-		})
-		if err == nil {
-			return buf[:n], nil
-		}
-		if !errors.Is(err, unix.ERANGE) || len(buf) > 1<<20 {
-			return nil, err
-		}
-	}
-}
 
 // Resolved is the path of an open folder with every link in it resolved.
 func Resolved(f *File) (string, error) { return os.Readlink(fmt.Sprintf("/proc/self/fd/%d", f.fd)) }

@@ -143,3 +143,88 @@ func watchFolder(t *testing.T, paths ...string) (events func() []string) {
 		return []string{fmt.Sprintf("%d bytes of events: % x", n, buf[:min(n, 64)])}
 	}
 }
+
+func TestALinkThatWasSwappedInForAMomentIsNotPublished(t *testing.T) {
+	from, to := routes[0].tiers(t)
+	write(t, from.Path+"/x", []byte("x"))
+	n := 0
+	m := mover.New(mover.Options{FS: fsys.FS{Hook: func(s fsys.Step, _ string) error {
+		if s != fsys.LinkTemp {
+			return nil
+		}
+		switch n++; n {
+		case 1: // before the link
+			return errors.Join(os.Rename(from.Path+"/x", from.Path+"/real"), os.Symlink("/etc/passwd", from.Path+"/x"))
+		case 2: // after it
+			return os.Rename(from.Path+"/real", from.Path+"/x")
+		}
+		return nil
+	}}})
+	mustMake(t, m, request(from, to, "x"))
+	if st := lstat(t, to.Path+"/x"); st.Mode&unix.S_IFMT != unix.S_IFREG {
+		t.Errorf("published %s", fsys.Kind(&st))
+	}
+	sameBytes(t, to.Path+"/x", []byte("x"))
+}
+
+// TestLinksThatAreSwappedInNeverLeadOutside moves while somebody exchanges a folder on the way for a link, again and
+// again, on both tiers.
+func TestLinksThatAreSwappedInNeverLeadOutside(t *testing.T) {
+	for _, r := range routes {
+		t.Run(r.name, func(t *testing.T) {
+			from, to := r.tiers(t)
+			outside := t.TempDir()
+			write(t, outside+"/x", []byte("secret"))
+			write(t, outside+"/d/y", []byte("secret"))
+			before := tree(t, outside)
+			write(t, from.Path+"/a/x", []byte("public"))
+			write(t, from.Path+"/a/d/y", []byte("public"))
+			stop, stopped := make(chan struct{}), make(chan struct{})
+			go func() {
+				defer close(stopped)
+				for {
+					select {
+					case <-stop:
+						return
+					default:
+					}
+					for _, p := range []string{from.Path + "/a", to.Path + "/a"} {
+						if os.Rename(p, p+"-real") == nil {
+							_ = os.Symlink(outside, p)
+							_ = os.Remove(p)
+							_ = os.Remove(p) // a folder that the mover made anew, if it is empty
+							_ = os.Rename(p+"-real", p)
+						}
+					}
+				}
+			}()
+			m := mover.New(mover.Options{})
+			succeeded := 0
+			for i := range 300 {
+				req := request(from, to, []string{"a/x", "a/d"}[i%2])
+				made, err := m.Make(context.Background(), req)
+				if err == nil {
+					succeeded++
+				}
+				if made != nil {
+					if err := made.Discard(); err != nil {
+						t.Error(err)
+					}
+				}
+				_, _ = m.Release(context.Background(), mover.ReleaseRequest{ID: 7, Token: token(), Filename: req.Filename, Tier: to,
+					Fence: func(context.Context) (bool, error) { return true, nil }})
+			}
+			close(stop)
+			<-stopped
+			t.Logf("%d of 300 moves succeeded", succeeded)
+			equalTrees(t, "outside", tree(t, outside), before)
+			for _, l := range []content.Level{from, to} {
+				for p, v := range tree(t, l.Path) {
+					if strings.HasSuffix(v, sha([]byte("secret"))) {
+						t.Errorf("%s of %s came from outside", p, l.Name)
+					}
+				}
+			}
+		})
+	}
+}
