@@ -131,6 +131,21 @@ func TestOnAClusterEverythingSettles(t *testing.T) {
 	w.checkSettled()
 }
 
+// ownCluster is a cluster for a test that breaks it: the others' must stay whole.
+func ownCluster(ctx context.Context, t *testing.T) *localserver.RedisCluster {
+	t.Helper()
+	cluster, err := localserver.StartRedisCluster(ctx, 3, localserver.Options{AppendFsync: "no"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := cluster.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return cluster
+}
+
 // Replication is asynchronous: what a master has answered and not sent on is lost with it. So much and no more: what its
 // replica has got when the master dies is kept, and every count of it takes effect without being posted again. What is
 // lost under traffic, scripts/chaos looks at.
@@ -140,15 +155,7 @@ func TestAMasterIsKilledAndTheOthersVoteItsReplicaIntoItsPlace(t *testing.T) {
 	random := rand.New(rand.NewPCG(seed, 0))
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	cluster, err := localserver.StartRedisCluster(ctx, 3, localserver.Options{AppendFsync: "no"}) // the others' must stay whole
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := cluster.Close(); err != nil {
-			t.Error(err)
-		}
-	})
+	cluster := ownCluster(ctx, t)
 	w := start(t, options{redisURL: cluster.URL(), prefix: testserver.ClusterPrefix(), partitions: 8, relocators: 2})
 	const n = 200
 	w.addMany(random, n)
@@ -172,15 +179,7 @@ func TestAMasterIsKilledAndTheOthersVoteItsReplicaIntoItsPlace(t *testing.T) {
 func TestWhileAMasterIsAwayThePartitionsOfTheOthersGoOn(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	cluster, err := localserver.StartRedisCluster(ctx, 3, localserver.Options{AppendFsync: "no"}) // the others' must stay whole
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := cluster.Close(); err != nil {
-			t.Error(err)
-		}
-	})
+	cluster := ownCluster(ctx, t)
 	w := start(t, options{redisURL: cluster.URL(), prefix: testserver.ClusterPrefix(), partitions: 8})
 	ownerOf := func(key string) int {
 		slot, err := cluster.Slot(ctx, key)

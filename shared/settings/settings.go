@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math"
 	"net"
+	"net/url"
 	"os"
 	"slices"
 	"strconv"
@@ -96,6 +97,16 @@ func (p *Problems) Address(name, value string) string {
 		return ""
 	}
 	return value
+}
+
+// URL reads the http or https URL of a service.
+func (p *Problems) URL(name, value string) *url.URL {
+	u, err := url.Parse(value)
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
+		p.Add(name, "%q is not a URL such as http://127.0.0.1:5000", value)
+		return nil
+	}
+	return u
 }
 
 // OneOf reads one of some words.

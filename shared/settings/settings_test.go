@@ -4,6 +4,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -119,6 +120,27 @@ func TestAddresses(t *testing.T) {
 				t.Errorf("%q is %q", in, got)
 			}
 		}); !strings.Contains(problem, "X: ") {
+			t.Errorf("%q: %q", in, problem)
+		}
+	}
+}
+
+func TestURLs(t *testing.T) {
+	for _, in := range []string{"http://127.0.0.1:5000", "https://tierflow.example/sub", "http://[::1]:5000"} {
+		if problem := one(func(p *settings.Problems) {
+			if got := p.URL("X", in); got.String() != in {
+				t.Errorf("%q is %q", in, got)
+			}
+		}); problem != "" {
+			t.Errorf("%q: %s", in, problem)
+		}
+	}
+	for _, in := range []string{"", "127.0.0.1:5000", "http://", "ftp://x", "http://a b", "/v1"} {
+		if problem := one(func(p *settings.Problems) {
+			if got := p.URL("X", in); got != nil {
+				t.Errorf("%q is %q", in, got)
+			}
+		}); !strings.Contains(problem, "X: ") || !strings.Contains(problem, strconv.Quote(in)) {
 			t.Errorf("%q: %q", in, problem)
 		}
 	}

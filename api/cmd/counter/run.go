@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"net/url"
 	"sync/atomic"
 	"time"
 
@@ -55,11 +54,7 @@ func (a arguments) check() (values, error) {
 		log: logging.New("counter", p.OneOf("TIERFLOW_LOG_LEVEL", a.LogLevel, logging.Levels),
 			p.OneOf("TIERFLOW_LOG_FORMAT", a.LogFormat, logging.Formats)),
 	}
-	base, err := url.Parse(a.URL)
-	if err != nil || base.Scheme != "http" && base.Scheme != "https" || base.Host == "" {
-		p.Add("TIERFLOW_URL", "%q is not a URL such as http://127.0.0.1:5000", a.URL)
-	}
-	v.poster = viewcount.Poster{URL: base, APIKey: p.Secret("TIERFLOW_API_KEY", a.APIKey, a.APIKeyFile)}
+	v.poster = viewcount.Poster{URL: p.URL("TIERFLOW_URL", a.URL), APIKey: p.Secret("TIERFLOW_API_KEY", a.APIKey, a.APIKeyFile)}
 	return v, p.Err()
 }
 

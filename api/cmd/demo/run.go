@@ -43,10 +43,10 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	}
 	var p settings.Problems
 	window := p.Duration("TIERFLOW_VIEW_WINDOW", a.Window, time.Second)
-	c := client{base: address(&p, "TIERFLOW_URL", a.URL), key: p.Secret("TIERFLOW_API_KEY", a.APIKey, a.APIKeyFile)}
+	c := client{base: p.URL("TIERFLOW_URL", a.URL), key: p.Secret("TIERFLOW_API_KEY", a.APIKey, a.APIKeyFile)}
 	var edge *url.URL
 	if a.Edge != "" {
-		edge = address(&p, "TIERFLOW_EDGE_URL", a.Edge)
+		edge = p.URL("TIERFLOW_EDGE_URL", a.Edge)
 	}
 	log := logging.New("demo", p.OneOf("TIERFLOW_LOG_LEVEL", a.LogLevel, logging.Levels), p.OneOf("TIERFLOW_LOG_FORMAT", a.LogFormat, logging.Formats))
 	if err := p.Err(); err != nil {
@@ -58,14 +58,6 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return process.Failed
 	}
 	return process.OK
-}
-
-func address(p *settings.Problems, name, value string) *url.URL {
-	u, err := url.Parse(value)
-	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
-		p.Add(name, "%q is not a URL such as http://127.0.0.1:5000", value)
-	}
-	return u
 }
 
 // serve makes the samples and then lets visitors come until ctx ends:

@@ -92,11 +92,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		return process.OK
 	}
 	var p settings.Problems
-	base, err := url.Parse(a.URL)
-	if err != nil || base.Scheme != "http" && base.Scheme != "https" || base.Host == "" {
-		p.Add("TIERFLOW_URL", "%q is not a URL such as http://127.0.0.1:5000", a.URL)
-	}
-	c := &client{base: base, key: p.Secret("TIERFLOW_API_KEY", a.APIKey, a.APIKeyFile)}
+	c := &client{base: p.URL("TIERFLOW_URL", a.URL), key: p.Secret("TIERFLOW_API_KEY", a.APIKey, a.APIKeyFile)}
 	if err := p.Err(); err != nil {
 		fmt.Fprintln(stderr, "tierctl:", err)
 		return process.Settings
