@@ -220,5 +220,6 @@ func (b *Batcher) trip(g *group) {
 		b.backlog.giveBack(len(g.views))
 	} else {
 		b.appended.Add(n)
+		b.backlog.landed.Add(int64(len(g.views)))
 	}
 }
