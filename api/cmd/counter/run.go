@@ -137,14 +137,14 @@ func serve(ctx context.Context, v values) int {
 			err = log.Read(time.Now())
 		}
 		reading.set(err)
-		told, refused, perr := v.poster.Post(ctx, window)
-		posting.set(perr)
-		counts.WithLabelValues("told").Add(float64(told))
-		counts.WithLabelValues("refused").Add(float64(refused))
-		if err == nil && perr == nil {
-			reading.set(log.Tidy())
-		}
-		if log != nil {
+		if err == nil { // else counts are too low, and a content would move down by them
+			told, refused, err := v.poster.Post(ctx, window)
+			posting.set(err)
+			counts.WithLabelValues("told").Add(float64(told))
+			counts.WithLabelValues("refused").Add(float64(refused))
+			if err == nil {
+				reading.set(log.Tidy())
+			}
 			ignored.WithLabelValues("malformed").Set(float64(log.Malformed))
 			ignored.WithLabelValues("no-room").Set(float64(window.NoRoom))
 		}
