@@ -2,6 +2,7 @@ package benchmarks
 
 import (
 	"context"
+	"maps"
 	"time"
 
 	"github.com/tierflow/tierflow/scripts/internal/stack"
@@ -35,9 +36,7 @@ func runIdle(ctx context.Context, b *Bench) error {
 		"api": t.stack.API.PID(), "relocator": t.stack.Relocators[0].PID(), "committer": t.stack.Committer.PID(),
 	}
 	pids := map[string]int{"Redis": t.redis.PID(), "MySQL": t.mysql.PID()}
-	for name, pid := range services {
-		pids[name] = pid
-	}
+	maps.Copy(pids, services)
 	for round := range min(b.Rounds, 3) {
 		m, err := startMeter(pids)
 		if err != nil {

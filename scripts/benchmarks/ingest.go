@@ -5,10 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 
@@ -46,7 +44,7 @@ type posts struct {
 }
 
 func runIngest(ctx context.Context, b *Bench) error {
-	p, err := startPosts(ctx, b, contents, localserver.Options{}, nil)
+	p, err := startPosts(ctx, b)
 	if err != nil {
 		return err
 	}
@@ -85,22 +83,22 @@ func runIngest(ctx context.Context, b *Bench) error {
 	return nil
 }
 
-// startPosts starts servers and an api with n contents, of which half lie where the counts that are posted call for.
+// startPosts starts servers and an api with contents, of which half lie where the counts that are posted call for.
 // No relocator runs: the events stay in the stream, to be counted.
-func startPosts(ctx context.Context, b *Bench, n int, redis localserver.Options, settings map[string]string) (*posts, error) {
+func startPosts(ctx context.Context, b *Bench) (*posts, error) {
 	p := &posts{Bench: b}
 	var err error
-	if p.redis, err = b.Redis(ctx, redis); err != nil {
+	if p.redis, err = b.Redis(ctx, localserver.Options{}); err != nil {
 		return nil, err
 	}
 	if p.mysql, err = b.MySQL(ctx, localserver.Options{}); err != nil {
 		return nil, err
 	}
-	p.stack, err = b.Stack(ctx, stack.Options{RedisURL: p.redis.URL(), MySQLDSN: p.mysql.DSN("tierflow"), Settings: settings})
+	p.stack, err = b.Stack(ctx, stack.Options{RedisURL: p.redis.URL(), MySQLDSN: p.mysql.DSN("tierflow")})
 	if err != nil {
 		return nil, err
 	}
-	if err := p.insert(ctx, n); err != nil {
+	if err := p.insert(ctx); err != nil {
 		return nil, err
 	}
 	// A rewrite of the append-only file in the middle of one measurement would be missing in the next.
@@ -111,11 +109,11 @@ func startPosts(ctx context.Context, b *Bench, n int, redis localserver.Options,
 }
 
 // insert makes rows; there are no files.
-func (p *posts) insert(ctx context.Context, n int) error {
+func (p *posts) insert(ctx context.Context) error {
 	const rows = 5000
-	for from := 0; from < n; from += rows {
+	for from := 0; from < contents; from += rows {
 		var values []string
-		for i := from; i < min(from+rows, n); i++ {
+		for i := from; i < min(from+rows, contents); i++ {
 			level := "gold"
 			if i%2 == 0 {
 				level = "bronze"
@@ -315,16 +313,4 @@ func (s *singles) answerTimes(ctx context.Context, l *load, rate float64) error 
 			number(quantile(ours, 990)), toEcho, number(quantile(echo, 990)))
 	}
 	return nil
-}
-
-// quantile is the time within which so many of 1,000 are, in milliseconds; it sorts them.
-func quantile(times []time.Duration, of1000 int) float64 {
-	slices.Sort(times)
-	return float64(times[min(len(times)*of1000/1000, len(times)-1)].Microseconds()) / 1000
-}
-
-// writeFile is os.WriteFile into the part's folder; it returns the path.
-func (b *Bench) writeFile(name string, data []byte) (string, error) {
-	path := filepath.Join(b.Dir, name)
-	return path, os.WriteFile(path, data, 0o644)
 }

@@ -6,7 +6,9 @@ import (
 	_ "embed" // post.lua
 	"fmt"
 	"net/http"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -86,4 +88,10 @@ func answers(ctx context.Context, addr string) error {
 		return err
 	}
 	return resp.Body.Close()
+}
+
+// writeFile is os.WriteFile into the part's folder; it returns the path.
+func (b *Bench) writeFile(name string, data []byte) (string, error) {
+	path := filepath.Join(b.Dir, name)
+	return path, os.WriteFile(path, data, 0o644)
 }

@@ -162,3 +162,9 @@ func markdown(table [][]string) string {
 	}
 	return b.String()
 }
+
+// quantile is the time within which so many of 1,000 are, in milliseconds; it sorts them.
+func quantile(times []time.Duration, of1000 int) float64 {
+	slices.Sort(times)
+	return float64(times[min(len(times)*of1000/1000, len(times)-1)].Microseconds()) / 1000
+}

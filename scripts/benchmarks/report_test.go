@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestNumbersShowThreeDigitsOrAllBeforeThePoint(t *testing.T) {
@@ -85,6 +86,18 @@ func TestARefusalIsMeasuredAgainButNotForEver(t *testing.T) {
 		}}})
 		if row := report.row("p", Figure{Name: name}); len(row.Values) != measured || errors.Is(err, errRefused) != (measured == 0) {
 			t.Errorf("after %d refusals: error %v, values %v", refusals, err, row.Values)
+		}
+	}
+}
+
+func TestAQuantileIsTheTimeWithinWhichSoManyAre(t *testing.T) {
+	var times []time.Duration
+	for i := 1000; i > 0; i-- {
+		times = append(times, time.Duration(i)*time.Millisecond)
+	}
+	for of1000, want := range map[int]float64{0: 1, 500: 501, 990: 991, 999: 1000, 1000: 1000} {
+		if got := quantile(times, of1000); got != want {
+			t.Errorf("%d of 1,000 are within %v ms, not %v", of1000, want, got)
 		}
 	}
 }

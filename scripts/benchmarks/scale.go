@@ -161,8 +161,7 @@ func (c *comparison) reads(ctx context.Context) error {
 				}
 				all = append(all, time.Since(begin))
 			}
-			slices.Sort(all)
-			return float64(all[times/2].Microseconds()) / 1000, nil
+			return quantile(all, 500), nil
 		}
 		large, err := took(c.large)
 		if err != nil {

@@ -238,9 +238,6 @@ func (c *cluster) heal(ctx context.Context) error {
 		if err := n.Start(ctx); err != nil {
 			return err
 		}
-		g := c.front[n.Addr()]
-		g.Judge(nil)
-		g.Open()
 	}
 	return c.nodes.Wait(ctx)
 }

@@ -147,13 +147,13 @@ func (w *world) heal() {
 	w.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	w.must("heal Redis", w.redis.heal(ctx))
-	_ = w.mysql.Resume() // fails where it does not run
-	w.must("start MySQL", w.mysql.Start(ctx))
-	for _, g := range w.allGates() {
+	for _, g := range w.allGates() { // first: the nodes of a cluster replicate through theirs
 		g.Judge(nil)
 		g.Open()
 	}
+	w.must("heal Redis", w.redis.heal(ctx))
+	_ = w.mysql.Resume() // fails where it does not run
+	w.must("start MySQL", w.mysql.Start(ctx))
 	for _, v := range w.Services() {
 		_ = v.Resume()
 		w.must("launch "+v.Name, v.Launch())

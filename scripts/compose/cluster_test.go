@@ -1,7 +1,6 @@
 package compose_test
 
 import (
-	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -153,6 +152,6 @@ func TestTheProfileClusterAloneSaysWhatIsMissing(t *testing.T) {
 	}
 	out := must[string](t)(w.compose("--profile", "cluster", "logs", "--no-color", "cluster"))
 	if !strings.Contains(out, "write STACK_REDIS=cluster into .env and run ./scripts/up") {
-		t.Error(errors.New(out))
+		t.Error(out)
 	}
 }

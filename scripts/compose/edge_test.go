@@ -3,7 +3,6 @@ package compose_test
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
@@ -20,50 +19,6 @@ import (
 	"github.com/tierflow/tierflow/shared/state"
 	"github.com/tierflow/tierflow/shared/testserver"
 )
-
-// profile starts the services of a profile beside everything else, and removes them and their volumes at the test's end.
-func (w *world) profile(t *testing.T, name string, services ...string) {
-	t.Helper()
-	t.Cleanup(func() {
-		if t.Failed() {
-			out, _ := w.compose(append([]string{"--profile", name, "logs", "--tail", "30", "--no-color"}, services...)...)
-			t.Log(out)
-		}
-		must[string](t)(w.compose(append([]string{"--profile", name, "rm", "--stop", "--force", "--volumes"}, services...)...))
-	})
-	must[string](t)(w.compose(append([]string{"--profile", name, "up", "--detach", "--wait"}, services...)...))
-}
-
-// levels sets the counts at which silver and gold begin, until the test's end.
-func (w *world) levels(t *testing.T, silver, gold int) {
-	t.Helper()
-	set := func(body string) {
-		t.Helper()
-		a, err := w.Call(context.Background(), http.MethodPut, "/v1/levels", "application/json", body)
-		if err != nil || a.Status != http.StatusOK {
-			t.Fatalf("set the levels to %s: %d %s (%v)", body, a.Status, a.Body, err)
-		}
-	}
-	was, err := w.Call(t.Context(), http.MethodGet, "/v1/levels", "", "")
-	ok(t, err)
-	var now struct {
-		Levels []map[string]any `json:"levels"`
-	}
-	ok(t, json.Unmarshal([]byte(was.Body), &now))
-	for _, l := range now.Levels {
-		switch l["level"] {
-		case "bronze":
-			l["max_counts"] = silver - 1
-		case "silver":
-			l["min_counts"], l["max_counts"] = silver, gold-1
-		case "gold":
-			l["min_counts"] = gold
-		}
-	}
-	body := must[[]byte](t)(json.Marshal(now))
-	t.Cleanup(func() { set(was.Body) })
-	set(string(body))
-}
 
 // fetch asks the edge for a content, or a range of it, as a viewer does.
 func (w *world) fetch(ctx context.Context, id content.ID, viewer, bytesRange string) ([]byte, error) {

@@ -2,9 +2,11 @@ package compose_test
 
 import (
 	"context"
+	"encoding/json"
 	"flag"
 	"fmt"
 	"io/fs"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -28,7 +30,8 @@ var run = flag.Bool("compose", false, "run these tests: they need a Docker engin
 const patience = 3 * time.Minute
 
 // world is a Tierflow in containers, made from a copy of this checkout as from a fresh clone, with a project name, images,
-// ports and folders of its own. All tests use the one that TestMain makes; each leaves it running and well.
+// ports and folders of its own. All tests but that of an upgrade use the one that
+// TestMain makes; each leaves it running and well.
 type world struct {
 	*stack.Stack
 	dir     string // of everything that is written
@@ -330,7 +333,7 @@ func (w *world) inspect(t *testing.T, id, format string) string {
 	return must[string](t)(w.command("docker", "inspect", "--format", format, id))
 }
 
-// wait waits until all services say that they are ready.
+// waitHealthy waits until all services say that they are ready.
 func (w *world) waitHealthy(t *testing.T) {
 	t.Helper()
 	testserver.Eventually(t, "all services are healthy", patience, func() error {
@@ -435,4 +438,48 @@ func (w *world) refusals() (code int) {
 		return 1
 	}
 	return 0
+}
+
+// profile starts the services of a profile beside everything else, and removes them and their volumes at the test's end.
+func (w *world) profile(t *testing.T, name string, services ...string) {
+	t.Helper()
+	t.Cleanup(func() {
+		if t.Failed() {
+			out, _ := w.compose(append([]string{"--profile", name, "logs", "--tail", "30", "--no-color"}, services...)...)
+			t.Log(out)
+		}
+		must[string](t)(w.compose(append([]string{"--profile", name, "rm", "--stop", "--force", "--volumes"}, services...)...))
+	})
+	must[string](t)(w.compose(append([]string{"--profile", name, "up", "--detach", "--wait"}, services...)...))
+}
+
+// levels sets the counts at which silver and gold begin, until the test's end.
+func (w *world) levels(t *testing.T, silver, gold int) {
+	t.Helper()
+	set := func(body string) {
+		t.Helper()
+		a, err := w.Call(context.Background(), http.MethodPut, "/v1/levels", "application/json", body)
+		if err != nil || a.Status != http.StatusOK {
+			t.Fatalf("set the levels to %s: %d %s (%v)", body, a.Status, a.Body, err)
+		}
+	}
+	was, err := w.Call(t.Context(), http.MethodGet, "/v1/levels", "", "")
+	ok(t, err)
+	var now struct {
+		Levels []map[string]any `json:"levels"`
+	}
+	ok(t, json.Unmarshal([]byte(was.Body), &now))
+	for _, l := range now.Levels {
+		switch l["level"] {
+		case "bronze":
+			l["max_counts"] = silver - 1
+		case "silver":
+			l["min_counts"], l["max_counts"] = silver, gold-1
+		case "gold":
+			l["min_counts"] = gold
+		}
+	}
+	body := must[[]byte](t)(json.Marshal(now))
+	t.Cleanup(func() { set(was.Body) })
+	set(string(body))
 }

@@ -225,7 +225,7 @@ func TestATierMovesToAnotherDiskWhileViewsComeIn(t *testing.T) {
 	}
 }
 
-// The commands are those of docs/compose.md.
+// The commands are as in docs/compose.md, for the paths of this test.
 func TestABackupBringsEverythingBack(t *testing.T) {
 	w.begin(t)
 	for _, id := range w.add(t, "bronze", 20, sampleSize) {

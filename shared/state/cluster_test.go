@@ -50,7 +50,7 @@ func TestOnAClusterEveryScriptTouchesOneSlot(t *testing.T) {
 	w := clusterWorld(t, -1)
 	ctx := t.Context()
 	w.must(w.Agree(ctx))
-	finished := []state.Finished{}
+	finished := map[int][]state.Finished{}    // by partition
 	for id := content.ID(1); id <= 40; id++ { // over all partitions
 		k := w.keys.Of(id)
 		ids, err := w.Append(ctx, []event.View{view(1, id, 1500, "silver", "bronze", "f"), view(2, w.mate(id), 1, "bronze", "bronze", "g")})
@@ -84,15 +84,18 @@ func TestOnAClusterEveryScriptTouchesOneSlot(t *testing.T) {
 			t.Fatalf("content %s: %v are pending", id, p)
 		}
 		entry := w.read(k.Relocated(), state.GroupCommitter)[0].ID
-		finished = append(finished, state.Finished{EntryID: entry, RowLevel: "silver",
+		p := w.keys.Partition(id)
+		finished[p] = append(finished[p], state.Finished{EntryID: entry, RowLevel: "silver",
 			Event: event.Committed{EventID: uuid(3), ID: id, From: "bronze", To: "silver", Filename: "f", Outcome: event.OutcomeCommitted, CommittedAt: posted}})
 		w.must(w.Stray(ctx, event.Committed{ID: id, To: "gold", Filename: "f", CommittedAt: posted}))
 	}
-	// One pipeline over all nodes, first with a script that none of them knows.
+	// First with a script that no node knows.
 	w.must(w.rdb.(*redis.ClusterClient).ForEachMaster(ctx, func(ctx context.Context, c *redis.Client) error { return c.ScriptFlush(ctx).Err() }))
-	for i, err := range w.Finish(ctx, finished) {
-		if err != nil {
-			t.Fatalf("finish %d: %v", i, err)
+	for p, fs := range finished {
+		for i, err := range w.Finish(ctx, fs) {
+			if err != nil {
+				t.Fatalf("finish %d of partition %d: %v", i, p, err)
+			}
 		}
 	}
 	if flying, err := w.InFlight(ctx); err != nil || len(flying) != 40 {

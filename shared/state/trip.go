@@ -2,8 +2,6 @@ package state
 
 import (
 	"context"
-	"strings"
-	"sync"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -53,43 +51,16 @@ func (s *Store) run(ctx context.Context, id content.ID, script *redis.Script, ke
 	return cmd
 }
 
-// runAll is Script.Run for many calls on one trip, or one to each partition of a cluster.
+// runAll is Script.Run for many calls of one partition on one trip, two where a server does not know a script yet: SCRIPT
+// LOAD in front of each trip would have to reach every node of a cluster, and fail with any of them.
 func runAll(ctx context.Context, rdb redis.UniversalClient, calls []call) []*redis.Cmd {
+	pipelined := rdb.Pipelined
+	if _, cluster := rdb.(*redis.ClusterClient); cluster {
+		// In one transaction: where a slot has moved, go-redis follows it with the whole of it. The commands of a pipeline it
+		// follows one by one, and when the connection breaks at the same time, it sends some of them twice at once.
+		pipelined = rdb.TxPipelined
+	}
 	cmds := make([]*redis.Cmd, len(calls))
-	if _, cluster := rdb.(*redis.ClusterClient); !cluster {
-		all := make([]int, len(calls))
-		for i := range all {
-			all[i] = i
-		}
-		runSome(ctx, rdb.Pipelined, calls, cmds, all)
-		return cmds
-	}
-	// In transactions: where a slot has moved, go-redis follows it with the whole of one. The commands of a pipeline it
-	// follows one by one, and when the connection breaks at the same time, it sends some of them twice at once.
-	byTag := map[string][]int{}
-	for i, c := range calls {
-		tag := hashTag(c.keys[0])
-		byTag[tag] = append(byTag[tag], i)
-	}
-	var wg sync.WaitGroup
-	for _, which := range byTag {
-		wg.Go(func() { runSome(ctx, rdb.TxPipelined, calls, cmds, which) })
-	}
-	wg.Wait()
-	return cmds
-}
-
-// hashTag is the part of a key by which a cluster places it.
-func hashTag(key string) string {
-	_, rest, _ := strings.Cut(key, "{")
-	tag, _, _ := strings.Cut(rest, "}")
-	return tag
-}
-
-// runSome runs some of the calls on one trip, two where a server does not know a script yet: SCRIPT LOAD in front of each
-// trip would have to reach every node of a cluster, and fail with any of them.
-func runSome(ctx context.Context, pipelined func(context.Context, func(redis.Pipeliner) error) ([]redis.Cmder, error),
-	calls []call, cmds []*redis.Cmd, which []int) {
 	trip := func(run func(redis.Pipeliner, call) *redis.Cmd, which []int) {
 		// The pipeline's error is that of its first failed command; each command has its own.
 		_, _ = pipelined(ctx, func(pipe redis.Pipeliner) error {
@@ -99,14 +70,19 @@ func runSome(ctx context.Context, pipelined func(context.Context, func(redis.Pip
 			return nil
 		})
 	}
-	trip(func(pipe redis.Pipeliner, c call) *redis.Cmd { return c.script.EvalSha(ctx, pipe, c.keys, c.args...) }, which)
+	all := make([]int, len(calls))
+	for i := range all {
+		all[i] = i
+	}
+	trip(func(pipe redis.Pipeliner, c call) *redis.Cmd { return c.script.EvalSha(ctx, pipe, c.keys, c.args...) }, all)
 	var unknown []int
-	for _, i := range which {
-		if redis.HasErrorPrefix(cmds[i].Err(), "NOSCRIPT") {
+	for i, c := range cmds {
+		if redis.HasErrorPrefix(c.Err(), "NOSCRIPT") {
 			unknown = append(unknown, i)
 		}
 	}
 	if len(unknown) > 0 {
 		trip(func(pipe redis.Pipeliner, c call) *redis.Cmd { return c.script.Eval(ctx, pipe, c.keys, c.args...) }, unknown)
 	}
+	return cmds
 }

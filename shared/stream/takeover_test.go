@@ -43,16 +43,13 @@ func TestALostReplyOfATakeOverLosesNothing(t *testing.T) {
 	w.group("g")
 	id := w.read("g", "dead", 1)[0]
 	gate, url := testserver.RedisGate(t, w.url)
-	var once sync.Once
-	var cut <-chan struct{}
-	// Cut the reply of the first take-over that takes something: the entry must be idle long enough.
 	testserver.Eventually(w, "the dead one's entry is idle", soon, func() error {
 		if p := w.pendingOf(id); p.Idle < short {
 			return fmt.Errorf("idle %s", p.Idle)
 		}
 		return nil
 	})
-	once.Do(func() { cut = gate.CutReply("xautoclaim") })
+	cut := gate.CutReply("xautoclaim") // of the first take-over, which takes something: the entry is idle for long enough
 	handle, got := w.hands()
 	w.run(stream.Options{Redis: w.client(url), Handle: handle})
 	next(w, cut)

@@ -22,15 +22,15 @@ import (
 const (
 	// fresh is how long a row serves, counted from before it was read.
 	fresh = time.Second
-	// renewAfter is the age at which a row that has served since it was read is read again, with others and while
-	// nobody waits for it. Rows that are asked for all the time never expire; rows that are not cost no query.
+	// renewAfter is the age at which a row is read again, with others and while nobody waits for it: rows that are asked for
+	// all the time never expire.
 	renewAfter = 850 * time.Millisecond
 	// renewEvery is how often rows of that age are looked for, and renewMost how many of them one query reads: those
 	// who wait for another row may have to wait for such a query first.
 	renewEvery = 50 * time.Millisecond
 	renewMost  = 250
-	// renewUnused is how many times in a row a row is renewed that has not served: one among hundreds costs a tenth of
-	// one that is waited for.
+	// renewUnused is how many times in a row a row is renewed that has not served from the cache: one among hundreds costs
+	// a tenth of one that is waited for.
 	renewUnused = 2
 	// timeout is the longest that MySQL may take: a hung server must not hold up those whose rows are known.
 	timeout = time.Second
@@ -103,7 +103,7 @@ func newTrip() *trip {
 
 // Found is a content and the levels, as they were read at most a second ago, or, while MySQL is away, before that.
 type Found struct {
-	Row    *catalog.Row // must not be changed
+	Row    *catalog.Row // only ID, Level, Filename and Pinned; must not be changed
 	Policy content.Policy
 }
 
@@ -356,6 +356,9 @@ func (c *Cache) addDue(t *trip) {
 		}
 		c.recent[0] = nil
 		c.recent = c.recent[1:]
+		if now, ok := c.rows.GetEntryQuietly(e.row.ID); !ok || now.Value != e {
+			continue // it has been read again since, or was not worth its place
+		}
 		idle := e.idle + 1
 		if e.used.Load() {
 			idle = 0

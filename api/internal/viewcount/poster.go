@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"slices"
 	"time"
 )
 
@@ -30,17 +31,14 @@ type Poster struct {
 // those of contents that it does not know. An error means that the rest is still to be told. A count may be told twice:
 // it is a number and not an increment.
 func (p *Poster) Post(ctx context.Context, w *Window) (told, refused int, err error) {
-	for {
-		views := w.Changed(batch)
-		if len(views) == 0 {
-			return told, refused, nil
-		}
+	for views := range slices.Chunk(w.Changed(), batch) {
 		took, not, err := p.post(ctx, w, views)
 		told, refused = told+took, refused+not
 		if err != nil {
 			return told, refused, err
 		}
 	}
+	return told, refused, nil
 }
 
 // answer is the api's to a batch: as its own, or in a problem.

@@ -33,7 +33,7 @@ func see(w *viewcount.Window, at time.Time, id content.ID, viewers ...string) {
 // counts are all that have changed since the last time.
 func counts(w *viewcount.Window) map[content.ID]content.Count {
 	m := map[content.ID]content.Count{}
-	for _, v := range w.Changed(1 << 20) {
+	for _, v := range w.Changed() {
 		m[v.ID] = v.Count
 		w.Told(v.ID)
 	}
@@ -82,7 +82,7 @@ func TestWhatWasNotToldYetIsToldWithItsLatestCount(t *testing.T) {
 	w := viewcount.NewWindow(24 * hour)
 	w.Slide(noon)
 	see(w, noon, 7, "a")
-	if got := w.Changed(1); len(got) != 1 || got[0] != (viewcount.View{ID: 7, Count: 1}) {
+	if got := w.Changed(); len(got) != 1 || got[0] != (viewcount.View{ID: 7, Count: 1}) {
 		t.Fatal(got)
 	}
 	see(w, noon, 7, "b") // nobody was told

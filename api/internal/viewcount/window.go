@@ -157,11 +157,10 @@ func (w *Window) forget(period int64) {
 	delete(w.viewers, period)
 }
 
-// Changed are contents whose count has changed since it was last told, in order, up to a number of them; and their counts.
-func (w *Window) Changed(most int) []View {
-	ids := slices.Sorted(maps.Keys(w.changed))
-	views := make([]View, 0, min(most, len(ids)))
-	for _, id := range ids[:min(most, len(ids))] {
+// Changed are the contents whose count has changed since it was last told, in order, and their counts.
+func (w *Window) Changed() []View {
+	views := make([]View, 0, len(w.changed))
+	for _, id := range slices.Sorted(maps.Keys(w.changed)) {
 		views = append(views, View{id, w.total[id]})
 	}
 	return views

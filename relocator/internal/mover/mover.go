@@ -318,7 +318,7 @@ func (j *job) source(ctx context.Context) (*item, error) {
 // clearReleased removes every folder in which a releaser could still hide the name, and what is in it.
 func (m *Mover) clearReleased(ctx context.Context, root *tier.Root, id content.ID) error {
 	for removed := false; ; removed = true {
-		names, err := m.fs.ListShared(fsys.ClearReleased, root.Released, root.InReleased)
+		names, err := m.fs.ListShared(fsys.ClearReleased, root.InReleased)
 		if err != nil {
 			return err
 		}

@@ -24,7 +24,8 @@ type Opener struct {
 func NewOpener(fs fsys.FS) *Opener { return &Opener{fs: fs, open: map[content.Level]*Root{}} }
 
 // Coming announces a release, which may have to wait for servers before it opens a tier. Until done is called, a Root
-// with folders to spare outlives its users; when the last one is done there are no such folders any more.
+// with folders to spare outlives its users, for linger at most; when the last one is done there are no such folders any
+// more, but of Roots that still have users.
 func (o *Opener) Coming() (done func()) {
 	o.mu.Lock()
 	o.coming++
@@ -105,8 +106,8 @@ func (o *Opener) leave(r *Root) bool {
 }
 
 // Keep takes an empty folder in released/ whose attempt is over, for the next attempt; false where no other job shares the
-// Root, and none is coming: then it is to be removed. Making and removing a folder costs more than all the rest of a small file's release, by
-// far where a file system discards what is freed.
+// Root, and none is coming: then it is to be removed. Making and removing a folder costs more than all the rest of a small
+// file's release, by far where a file system discards what is freed.
 func (r *Root) Keep(name string) bool {
 	if r.opener == nil {
 		return false
