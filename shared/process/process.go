@@ -1,4 +1,4 @@
-// Package process is the life of a program: signals and exit codes. It is the only package that handles signals.
+// Package process is the life of a program: signals, exit codes, garbage. It is the only package that handles signals.
 package process
 
 import (

@@ -7,9 +7,11 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/tierflow/tierflow/shared/process"
 )
@@ -26,11 +28,32 @@ func TestMain(m *testing.M) {
 			return 7
 		},
 		"fails": func(context.Context) int { return process.Failed },
+		"rests": func(ctx context.Context) int {
+			process.CollectLate(ctx)
+			inUse := make([]byte, 10<<20)
+			for range 300 << 20 / len(inUse) {
+				_ = append([]byte(nil), inUse...)
+			}
+			fmt.Println("much is held:", held() > 30<<20)
+			for held() > 20<<20 {
+				time.Sleep(50 * time.Millisecond)
+			}
+			fmt.Println("little is held")
+			runtime.KeepAlive(inUse)
+			return 0
+		},
 	}
 	if f := work[os.Getenv("PROCESS_TEST_WORK")]; f != nil {
 		os.Exit(process.Run(f))
 	}
 	os.Exit(m.Run())
+}
+
+// held is the memory that the system has given to the heap and not got back.
+func held() uint64 {
+	var s runtime.MemStats
+	runtime.ReadMemStats(&s)
+	return s.HeapSys - s.HeapReleased
 }
 
 // child is a running program.
@@ -45,7 +68,7 @@ type child struct {
 func start(t *testing.T, work string) *child {
 	t.Helper()
 	c := &child{Cmd: exec.Command(os.Args[0]), t: t}
-	c.Env = append(os.Environ(), "PROCESS_TEST_WORK="+work, "GORACE=atexit_sleep_ms=0")
+	c.Env = append(os.Environ(), "PROCESS_TEST_WORK="+work, "GORACE=atexit_sleep_ms=0", "GOGC=")
 	c.Stderr = &c.stderr
 	var err error
 	if c.stdin, err = c.StdinPipe(); err != nil {
@@ -113,6 +136,13 @@ func TestASecondSignalMeansNow(t *testing.T) {
 
 func TestWithoutASignalTheExitCodeIsTheProgramsOwn(t *testing.T) {
 	start(t, "fails").exits(process.Failed)
+}
+
+func TestAServiceThatRestsGivesBackWhatItsGarbageTookUp(t *testing.T) {
+	c := start(t, "rests")
+	c.expect("much is held: true")
+	c.expect("little is held")
+	c.exits(process.OK)
 }
 
 func TestTheVersionTextNamesProgramVersionAndRevision(t *testing.T) {

@@ -7,7 +7,6 @@ import (
 	"io"
 	"net"
 	"os"
-	"runtime/debug"
 
 	"go.uber.org/zap"
 
@@ -33,11 +32,6 @@ type newKey struct {
 	Scopes string `required:"" help:"What it may do: some of views, read, operate, with commas between."`
 	File   string `help:"Append the line to this file, and print the key alone."`
 }
-
-// garbage is how much of it may pile up before it is collected, in percent of what is in use. What is in use is little,
-// some megabytes and a bounded cache, so that Go's 100 would collect a dozen times a second under load: 400 took 4 % off
-// the cost of a post, and 15 % off its p99. Where memory is limited, GOMEMLIMIT bounds it.
-const garbage = 400
 
 func main() { os.Exit(process.Run(run)) }
 
@@ -67,9 +61,7 @@ func run(ctx context.Context) int {
 	if err != nil {
 		return fail(process.Settings, err)
 	}
-	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(garbage)
-	}
+	process.CollectLate(ctx)
 	log := logging.New("api", config.LogLevel, config.LogFormat)
 	if err := service.Run(ctx, config, log, func(net.Addr) {}); err != nil {
 		log.Error("stopped", zap.Error(err))

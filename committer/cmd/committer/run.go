@@ -63,6 +63,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 //
 // With --migrate, the schema is brought up to date on the side; until it is, mysql is not ready.
 func serve(ctx context.Context, v values, migrate bool) int {
+	process.CollectLate(ctx)
 	log := logging.New("committer", v.LogLevel, v.LogFormat).With(zap.String("worker_id", v.workerID))
 	defer func() { _ = log.Sync() }()
 	reg := admin.NewRegistry()

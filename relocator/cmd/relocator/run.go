@@ -71,6 +71,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer, fs fsys.F
 //	all of them: state.Store (Redis scripts), catalog (MySQL reads)
 //	admin.Ready: redis, mysql, tiers, workers ──▶ /readyz, and holds the consumers while a server is away
 func serve(ctx context.Context, v values, stderr io.Writer, fs fsys.FS) int {
+	process.CollectLate(ctx)
 	log := logging.New("relocator", v.LogLevel, v.LogFormat).With(zap.String("worker_id", v.workerID))
 	defer func() { _ = log.Sync() }()
 	reg := admin.NewRegistry()
