@@ -2,7 +2,6 @@ package benchmarks
 
 import (
 	"context"
-	"database/sql"
 	"errors"
 	"fmt"
 	"strings"
@@ -168,7 +167,7 @@ func (c *commits) oneByOne(ctx context.Context) (float64, error) {
 }
 
 func (c *commits) one(ctx context.Context, id int, from, to string) error {
-	tx, err := c.stack.DB().BeginTx(ctx, &sql.TxOptions{Isolation: sql.LevelReadCommitted})
+	tx, err := c.stack.DB().BeginTx(ctx, nil)
 	if err != nil {
 		return err
 	}

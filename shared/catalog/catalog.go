@@ -8,6 +8,7 @@ package catalog
 import (
 	"context"
 	"database/sql"
+	"database/sql/driver"
 	"errors"
 	"fmt"
 	"strconv"
@@ -54,7 +55,7 @@ func Open(dsn string, o Options) (*Catalog, error) {
 	return &Catalog{db, cfg}, nil
 }
 
-// parse sets everything that Tierflow relies on, whatever the DSN says.
+// parse sets everything that Tierflow relies on, whatever the DSN says, but for the isolation level: see connector.
 func parse(dsn string) (*mysql.Config, error) {
 	cfg, err := mysql.ParseDSN(dsn)
 	if err != nil {
@@ -86,15 +87,32 @@ func parse(dsn string) (*mysql.Config, error) {
 }
 
 func open(cfg *mysql.Config) (*sql.DB, error) {
-	connector, err := mysql.NewConnector(cfg)
+	c, err := mysql.NewConnector(cfg)
 	if err != nil {
 		return nil, fmt.Errorf("MySQL DSN: %w", err)
 	}
-	return sql.OpenDB(connector), nil
+	return sql.OpenDB(connector{c}), nil
+}
+
+// connector makes sessions with the isolation level that all of Tierflow's transactions want. To ask for it in each would be
+// a trip more; the servers do not share a name of a variable that a DSN could set.
+type connector struct{ driver.Connector }
+
+func (c connector) Connect(ctx context.Context) (driver.Conn, error) {
+	conn, err := c.Connector.Connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	_, err = conn.(driver.ExecerContext).ExecContext(ctx, "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED", nil)
+	if err != nil {
+		_ = conn.Close() // what was wrong, the statement has said
+		return nil, err
+	}
+	return conn, nil
 }
 
 // DB is the pool, for the services' writes. Its sessions are strict, in UTC and utf8mb4, and report the rows an
-// UPDATE found as affected.
+// UPDATE found as affected; each statement of a transaction sees what was committed when it began (READ COMMITTED).
 func (c *Catalog) DB() *sql.DB { return c.db }
 
 // Close closes the pool.

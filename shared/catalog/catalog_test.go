@@ -64,6 +64,23 @@ func TestADSNWithoutADatabaseIsRefused(t *testing.T) {
 	}
 }
 
+func TestAStatementOfATransactionSeesWhatWasCommittedWhenItBegan(t *testing.T) {
+	c := migrated(t)
+	insert(t, c, 7, "bronze", "f.mp4")
+	tx, err := c.DB().BeginTx(t.Context(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = tx.Rollback() }()
+	for _, want := range []string{"bronze", "gold"} {
+		exec(t, c, "UPDATE contents SET content_level = ? WHERE cid = 7", want)
+		var level string
+		if err := tx.QueryRowContext(t.Context(), "SELECT content_level FROM contents WHERE cid = 7").Scan(&level); err != nil || level != want {
+			t.Errorf("%q, want %q (%v)", level, want, err)
+		}
+	}
+}
+
 func TestTheServerEndsATransactionThatItsProcessHasLeft(t *testing.T) {
 	c := migrated(t)
 	insert(t, c, 7, "bronze", "f.mp4")

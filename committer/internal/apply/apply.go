@@ -42,7 +42,8 @@ type Result struct {
 // Applier commits batches. Any number of them may work on one database.
 type Applier struct{ db *sql.DB }
 
-// New takes the pool of a catalog, whose settings it relies on (rows found count as affected; times in UTC).
+// New takes the pool of a catalog, whose settings it relies on (rows found count as affected; times in UTC; READ
+// COMMITTED).
 func New(db *sql.DB) *Applier { return &Applier{db} }
 
 // Apply commits what can be committed and returns one result for each entry, in their order. It may be called again

@@ -20,6 +20,16 @@ type row struct {
 	locked     bool // by somebody else: nothing else is known of it
 }
 
+// seen tells whether the row is as the relocator saw it.
+func (r *row) seen(e event.Relocated) bool {
+	return r != nil && !r.locked && r.generation == e.Generation && r.level == e.From && r.filename == e.Filename
+}
+
+// asSeen tells whether each entry has a row of its own that is as the relocator saw it.
+func asSeen(entries []event.Relocated, rows map[content.ID]*row) bool {
+	return len(rows) == len(entries) && !slices.ContainsFunc(entries, func(e event.Relocated) bool { return !rows[e.ID].seen(e) })
+}
+
 // record is a row of update_history.
 type record struct {
 	id    content.ID
@@ -59,7 +69,7 @@ func decide(entries []event.Relocated, rows map[content.ID]*row, records map[str
 		case r != nil && r.locked:
 			results[i].Err = fault.New(fault.Busy, "commit", "content "+e.ID.String(),
 				fmt.Errorf("its row is locked by another transaction"))
-		case r != nil && !moved[e.ID] && r.generation == e.Generation && r.level == e.From && r.filename == e.Filename:
+		case !moved[e.ID] && r.seen(e):
 			moves = append(moves, move{e, r.updated, recorded})
 			moved[e.ID] = true
 			r.level = e.To

@@ -10,21 +10,36 @@ import (
 	"strings"
 	"time"
 
+	"github.com/tierflow/tierflow/shared/catalog"
 	"github.com/tierflow/tierflow/shared/content"
 	"github.com/tierflow/tierflow/shared/event"
+	"github.com/tierflow/tierflow/shared/fault"
 )
 
 // errMoved means that a row was not as it had been locked. No server that keeps its word lets this happen.
 var errMoved = errors.New("a locked row was changed by another transaction")
 
-// transact decides and writes one batch. The statements are few and of one shape whatever the batch: two to read, one
-// to change contents, one to record. They use nothing that MySQL, MariaDB and go-mysql-server do not share.
+// errRecorded means that update_history has an event whose row is as if it had not been committed.
+var errRecorded = errors.New("an event is in update_history")
+
+// transact decides and writes one batch. The statements are few and of one shape whatever the batch: one or two to read,
+// one to change contents, one to record. They use nothing that MySQL, MariaDB and go-mysql-server do not share.
 //
-// Rows are locked before update_history is read: who reads first could miss a commit that the lock then waits for, and
-// call superseded what was committed. Under READ COMMITTED each statement sees what was committed when it began, and
-// only rows that are found are locked, no gaps.
+// An event whose row is as the relocator saw it was most often not committed before, so update_history is only read where
+// a row is not, or where its unique key has said so.
 func (a *Applier) transact(ctx context.Context, entries []event.Relocated) ([]Result, error) {
-	tx, err := a.db.BeginTx(ctx, &sql.TxOptions{Isolation: sql.LevelReadCommitted})
+	results, err := a.transaction(ctx, entries, false)
+	if errors.Is(err, errRecorded) {
+		return a.transaction(ctx, entries, true)
+	}
+	return results, err
+}
+
+// transaction locks rows before it reads update_history: who reads first could miss a commit that the lock then waits for,
+// and call superseded what was committed. Under READ COMMITTED, which a catalog's sessions have, each statement sees what
+// was committed when it began, and only rows that are found are locked, no gaps.
+func (a *Applier) transaction(ctx context.Context, entries []event.Relocated, history bool) ([]Result, error) {
+	tx, err := a.db.BeginTx(ctx, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -33,9 +48,12 @@ func (a *Applier) transact(ctx context.Context, entries []event.Relocated) ([]Re
 	if err != nil {
 		return nil, err
 	}
-	records, err := recorded(ctx, tx, entries)
-	if err != nil {
-		return nil, err
+	records := map[string]record{}
+	history = history || !asSeen(entries, rows)
+	if history {
+		if records, err = recorded(ctx, tx, entries); err != nil {
+			return nil, err
+		}
 	}
 	at := time.Now().UTC().Truncate(time.Microsecond)
 	results, moves := decide(entries, rows, records, at)
@@ -45,7 +63,11 @@ func (a *Applier) transact(ctx context.Context, entries []event.Relocated) ([]Re
 	if err := update(ctx, tx, moves, at); err != nil {
 		return nil, err
 	}
-	if err := journal(ctx, tx, moves, at); err != nil {
+	err = journal(ctx, tx, moves, at)
+	if !history && catalog.Kind(err) == fault.Conflict {
+		return nil, errRecorded
+	}
+	if err != nil {
 		return nil, err
 	}
 	return results, tx.Commit()

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/tierflow/tierflow/shared/batch"
@@ -55,8 +56,8 @@ func newRows(c *catalog.Catalog) *rows {
 	return r
 }
 
-// find reads a row, fault.Unknown where there is none, and then the levels, afresh: an event that asks for a change of
-// levels to be applied must not meet the old ones.
+// find reads a row, fault.Unknown where there is none, and the levels, afresh: an event that asks for a change of levels to
+// be applied must not meet the old ones. A level that the row names is among them, if it exists.
 func (r *rows) find(ctx context.Context, id content.ID) (catalog.Row, content.Policy, error) {
 	f, err := r.finds.Do(ctx, id)
 	if err == nil {
@@ -69,10 +70,20 @@ func (r *rows) findAll(ids []content.ID) []found {
 	ctx, cancel := context.WithTimeout(context.Background(), rowsTimeout)
 	defer cancel()
 	fs := make([]found, len(ids))
-	there, err := r.catalog.Contents(ctx, ids)
 	var p content.Policy
+	var perr error
+	var levels sync.WaitGroup
+	levels.Go(func() { p, perr = policy(ctx, r.catalog) })
+	there, err := r.catalog.Contents(ctx, ids)
+	levels.Wait()
+	for _, row := range there {
+		if perr == nil && !names(p, row) { // a level was made between the two
+			p, perr = policy(ctx, r.catalog)
+			break
+		}
+	}
 	if err == nil {
-		p, err = policy(ctx, r.catalog)
+		err = perr
 	}
 	for i, id := range ids {
 		row, ok := there[id]
@@ -86,6 +97,13 @@ func (r *rows) findAll(ids []content.ID) []found {
 		}
 	}
 	return fs
+}
+
+// names tells whether the levels that a row names are among these.
+func names(p content.Policy, row catalog.Row) bool {
+	_, on := p.Level(row.Level)
+	_, pinned := p.Level(row.Pinned)
+	return on && (pinned || row.Pinned == "")
 }
 
 // policy reads the levels. A table that is no valid policy is for an operator to mend; no event is at fault for it.
@@ -124,7 +142,7 @@ func (r *rows) raiseAll(asked []raise) []raised {
 // be. One raise serves two releases of a content.
 func (r *rows) transact(ctx context.Context, asked []raise) ([]raised, error) {
 	answers := make([]raised, len(asked))
-	tx, err := r.catalog.DB().BeginTx(ctx, &sql.TxOptions{Isolation: sql.LevelReadCommitted})
+	tx, err := r.catalog.DB().BeginTx(ctx, nil)
 	if err != nil {
 		return answers, err
 	}
