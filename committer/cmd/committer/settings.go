@@ -43,7 +43,8 @@ func (a arguments) check() (values, error) {
 		maxAttempts:  p.Int("TIERFLOW_MAX_ATTEMPTS", a.MaxAttempts, 1, 1_000_000),
 	}
 	var err error
-	if v.redis, err = state.ConnectMany(v.RedisURL, 3, v.Partitions+4); err != nil {
+	// Two for each partition, which reads while it tells of the batch before, and some for the rest.
+	if v.redis, err = state.ConnectMany(v.RedisURL, 3, 2*v.Partitions+4); err != nil {
 		p.Add("TIERFLOW_REDIS_URL", "%v", err)
 	}
 	if v.catalog, err = catalog.Open(v.MySQLDSN, catalog.Options{MaxConns: 4}); err != nil {

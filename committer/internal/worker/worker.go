@@ -15,6 +15,7 @@ package worker
 import (
 	"context"
 	"fmt"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -88,13 +89,50 @@ func (w *Worker) Announced(ctx context.Context) error { return w.share.Announced
 func (w *Worker) Partitions() []int { return w.share.Mine() }
 
 func (w *Worker) attend(k state.Keys) []share.Consumer {
-	return []share.Consumer{stream.New(stream.Options{
+	o := &overlap{}
+	o.told = sync.NewCond(&o.mu)
+	o.consumer = stream.New(stream.Options{
 		Redis: w.o.Redis, Stream: k.Relocated(), Backoff: k.Backoff(state.GroupCommitter), Group: state.GroupCommitter,
 		Consumer: w.o.Consumer,
 		MinIdle:  w.o.MinIdle, Slots: 1, Batch: batchSize, Drain: w.o.Drain,
-		Hold: w.o.Hold, Handle: w.handle, Log: w.o.Log,
+		Hold: w.o.Hold, Handle: func(ds []*stream.Delivery) { w.handle(o, ds) }, Log: w.o.Log,
 		Lost: func(string) { w.o.Metrics.lost.Inc() },
-	})}
+	})
+	return []share.Consumer{o.consumer}
+}
+
+// overlap lets the next batch be read and applied while Redis is told of the one before, and no sooner: two transactions at
+// once are slower than one after the other, and what gathers meanwhile had better be one batch.
+type overlap struct {
+	consumer *stream.Consumer
+	mu       sync.Mutex
+	told     *sync.Cond
+	telling  int // batches that have been applied
+}
+
+// applied is called when a batch needs MySQL no more; told when Redis knows.
+func (o *overlap) applied() (told func()) {
+	o.add(1)
+	return func() { o.add(-1) }
+}
+
+func (o *overlap) add(n int) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.telling += n
+	o.consumer.SetSlots(min(1+o.telling, 2))
+	if o.telling == 0 {
+		o.told.Broadcast()
+	}
+}
+
+// wait returns when Redis knows of all batches but the caller's, who has called for no other.
+func (o *overlap) wait() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for o.telling > 0 {
+		o.told.Wait()
+	}
 }
 
 // job is an entry and what became of it. Where it could not be read, result.Err says why.
@@ -106,7 +144,7 @@ type job struct {
 
 // handle works on what has not come back often as one batch. An entry that has, may be what ends its committers, so it is
 // worked on alone, after the others and one at a time: a crash counts against all that were in hand.
-func (w *Worker) handle(ds []*stream.Delivery) {
+func (w *Worker) handle(o *overlap, ds []*stream.Delivery) {
 	var batch []*stream.Delivery
 	var suspect *stream.Delivery
 	for _, d := range ds {
@@ -119,22 +157,27 @@ func (w *Worker) handle(ds []*stream.Delivery) {
 			d.Later(0)
 		}
 	}
+	if suspect == nil {
+		w.work(batch, o.applied)
+		return
+	}
+	alone := func() (told func()) { return func() {} }
 	if len(batch) > 0 {
-		w.work(batch)
+		w.work(batch, alone)
 	}
-	switch {
-	case suspect == nil:
-	case suspect.Attempt > 4*w.o.MaxAttempts: // as a relocator counts: it may have been killed for other reasons
-		ctx, cancel := context.WithTimeout(suspect.Context, w.budget)
-		defer cancel()
-		w.bury(ctx, suspect, exhausted,
-			fmt.Errorf("it was handed out %d times, and no committer has lived to settle it", suspect.Attempt))
-	default:
-		w.work([]*stream.Delivery{suspect})
+	o.wait()
+	if suspect.Attempt <= 4*w.o.MaxAttempts { // as a relocator counts: it may have been killed for other reasons
+		w.work([]*stream.Delivery{suspect}, alone)
+		return
 	}
+	ctx, cancel := context.WithTimeout(suspect.Context, w.budget)
+	defer cancel()
+	w.bury(ctx, suspect, exhausted,
+		fmt.Errorf("it was handed out %d times, and no committer has lived to settle it", suspect.Attempt))
 }
 
-func (w *Worker) work(ds []*stream.Delivery) {
+// work calls applied when it needs MySQL no more, and told when Redis knows.
+func (w *Worker) work(ds []*stream.Delivery, applied func() (told func())) {
 	ctx, stop := together(ds)
 	defer stop()
 	w.o.Metrics.batch.Observe(float64(len(ds)))
@@ -148,6 +191,8 @@ func (w *Worker) work(ds []*stream.Delivery) {
 		}
 	}
 	w.apply(ctx, jobs)
+	told := applied()
+	defer told()
 
 	ctx, cancel := context.WithTimeout(ctx, w.budget)
 	defer cancel()

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -224,6 +225,68 @@ func TestAFinishWhoseAnswerIsLostIsRepeated(t *testing.T) {
 	w.expectRow(1, "gold", 1, 1)
 	if s := w.state(1); s.DBLevel != "gold" {
 		t.Errorf("state: %s", s.JSON())
+	}
+}
+
+// firstTrip holds up the first trip of several scripts.
+type firstTrip struct {
+	redis.Hook
+	once    sync.Once
+	begun   chan struct{}
+	goingOn chan struct{}
+}
+
+func (f *firstTrip) DialHook(next redis.DialHook) redis.DialHook          { return next }
+func (f *firstTrip) ProcessHook(next redis.ProcessHook) redis.ProcessHook { return next }
+
+func (f *firstTrip) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return func(ctx context.Context, cmds []redis.Cmder) error {
+		if strings.HasPrefix(cmds[len(cmds)-1].Name(), "eval") {
+			f.once.Do(func() {
+				close(f.begun)
+				<-f.goingOn
+			})
+		}
+		return next(ctx, cmds)
+	}
+}
+
+func TestWhileRedisIsToldOfOneBatchTheNextIsAppliedAndNeverTwoAtOnce(t *testing.T) {
+	const n = 50
+	w := newWorld(t, n)
+	trip := &firstTrip{begun: make(chan struct{}), goingOn: make(chan struct{})}
+	w.hook = trip
+	var applying atomic.Int64
+	applied := make(chan struct{}, n)
+	w.apply = func(next func(context.Context, []event.Relocated) []apply.Result) func(context.Context, []event.Relocated) []apply.Result {
+		return func(ctx context.Context, es []event.Relocated) []apply.Result {
+			if applying.Add(1) > 1 {
+				t.Error("two transactions at once")
+			}
+			defer func() {
+				applying.Add(-1)
+				applied <- struct{}{}
+			}()
+			return next(ctx, es)
+		}
+	}
+	w.run()
+	w.emit(relocated(1, 1).Fields())
+	<-trip.begun
+	<-applied
+	w.emit(relocated(2, 2).Fields())
+	select {
+	case <-applied:
+	case <-time.After(20 * time.Second):
+		t.Error("the second batch waits until Redis has been told of the first")
+	}
+	close(trip.goingOn)
+	for id := content.ID(3); id <= n; id++ {
+		w.emit(relocated(int(id), id).Fields())
+	}
+	w.settled()
+	for id := content.ID(1); id <= n; id++ {
+		w.expectRow(id, "gold", 1, 1)
 	}
 }
 

@@ -36,6 +36,7 @@ type world struct {
 	attempts int64
 	looked   atomic.Int64 // how often a worker found a server away
 	apply    func(next func(context.Context, []event.Relocated) []apply.Result) func(context.Context, []event.Relocated) []apply.Result
+	hook     redis.Hook // of the committers' clients; may be nil
 }
 
 func newWorld(t testing.TB, contents int) *world {
@@ -84,6 +85,9 @@ func (w *world) exec(query string, args ...any) {
 func (w *world) start(name, redisURL, dsn string) (stop func()) {
 	w.t.Helper()
 	rdb := connect(w.t, redisURL)
+	if w.hook != nil {
+		rdb.AddHook(w.hook)
+	}
 	do := apply.New(open(w.t, dsn).DB()).Apply
 	if w.apply != nil {
 		do = w.apply(do)
