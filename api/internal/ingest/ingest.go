@@ -93,6 +93,7 @@ func (b *Batcher) Run() {
 	var wg sync.WaitGroup
 	for _, lane := range b.lanes {
 		wg.Go(func() { b.send(lane) })
+		wg.Go(func() { b.sendMore(lane) })
 	}
 	wg.Go(b.pollBacklog)
 	wg.Wait()
@@ -116,8 +117,8 @@ func (b *Batcher) Append(v event.View) error {
 	return g.err
 }
 
-// laneOf is the lane of a content's partition: a call touches one partition, a server that is away holds up only its
-// own, and the events of a content stay in order. A lane has one call in flight.
+// laneOf is the lane of a content's partition: a call touches one partition, and a server that is away holds up only its
+// own.
 func (b *Batcher) laneOf(v event.View) int { return b.keys.Partition(v.ID) }
 
 // AppendAll appends events; those of one content stay in order. appended is how many of them are in the stream for
@@ -128,28 +129,32 @@ func (b *Batcher) AppendAll(ctx context.Context, views []event.View) (appended i
 		l := b.laneOf(v)
 		byLane[l] = append(byLane[l], v)
 	}
-	type part struct {
-		*group
-		n int
-	}
-	var parts []part
-	for l, vs := range byLane {
-		for len(vs) > 0 {
+	for more := true; more && err == nil; {
+		// A part of each lane at a time: the next part of a lane must not overtake this one.
+		var parts []*group
+		var counts []int
+		more = false
+		for l, vs := range byLane {
 			n := min(MaxGroup, len(vs))
+			if n == 0 {
+				continue
+			}
 			g, qerr := b.queue(ctx, b.lanes[l], vs[:n])
 			if qerr != nil {
 				err = qerr
 				break
 			}
-			parts, vs = append(parts, part{g, n}), vs[n:]
+			parts, counts = append(parts, g), append(counts, n)
+			byLane[l] = vs[n:]
+			more = more || len(byLane[l]) > 0
 		}
-	}
-	for _, p := range parts {
-		<-p.done
-		if p.err != nil {
-			err = p.err
-		} else {
-			appended += p.n
+		for i, g := range parts {
+			<-g.done
+			if g.err != nil {
+				err = g.err
+			} else {
+				appended += counts[i]
+			}
 		}
 	}
 	return appended, err
@@ -181,24 +186,44 @@ func (b *Batcher) queue(ctx context.Context, l *lane, views []event.View) (*grou
 	}
 }
 
-// send is one lane: whatever has queued up while a call was under way is the next call.
+// send is what one lane has under way: whatever has queued up meanwhile is the next call.
 func (b *Batcher) send(l *lane) {
 	for {
-		g := l.take()
-		if g == nil {
-			select {
-			case <-l.kick:
-			case <-b.stop:
-				if l.end() {
-					return
-				}
-			}
+		if g := l.take(); g != nil {
+			b.deliver(l, g)
+			l.sent()
 			continue
 		}
-		b.trip(g)
-		l.recycle(g)
-		close(g.done)
+		select {
+		case <-l.kick:
+		case <-b.stop:
+			if l.end() {
+				return
+			}
+		}
 	}
+}
+
+// sendMore is a second call of the lane, for groups that grow no more while send has another one under way: Redis works on
+// one while the next is made. One that can grow had better wait: each call costs the same.
+func (b *Batcher) sendMore(l *lane) {
+	for {
+		if g := l.takeGrown(); g != nil {
+			b.deliver(l, g)
+			continue
+		}
+		select {
+		case <-l.filled:
+		case <-b.stop: // send does the rest
+			return
+		}
+	}
+}
+
+func (b *Batcher) deliver(l *lane, g *group) {
+	b.trip(g)
+	l.recycle(g)
+	close(g.done)
 }
 
 // trip sends a group and sets its error.

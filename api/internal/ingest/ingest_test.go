@@ -33,7 +33,8 @@ type slow struct {
 
 func (s *slow) Append(ctx context.Context, views []event.View) ([]string, error) {
 	s.trips.Add(1)
-	s.most.Store(max(s.most.Load(), int64(len(views))))
+	for most := s.most.Load(); int64(len(views)) > most && !s.most.CompareAndSwap(most, int64(len(views))); most = s.most.Load() {
+	}
 	if s.gate != nil {
 		<-s.gate
 	}
@@ -114,6 +115,52 @@ func TestAppendAllKeepsTheOrderOfEachContent(t *testing.T) {
 	}
 }
 
+func TestAGroupThatGrowsNoMoreIsASecondTripAndOneThatCanGrowWaits(t *testing.T) {
+	gate := make(chan struct{})
+	b, s, rdb, _ := open(t, gate)
+	var wg sync.WaitGroup
+	open := sync.OnceFunc(func() { close(gate) })
+	defer wg.Wait()
+	defer open()
+	trips := func(n int64) {
+		t.Helper()
+		testserver.Eventually(t, fmt.Sprintf("trip %d", n), 5*time.Second, func() error {
+			if have := s.trips.Load(); have != n {
+				return fmt.Errorf("%d trips", have)
+			}
+			return nil
+		})
+	}
+	post := func(ids ...int) {
+		var views []event.View
+		for _, id := range ids {
+			views = append(views, view(id, 1))
+		}
+		wg.Go(func() {
+			if n, err := b.AppendAll(t.Context(), views); n != len(ids) || err != nil {
+				t.Error(n, err)
+			}
+		})
+	}
+	post(1)
+	trips(1)
+	post(2)
+	time.Sleep(50 * time.Millisecond)
+	trips(1) // it waits for company
+	full := make([]int, ingest.MaxGroup)
+	for i := range full {
+		full[i] = i + 1
+	}
+	post(full...)
+	trips(2) // together they were too many for one: the first is complete
+	open()
+	wg.Wait()
+	trips(3)
+	if n := rdb.XLen(t.Context(), s.Keys().Views()).Val(); n != int64(len(full))+2 {
+		t.Errorf("%d entries", n)
+	}
+}
+
 func TestStopAnswersEverybody(t *testing.T) {
 	gate := make(chan struct{})
 	b, s, rdb, stop := open(t, gate)
@@ -152,7 +199,7 @@ func TestAFullQueueIsRefusedAtOnce(t *testing.T) {
 	b, _, _, _ := open(t, gate)
 	t.Cleanup(sync.OnceFunc(func() { close(gate) }))
 	refused := make(chan error, 1)
-	for i := range 10_000 { // a queue has room for 8,192, and a trip for 256
+	for i := range 10_000 { // a queue has room for 8,192, and two trips for 256 each
 		go func() {
 			if err := b.Append(view(2, i)); err != nil {
 				select {
