@@ -22,16 +22,18 @@ import (
 const (
 	// fresh is how long a row serves, counted from before it was read.
 	fresh = time.Second
-	// renewAfter is the age at which a row is read again, with others and while nobody waits for it: rows that are asked for
-	// all the time never expire.
+	// renewAfter is the age at which a row is read again, with others and while nobody waits for it, and so are the levels:
+	// what is asked for all the time never expires.
 	renewAfter = 850 * time.Millisecond
 	// renewEvery is how often rows of that age are looked for, and renewMost how many of them one query reads: those
 	// who wait for another row may have to wait for such a query first.
 	renewEvery = 50 * time.Millisecond
 	renewMost  = 250
 	// renewUnused is how many times in a row a row is renewed that has not served from the cache: one among hundreds costs
-	// a tenth of one that is waited for.
-	renewUnused = 2
+	// a tenth of one that is waited for. It doubles, up to renewUnusedMost, each time that a row is asked for which was
+	// let go too soon.
+	renewUnused     = 2
+	renewUnusedMost = 16
 	// timeout is the longest that MySQL may take: a hung server must not hold up those whose rows are known.
 	timeout = time.Second
 	// probeEvery is how often MySQL is asked while it is away.
@@ -77,6 +79,7 @@ type entry struct {
 	read atomic.Int64
 	used atomic.Bool // has served since then
 	idle int         // renewals before this one without having served
+	most int         // such renewals in a row, and then it is read when it is asked for
 }
 
 type policy struct {
@@ -363,8 +366,8 @@ func (c *Cache) addDue(t *trip) {
 		if e.used.Load() {
 			idle = 0
 		}
-		if read == expired || idle > renewUnused {
-			continue // it is read when it is asked for
+		if read == expired || idle > e.most {
+			continue
 		}
 		c.mu.Lock()
 		t.ids[e.row.ID] = true // Invalidate looks for it there
@@ -403,7 +406,7 @@ func (c *Cache) fly(ctx context.Context, t *trip) error {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	start := c.now()
-	if p := c.policy.Load(); p == nil || p.read <= start-int64(fresh) {
+	if p := c.policy.Load(); p == nil || p.read <= start-int64(renewAfter) {
 		got, err := c.catalog.Policy(ctx)
 		switch {
 		case err == nil:
@@ -426,7 +429,14 @@ func (c *Cache) fly(ctx context.Context, t *trip) error {
 	c.queries.Inc()
 	t.rows = make(map[content.ID]*entry, len(ids))
 	err := c.catalog.Placements(ctx, ids, func(row catalog.Row) {
-		e := &entry{row: row, idle: t.idle[row.ID]}
+		idle, renewed := t.idle[row.ID]
+		e := &entry{row: row, idle: idle, most: renewUnused}
+		if was, ok := c.rows.GetEntryQuietly(row.ID); ok {
+			e.most = was.Value.most
+			if !renewed {
+				e.most = min(2*e.most, renewUnusedMost)
+			}
+		}
 		e.read.Store(start)
 		t.rows[row.ID] = e
 	})

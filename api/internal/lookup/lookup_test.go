@@ -23,7 +23,8 @@ func TestMain(m *testing.M) { testserver.Main(m) }
 // counted is a real catalog that counts queries, and can hold one up.
 type counted struct {
 	*catalog.Catalog
-	queries atomic.Int64
+	queries atomic.Int64       // for rows
+	levels  atomic.Int64       // for the levels
 	hold    chan chan struct{} // nil, or asked before a query returns
 }
 
@@ -36,6 +37,11 @@ func (c *counted) Placements(ctx context.Context, ids []content.ID, fn func(cata
 		<-release
 	}
 	return err
+}
+
+func (c *counted) Policy(ctx context.Context) (content.Policy, error) {
+	c.levels.Add(1)
+	return c.Catalog.Policy(ctx)
 }
 
 func open(t *testing.T, n int) (*lookup.Cache, *counted) {
@@ -122,7 +128,7 @@ func TestARowThatIsInvalidatedWhileItIsReadIsReadAgain(t *testing.T) {
 	}
 }
 
-func TestARowThatServesIsRenewedBeforeItExpires(t *testing.T) {
+func TestARowThatServesIsRenewedBeforeItExpiresAndSoAreTheLevels(t *testing.T) {
 	cache, db := open(t, 1)
 	find := func() {
 		if f, err := cache.Find(t.Context(), 1); err != nil || f.Row.Filename != "1" {
@@ -137,6 +143,9 @@ func TestARowThatServesIsRenewedBeforeItExpires(t *testing.T) {
 		}
 		return nil
 	})
+	if levels, rows := db.levels.Load(), db.queries.Load(); levels < rows {
+		t.Errorf("%d queries for levels, %d for rows: requests have to wait for the levels", levels, rows)
+	}
 	// It does not serve any more: it is renewed a few times still, and then left alone.
 	seen, since := db.queries.Load(), time.Now()
 	testserver.Eventually(t, "the end of the queries", 30*time.Second, func() error {
