@@ -38,8 +38,9 @@ type ReleaseRequest struct {
 	Fence func(context.Context) (bool, error)
 }
 
-// Coming announces a Release before the servers are asked about it. done is for when it is over, before its entry is
-// settled: after the last one nothing is left in released/, once nobody has the tier open.
+// Coming announces a Release, or a move that one will follow, before the servers are asked about it. done is for when it is
+// over; of a release, before its entry is settled: after the last one nothing is left in released/, once nobody has the
+// tier open.
 func (m *Mover) Coming() (done func()) { return m.tiers.Coming() }
 
 // Release is step 8 of the protocol without its lock and its ack: it removes a copy that the row does not name. On

@@ -8,24 +8,29 @@ import (
 	"github.com/tierflow/tierflow/shared/content"
 )
 
-// linger bounds how long a Root stays open that nobody uses.
-const linger = 200 * time.Millisecond
+const (
+	// linger bounds how long a Root stays open that nobody uses.
+	linger = 200 * time.Millisecond
+	// look is for how long one look at a shared Root serves. A tier that is exchanged meanwhile is exchanged during a job,
+	// and Check finds it.
+	look = 10 * time.Millisecond
+)
 
-// Opener opens tiers for jobs that overlap. They share one Root, which is looked at afresh for each of them; when no job
+// Opener opens tiers for jobs that overlap. They share one Root, which is looked at afresh again and again; when no job
 // has it any more, nothing stays open that would keep a disk from being unmounted, but for a moment where more is coming.
 type Opener struct {
 	fs     fsys.FS
 	mu     sync.Mutex
 	open   map[content.Level]*Root
-	coming int // releases, see Coming
+	coming int // jobs, see Coming
 }
 
 // NewOpener makes an Opener.
 func NewOpener(fs fsys.FS) *Opener { return &Opener{fs: fs, open: map[content.Level]*Root{}} }
 
-// Coming announces a release, which may have to wait for servers before it opens a tier. Until done is called, a Root
-// with folders to spare outlives its users, for linger at most; when the last one is done there are no such folders any
-// more, but of Roots that still have users.
+// Coming announces a release, which may have to wait for servers before it opens a tier, or a move, which a release will
+// follow. Until done is called, a Root outlives its users, for linger at most, and so do its folders to spare; when the last
+// one is done there are none any more, but of Roots that still have users.
 func (o *Opener) Coming() (done func()) {
 	o.mu.Lock()
 	o.coming++
@@ -49,14 +54,23 @@ func (o *Opener) Coming() (done func()) {
 
 // Open is the function Open. The Root is to be closed all the same.
 func (o *Opener) Open(level content.Level) (*Root, error) {
+	now := time.Now()
 	o.mu.Lock()
 	r := o.open[level]
+	var looked bool
 	if r != nil {
 		r.users++
+		looked = now.Sub(r.looked) < look
 	}
 	o.mu.Unlock()
 	if r != nil {
+		if looked {
+			return r, nil
+		}
 		if r.current() {
+			o.mu.Lock()
+			r.looked = now
+			o.mu.Unlock()
 			return r, nil
 		}
 		o.mu.Lock()
@@ -70,7 +84,7 @@ func (o *Opener) Open(level content.Level) (*Root, error) {
 	if err != nil {
 		return nil, err
 	}
-	r.opener, r.users = o, 1
+	r.opener, r.users, r.looked = o, 1, now
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.open[level] = r // an older one lives on until its last user has closed it
@@ -87,22 +101,28 @@ func (o *Opener) leave(r *Root) bool {
 		return false
 	case o.open[r.Level] != r:
 		return true
-	case o.coming > 0 && len(r.spares) > 0:
-		time.AfterFunc(linger, func() {
-			o.mu.Lock()
-			idle := o.open[r.Level] == r && r.users == 0
-			if idle {
-				delete(o.open, r.Level)
-			}
-			o.mu.Unlock()
-			if idle {
-				r.close()
-			}
-		})
+	case o.coming > 0:
+		if r.idle == nil {
+			r.idle = time.AfterFunc(linger, func() { o.closeIdle(r) })
+		} else {
+			r.idle.Reset(linger)
+		}
 		return false
 	}
 	delete(o.open, r.Level)
 	return true
+}
+
+func (o *Opener) closeIdle(r *Root) {
+	o.mu.Lock()
+	idle := o.open[r.Level] == r && r.users == 0
+	if idle {
+		delete(o.open, r.Level)
+	}
+	o.mu.Unlock()
+	if idle {
+		r.close()
+	}
 }
 
 // Keep takes an empty folder in released/ whose attempt is over, for the next attempt; false where no other job shares the

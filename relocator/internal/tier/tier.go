@@ -36,7 +36,7 @@ type Identity struct {
 }
 
 // Root is an open tier whose identity has been checked. Descriptors outlive mounts, so a Root is opened fresh for
-// every job, or looked at afresh where jobs that overlap share it (Opener), asked to Check around what must not go
+// every job, or looked at again where jobs that overlap share it (Opener), asked to Check around what must not go
 // astray, and closed.
 type Root struct {
 	Level      content.Level
@@ -52,9 +52,11 @@ type Root struct {
 	identSt  unix.Stat_t // of tier.json, when it was read
 	resolved func() (string, error)
 
-	opener *Opener  // nil: of one job
-	users  int      // guarded by the opener
-	spares []string // the same
+	opener *Opener     // nil: of one job
+	users  int         // guarded by the opener
+	spares []string    // the same
+	looked time.Time   // the same: before it was last looked at, as a whole
+	idle   *time.Timer // the same: closes it when nobody has used it for a while
 }
 
 // Open opens the level's tier. Where the folder, or the identity that level.TierID asks for, is not there, the

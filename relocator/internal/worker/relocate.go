@@ -88,11 +88,14 @@ func (r *Relocator) relocate(d *stream.Delivery) {
 		return
 	}
 
+	over := r.o.Mover.Coming() // a release will follow
+	defer over()
 	var p progress
 	ctx, release := r.locks.hold(d, view.ID, token, func(ctx context.Context) { p.publish(ctx, r.o.Store, view.ID) })
-	err = r.move(ctx, d, view, token, random, &p, log)
+	err = r.move(ctx, d, view, token, random, &p, over, log)
 	release()
 	if err != nil {
+		over()
 		uctx, cancel := soon(d)
 		if uerr := r.o.Store.Unlock(uctx, view.ID, token); uerr != nil {
 			log.Warn("lock was left to expire", zap.Error(uerr))
@@ -105,7 +108,7 @@ func (r *Relocator) relocate(d *stream.Delivery) {
 }
 
 // move does steps 3 to 5; the lock is ours. nil: the entry is settled.
-func (r *Relocator) move(ctx context.Context, d *stream.Delivery, view event.View, token state.Token, random string, p *progress, log *zap.Logger) error {
+func (r *Relocator) move(ctx context.Context, d *stream.Delivery, view event.View, token state.Token, random string, p *progress, over func(), log *zap.Logger) error {
 	row, policy, err := r.rows.find(ctx, view.ID)
 	if err != nil {
 		return err
@@ -125,6 +128,7 @@ func (r *Relocator) move(ctx context.Context, d *stream.Delivery, view event.Vie
 		EventID: view.EventID, EntryID: d.ID, UpdatedAt: time.Now(),
 	}
 	if to.Name == from.Name {
+		over() // none will
 		if err := r.o.Store.Settle(ctx, st, token); err != nil {
 			return err
 		}
