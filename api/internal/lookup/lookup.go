@@ -30,10 +30,10 @@ const (
 	renewEvery = 50 * time.Millisecond
 	renewMost  = 250
 	// renewUnused is how many times in a row a row is renewed that has not served from the cache: one among hundreds costs
-	// a tenth of one that is waited for. It doubles, up to renewUnusedMost, each time that a row is asked for which was
-	// let go too soon.
+	// a tenth of one that is waited for. It doubles, up to renewUnusedMost, each time that a row is asked for soon after it
+	// was let go; and where renewals are late, all have only renewUnused.
 	renewUnused     = 2
-	renewUnusedMost = 16
+	renewUnusedMost = 8
 	// timeout is the longest that MySQL may take: a hung server must not hold up those whose rows are known.
 	timeout = time.Second
 	// probeEvery is how often MySQL is asked while it is away.
@@ -80,6 +80,18 @@ type entry struct {
 	used atomic.Bool // has served since then
 	idle int         // renewals before this one without having served
 	most int         // such renewals in a row, and then it is read when it is asked for
+}
+
+// nextMost is what most is to be when the entry is read again at that age.
+func (e *entry) nextMost(age time.Duration) int {
+	switch more := 2 * e.most; {
+	case age <= fresh: // it was not let go
+		return e.most
+	case age < time.Duration(e.most+1)*renewAfter && more <= renewUnusedMost: // as many again would have kept it
+		return more
+	default:
+		return renewUnused
+	}
 }
 
 type policy struct {
@@ -366,7 +378,8 @@ func (c *Cache) addDue(t *trip) {
 		if e.used.Load() {
 			idle = 0
 		}
-		if read == expired || idle > e.most {
+		late := read <= until-int64(renewEvery)
+		if read == expired || idle > e.most || idle > renewUnused && late {
 			continue
 		}
 		c.mu.Lock()
@@ -429,13 +442,9 @@ func (c *Cache) fly(ctx context.Context, t *trip) error {
 	c.queries.Inc()
 	t.rows = make(map[content.ID]*entry, len(ids))
 	err := c.catalog.Placements(ctx, ids, func(row catalog.Row) {
-		idle, renewed := t.idle[row.ID]
-		e := &entry{row: row, idle: idle, most: renewUnused}
+		e := &entry{row: row, idle: t.idle[row.ID], most: renewUnused}
 		if was, ok := c.rows.GetEntryQuietly(row.ID); ok {
-			e.most = was.Value.most
-			if !renewed {
-				e.most = min(2*e.most, renewUnusedMost)
-			}
+			e.most = was.Value.nextMost(time.Duration(start - was.Value.read.Load()))
 		}
 		e.read.Store(start)
 		t.rows[row.ID] = e

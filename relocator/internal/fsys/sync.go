@@ -34,11 +34,12 @@ type Syncs struct {
 	always bool // syncfs
 	mu     sync.Mutex
 	of     map[uint64]*batch.Runner[[]Unsynced, []error] // by device
+	failed map[uint64]uint64                             // by device: what had been opened when a syncfs failed last
 }
 
 // NewSyncs makes Syncs. alwaysWhole takes syncfs each time: it is for tests, whose moves come alone.
 func NewSyncs(alwaysWhole bool) *Syncs {
-	return &Syncs{always: alwaysWhole, of: map[uint64]*batch.Runner[[]Unsynced, []error]{}}
+	return &Syncs{always: alwaysWhole, of: map[uint64]*batch.Runner[[]Unsynced, []error]{}, failed: map[uint64]uint64{}}
 }
 
 // Unsynced is something that is to be made durable, and the step that does it.
@@ -154,10 +155,11 @@ func (s *Syncs) syncAll(asked [][]Unsynced) [][]error {
 		}
 	}
 	failed := map[uint64]error{}
-	if s.always || len(byInode) >= manyInodes && dirty() <= fewDirty {
-		// A descriptor is told of the errors since it was opened. So it is the oldest one: who has it open had not written
-		// anything yet, and neither had the others.
+	if (s.always || len(byInode) >= manyInodes && dirty() <= fewDirty) && s.tells(oldest) {
+		// A descriptor is told of the errors since it was opened, each of them once. So it is the oldest one: who has it open
+		// had not written anything yet, and neither had the others.
 		if err := syncfs(oldest); err != nil {
+			s.noteFailure(oldest.dev)
 			for ino := range byInode {
 				failed[ino] = err
 			}
@@ -172,6 +174,22 @@ func (s *Syncs) syncAll(asked [][]Unsynced) [][]error {
 		}
 	}
 	return answers
+}
+
+// noteFailure notes that a syncfs of the device has failed: what was open then may have lost bytes, and a second one would not say
+// so.
+func (s *Syncs) noteFailure(dev uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.failed[dev] = opens.Load()
+}
+
+// tells tells whether a syncfs can speak for a file and all that were opened after it. Where it cannot, each file's own
+// descriptor does.
+func (s *Syncs) tells(oldest *File) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return oldest.opened > s.failed[oldest.dev]
 }
 
 // fsyncEach syncs all at once, so that a journal commits once for them.

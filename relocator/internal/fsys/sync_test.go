@@ -93,6 +93,33 @@ func TestWhatASyncfsCannotMakeDurableItReports(t *testing.T) {
 	wg.Wait()
 }
 
+func TestWhoseBytesASyncfsOfOthersHasLostIsToldAsWell(t *testing.T) {
+	full := brokenDisk(t)
+	fs := fsys.FS{Syncs: fsys.NewSyncs(true)}
+	root, _, err := fs.OpenRoot(fsys.OpenTier, full)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer root.Close()
+	var files []fsys.Unsynced
+	for i := range 2 {
+		f, err := fs.Create(fsys.CreateTemp, root, fmt.Sprint(i))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		if _, err := fs.WriteAt(fsys.WriteTemp, f, make([]byte, 512<<10), 0); err != nil {
+			t.Fatal(err)
+		}
+		files = append(files, fsys.Unsynced{Step: fsys.FsyncTemp, File: f})
+	}
+	for i, f := range files { // each with the folder, whose descriptor is told of all errors at once
+		if err := fs.FsyncAll(fsys.Unsynced{Step: fsys.FsyncRecord, File: root}, f); err == nil {
+			t.Errorf("file %d is said to be durable on a disk that takes nothing", i)
+		}
+	}
+}
+
 // brokenDisk is a file system of 64 MiB whose disk has room for nothing but what is there at first.
 func brokenDisk(t *testing.T) string {
 	t.Helper()

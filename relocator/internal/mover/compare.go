@@ -35,6 +35,8 @@ type Comparison struct {
 // decide: an operator's cp, a backup's touch and a chmod change no content. Not seen is what was renamed over the old
 // name of a file that was moved by a link, with the same size and the same time of change.
 //
+// Before it says that Named has the bytes, it looks whether that tier is still there.
+//
 // Kinds: TierRefused, Changed, Busy (it is being changed now), Unsupported, Suspect. A cancelled context gives its
 // cause.
 func (m *Mover) Compare(ctx context.Context, c Comparison) (there bool, err error) {
@@ -71,7 +73,7 @@ func (m *Mover) compare(ctx context.Context, c Comparison) (there bool, err erro
 		return true, err
 	}
 	if asCopied(before, listed, c.Original) {
-		return true, nil
+		return true, roots[0].Check(fsys.RecheckTier)
 	}
 
 	sum, err := m.sumOf(ctx, fsys.ReadReleased, old, c.Alive)
@@ -86,7 +88,7 @@ func (m *Mover) compare(ctx context.Context, c Comparison) (there bool, err erro
 		return true, fault.New(fault.Busy, "compare", old.file.Path(), errors.New("it is being changed"))
 	}
 	if digest(sum) == c.Digest { // what was copied: whoever has changed the other one since has done so on purpose
-		return true, nil
+		return true, roots[0].Check(fsys.RecheckTier)
 	}
 	other, err := m.sumOf(ctx, fsys.ReadReleased, named, c.Alive)
 	if err != nil {
@@ -98,7 +100,7 @@ func (m *Mover) compare(ctx context.Context, c Comparison) (there bool, err erro
 				sum, named.file.Path(), other),
 			Hint: "find out which of the two is right; remove this one, or put its bytes in the other's place; then retry"}
 	}
-	return true, nil
+	return true, roots[0].Check(fsys.RecheckTier)
 }
 
 // list looks at a content, all the way down.

@@ -11,8 +11,8 @@ import (
 const (
 	// linger bounds how long a Root stays open that nobody uses.
 	linger = 200 * time.Millisecond
-	// look is for how long one look at a shared Root serves. A tier that is exchanged meanwhile is exchanged during a job,
-	// and Check finds it.
+	// look is for how long one look at a shared Root serves. A tier that is exchanged meanwhile is like one that is
+	// exchanged during a job: Check, around what must not go astray, finds it.
 	look = 10 * time.Millisecond
 )
 
@@ -86,8 +86,13 @@ func (o *Opener) Open(level content.Level) (*Root, error) {
 	}
 	r.opener, r.users, r.looked = o, 1, now
 	o.mu.Lock()
-	defer o.mu.Unlock()
-	o.open[level] = r // an older one lives on until its last user has closed it
+	older := o.open[level]
+	o.open[level] = r
+	idle := older != nil && older.users == 0 // else it lives on until its last user has closed it
+	o.mu.Unlock()
+	if idle {
+		older.close()
+	}
 	return r, nil
 }
 
@@ -113,16 +118,22 @@ func (o *Opener) leave(r *Root) bool {
 	return true
 }
 
+// closeIdle closes a Root that nobody has used for a while. Nobody else gets the lock meanwhile: when the last release is
+// over, its spare folders must be gone.
 func (o *Opener) closeIdle(r *Root) {
 	o.mu.Lock()
-	idle := o.open[r.Level] == r && r.users == 0
-	if idle {
+	defer o.mu.Unlock()
+	if o.open[r.Level] == r && r.users == 0 {
 		delete(o.open, r.Level)
-	}
-	o.mu.Unlock()
-	if idle {
 		r.close()
 	}
+}
+
+// distrust has the Root looked at by whoever opens it next.
+func (o *Opener) distrust(r *Root) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	r.looked = time.Time{}
 }
 
 // Keep takes an empty folder in released/ whose attempt is over, for the next attempt; false where no other job shares the

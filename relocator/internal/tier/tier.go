@@ -188,6 +188,14 @@ func (r *Root) close() {
 // Check looks at the tier's path once more and tells whether it still leads to this folder with this identity. A
 // disk unmounted or exchanged meanwhile is fault.TierRefused: what was written went somewhere else.
 func (r *Root) Check(step fsys.Step) error {
+	err := r.check(step)
+	if err != nil && r.opener != nil {
+		r.opener.distrust(r)
+	}
+	return err
+}
+
+func (r *Root) check(step fsys.Step) error {
 	st, err := r.fs.StatRoot(step, r.Level.Path)
 	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
 		return refused(r.Level, "the tier went away during the job: mount the disk", err)

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -381,6 +382,50 @@ func TestATierWithoutHardLinksIsRefused(t *testing.T) {
 	if _, err := os.Stat(filepath.Join(l.Path, ".tierflow", "link-probe")); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("the probe was left: %v", err)
 	}
+}
+
+func TestOfARootThatTwoHaveOpenedAtOnceNothingStaysOpen(t *testing.T) {
+	level := newLevel(t, "bronze")
+	begun, goOn := make(chan struct{}), make(chan struct{})
+	var first atomic.Bool
+	o := tier.NewOpener(fsys.FS{Hook: func(step fsys.Step, _ string) error {
+		if step == fsys.OpenTier && !first.Swap(true) {
+			close(begun)
+			<-goOn
+		}
+		return nil
+	}})
+	before := descriptors(t)
+	over := o.Coming()
+	slow := make(chan error, 1)
+	go func() {
+		root, err := o.Open(level)
+		root.Close()
+		slow <- err
+	}()
+	<-begun
+	root, err := o.Open(level)
+	if err != nil {
+		t.Fatal(err)
+	}
+	root.Close() // it stays open: more is coming
+	close(goOn)
+	if err := <-slow; err != nil {
+		t.Fatal(err)
+	}
+	over()
+	if after := descriptors(t); after != before {
+		t.Errorf("%d descriptors are open, and %d were before", after, before)
+	}
+}
+
+func descriptors(t *testing.T) int {
+	t.Helper()
+	fds, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(fds)
 }
 
 func TestFoldersThatAreKeptForReleasesToComeAreGoneWhenTheLastOneIsOver(t *testing.T) {

@@ -266,11 +266,25 @@ func (r *run) named(ctx context.Context, paths []string) (map[string]bool, error
 	return known, catalog.Wrap("look up filenames", "", rows.Err())
 }
 
+// empty tells whether a folder has nothing in it, or has just gone.
+func (r *run) empty(dir *fsys.File, name string) bool {
+	f, _, err := r.o.FS.OpenDir(fsys.ReadDigest, dir, name)
+	if err != nil {
+		return errors.Is(err, unix.ENOENT)
+	}
+	defer f.Close()
+	names, err := r.o.FS.List(fsys.ReadDigest, f)
+	return err == nil && len(names) == 0
+}
+
 // leftOvers lists what attempts have left behind.
 func (r *run) leftOvers(ctx context.Context, root *tier.Root) error {
 	for sub, dir := range map[string]*fsys.File{"tmp": root.Tmp, "released": root.Released} {
 		err := r.o.FS.Each(fsys.ReadDigest, dir, func(names []string) error {
 			for _, n := range names {
+				if sub == "released" && r.empty(dir, n) {
+					continue // releases hand on the folders of those before
+				}
 				cid, _, _ := strings.Cut(n, ".")
 				id, _ := content.ParseID(cid) // 0: not of an attempt
 				f := Finding{LeftOver, id, root.Level.Name, content.MetaFolder + "/" + sub + "/" + n, "nobody is at it"}

@@ -162,6 +162,10 @@ func TestEveryKindOfDisagreementIsNamed(t *testing.T) {
 	w.file("silver", "nobody/knows", "?")
 	w.file("bronze", ".tierflow/tmp/2.0192f0c0-0000-7000-8000-000000000000.abc", "")
 	w.file("gold", ".tierflow/released/2.abc/copy", "")
+	w.file("gold", ".tierflow/released/9.def/copy", "")
+	if err := os.Remove(w.path("gold", ".tierflow/released/9.def/copy")); err != nil { // a folder for the next release
+		t.Fatal(err)
+	}
 	w.row(3, "silver", "short")
 	w.exec("UPDATE contents SET size_bytes = 10 WHERE cid = 3")
 	w.file("silver", "short", "12345")
