@@ -414,7 +414,7 @@ func TestOfARootThatTwoHaveOpenedAtOnceNothingStaysOpen(t *testing.T) {
 		t.Fatal(err)
 	}
 	over()
-	if after := descriptors(t); after != before {
+	if after := descriptors(t); after > before { // what earlier tests have left may be closed meanwhile
 		t.Errorf("%d descriptors are open, and %d were before", after, before)
 	}
 }
