@@ -27,7 +27,7 @@ func (s *Store) Finish(ctx context.Context, fs []Finished) (errs []error) {
 			script: finishScript,
 			keys:   []string{k.Content(id), k.Lock(id), k.Relocated(), k.Committed(), k.Views()},
 			args: append([]any{f.EntryID, GroupCommitter, emittedPrefix(f.Event.EventID), string(f.Event.Outcome), f.Event.To,
-				f.RowLevel, f.Event.EventID, formatNow(), s.seconds()}, anys(f.Event.Fields())...),
+				f.RowLevel, f.Event.EventID, formatNow(), s.seconds()}, values(f.Event.Fields())...),
 		}
 	}
 	for i, c := range runAll(ctx, s.rdb, calls) {

@@ -1,15 +1,25 @@
 package state
 
-import "github.com/redis/go-redis/v9"
+import (
+	"fmt"
+	"strings"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/tierflow/tierflow/shared/event"
+)
 
 // library heads every script that reads states or ids.
 //
-// The parts of a state are taken with patterns and not with cjson, because cjson writes other JSON than it has
-// read. That is sound: json.dumps' form has no bare quote inside a string, and level names have none at all.
+// The parts of a state are taken with find and match and not with cjson, because cjson writes other JSON than it has
+// read, and takes longer. That is sound: json.dumps' form has no bare quote inside a string, and level names have none at
+// all.
 const library = `
+local find, match, sub = string.find, string.match, string.sub
 local function newer(a, b)
-  local am, as = string.match(a, '^(%d+)%-(%d+)$')
-  local bm, bs = string.match(b, '^(%d+)%-(%d+)$')
+  if a == b then return false end
+  local am, as = match(a, '^(%d+)%-(%d+)$')
+  local bm, bs = match(b, '^(%d+)%-(%d+)$')
   if not am then return false end
   if not bm then return true end
   if am ~= bm then
@@ -19,20 +29,37 @@ local function newer(a, b)
   if #as ~= #bs then return #as > #bs end
   return as > bs
 end
-local pattern = '^({"cid": "%d+", "count": "%d+", "target": "[^"]*", "db_level": ")([^"]*)(", "filename": ".*", ' ..
-  '"worker_id": )([^,]*)(, "status": ")(%a+)(", "event_id": "[^"]*", "entry_id": ")([^"]*)(", "updated_at": ")[^"]*("})$'
-local function read(key)
-  local v = redis.call('GET', key)
-  if not v then return nil end
-  local a, level, b, worker, c, status, d, entry, e, f = string.match(v, pattern)
-  if not a then return nil end
-  return {a=a, level=level, b=b, worker=worker, c=c, status=status, d=d, entry=entry, e=e, f=f, json=v}
+-- The entry id of a state, and where in it the time of its last change begins; nil where v is no state.
+local function entry(v)
+  if not v or sub(v, 1, 9) ~= '{"cid": "' then return nil end
+  local _, e = find(v, '", "entry_id": "', 1, true)
+  if not e then return nil end
+  return match(v, '^([^"]*)", "updated_at": "()[^"]*"}$', e + 1)
 end
-local function write(key, s, now, ttl)
-  local v = s.a .. s.level .. s.b .. s.worker .. s.c .. s.status .. s.d .. s.entry .. s.e .. now .. s.f
-  if s.status == 'done' then redis.call('SET', key, v, 'EX', ttl) else redis.call('SET', key, v) end
+local function write(key, v, status, ttl)
+  if status == 'done' then redis.call('SET', key, v, 'EX', ttl) else redis.call('SET', key, v) end
 end
 `
+
+// xadd is the call that adds an entry whose values are in ARGV, from one on. The names of its fields are always the same:
+// they need not be sent and read each time.
+func xadd(stream string, from int, fields []string) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "redis.call('XADD', %s, '*'", stream)
+	for i := 0; i < len(fields); i += 2 {
+		fmt.Fprintf(&b, ", '%s', ARGV[%d]", fields[i], from+i/2)
+	}
+	return b.String() + ")"
+}
+
+// values are those of an entry's fields.
+func values(fields []string) []any {
+	vs := make([]any, 0, len(fields)/2)
+	for i := 1; i < len(fields); i += 2 {
+		vs = append(vs, fields[i])
+	}
+	return vs
+}
 
 // appendScript accepts view events: one XADD and one SET each, in one step for all. It is what the rate of single posts
 // hangs on: few arguments, no look-up of a global in the loop, no SET that the same call replaces.
@@ -63,8 +90,7 @@ return ids`)
 //	      it, seconds to live (0: for ever), the fields and values of the entry
 //	->    the entry id, '' where there is a newer event
 var appendIfScript = redis.NewScript(library + `
-local s = read(KEYS[2])
-if (s and s.entry or '') ~= ARGV[1] then return '' end
+if (entry(redis.call('GET', KEYS[2])) or '') ~= ARGV[1] then return '' end
 local id = redis.call('XADD', KEYS[1], '*', unpack(ARGV, 5))
 local state = ARGV[2] .. id .. ARGV[3]
 if ARGV[4] == '0' then redis.call('SET', KEYS[2], state)
@@ -79,17 +105,22 @@ return id`)
 //	      'busy', who: pending, to be tried again
 //	      'taken': the lock is ours
 var takeScript = redis.NewScript(library + `
-local s = read(KEYS[1])
-if s and newer(s.entry, ARGV[1]) then
+local v = redis.call('GET', KEYS[1])
+local newest, at = entry(v)
+if newest and newer(newest, ARGV[1]) then
   redis.call('XACK', KEYS[3], ARGV[4], ARGV[1])
   return {'newer'}
 end
 local held = redis.call('GET', KEYS[2])
 if held and held ~= ARGV[2] then return {'busy', held} end
 redis.call('SET', KEYS[2], ARGV[2], 'PX', ARGV[3])
-if s then
-  s.worker = ARGV[5]
-  write(KEYS[1], s, ARGV[6], ARGV[7])
+if newest then
+  local _, w = find(v, '", "worker_id": ', 1, true)
+  local status, rest
+  if w then status, rest = match(v, '^[^,]*, "status": "(%a+)()', w + 1) end
+  if status then
+    write(KEYS[1], sub(v, 1, w) .. ARGV[5] .. ', "status": "' .. status .. sub(v, rest, at - 1) .. ARGV[6] .. '"}', status, ARGV[7])
+  end
 end
 return {'taken'}`)
 
@@ -99,8 +130,8 @@ return {'taken'}`)
 //	ARGV  entry id, token, group, the state if this is still the newest event, ttl
 //	->    1
 var doneScript = redis.NewScript(library + `
-local s = read(KEYS[1])
-if not (s and newer(s.entry, ARGV[1])) then redis.call('SET', KEYS[1], ARGV[4], 'EX', ARGV[5]) end
+local newest = entry(redis.call('GET', KEYS[1]))
+if not (newest and newer(newest, ARGV[1])) then redis.call('SET', KEYS[1], ARGV[4], 'EX', ARGV[5]) end
 if redis.call('GET', KEYS[2]) == ARGV[2] then redis.call('DEL', KEYS[2]) end
 redis.call('XACK', KEYS[3], ARGV[3], ARGV[1])
 return 1`)
@@ -109,16 +140,16 @@ return 1`)
 //
 //	KEYS  content:{cid}, lock:{cid}, views, relocated, progress:{cid}
 //	ARGV  entry id, token, the lock's value from now on, lease in ms, group,
-//	      the state if this is still the newest event, ttl, the entry's fields and values
+//	      the state if this is still the newest event, ttl, the entry's values
 //	->    'emitted': now or before; 'refused': the lock is not ours any more, nothing was done
 var emitScript = redis.NewScript(library + `
 local held = redis.call('GET', KEYS[2])
 if held == ARGV[3] then return 'emitted' end
 if held ~= ARGV[2] then return 'refused' end
 redis.call('SET', KEYS[2], ARGV[3], 'PX', ARGV[4])
-redis.call('XADD', KEYS[4], '*', unpack(ARGV, 8))
-local s = read(KEYS[1])
-if not (s and newer(s.entry, ARGV[1])) then redis.call('SET', KEYS[1], ARGV[6], 'EX', ARGV[7]) end
+` + xadd("KEYS[4]", 8, event.Relocated{}.Fields()) + `
+local newest = entry(redis.call('GET', KEYS[1]))
+if not (newest and newer(newest, ARGV[1])) then redis.call('SET', KEYS[1], ARGV[6], 'EX', ARGV[7]) end
 redis.call('DEL', KEYS[5])
 redis.call('XACK', KEYS[3], ARGV[5], ARGV[1])
 return 'emitted'`)
@@ -127,33 +158,40 @@ return 'emitted'`)
 //
 //	KEYS  content:{cid}, lock:{cid}, relocated, committed, views
 //	ARGV  entry id, group, the lock's value while this event waited, outcome, to, level that the row names
-//	      ('' unknown), event id, now, ttl, the fields and values of the entry of committed
+//	      ('' unknown), event id, now, ttl, the values of the entry of committed
 //	->    1 where the newest event was appended again, else 0
 var finishScript = redis.NewScript(library + `
-local s = read(KEYS[1])
-local readable, j = false
-if s then readable, j = pcall(cjson.decode, s.json) end
-redis.call('XADD', KEYS[4], '*', unpack(ARGV, 10))
+local v = redis.call('GET', KEYS[1])
+local head, target, level, filename, worker, status, id, newest
+if v then
+  head, target, level, filename, worker, status, id, newest = match(v,
+    '^({"cid": "%d+", "count": "%d+", "target": "([^"%c\\]*)", "db_level": ")([^"%c\\]*)", "filename": "(.-)", ' ..
+    '"worker_id": ([^,]*), "status": "(%a+)", "event_id": "([^"%c\\]*)", "entry_id": "([^"]*)", "updated_at": "[^"]*"}$')
+  if head and find(filename, '["%c\\]') and not pcall(cjson.decode, v) then head = nil end
+end
+` + xadd("KEYS[4]", 10, event.Committed{}.Fields()) + `
 local held = redis.call('GET', KEYS[2])
-if held and string.sub(held, 1, #ARGV[3]) == ARGV[3] then redis.call('DEL', KEYS[2]) end
+if held and sub(held, 1, #ARGV[3]) == ARGV[3] then redis.call('DEL', KEYS[2]) end
 local again = 0
-if readable then
+if head then
   -- A level that a late committer has read may be an old one. It does no harm where the newest event is looked at again,
   -- or wants what was committed; else it is that event's work to write the level.
-  local newest = j.event_id == ARGV[7]
-  if ARGV[6] ~= '' and (ARGV[4] == 'committed' or newest) then s.level = ARGV[6] end
+  if ARGV[6] ~= '' and (ARGV[4] == 'committed' or id == ARGV[7]) then level = ARGV[6] end
   if ARGV[4] == 'committed' then
-    if j.target ~= ARGV[5] then again = 1 end
-  elseif newest then
+    if target ~= ARGV[5] then again = 1 end
+  elseif id == ARGV[7] then
     again = 1
   end
   if again == 1 then
-    s.entry = redis.call('XADD', KEYS[5], '*', 'event_id', j.event_id, 'cid', j.cid, 'count', j.count,
-      'target', j.target, 'db_level', s.level, 'filename', j.filename, 'posted_at', ARGV[8])
-    s.worker = 'null'
-    s.status = j.target == s.level and 'done' or 'update'
+    local j = cjson.decode(v)
+    newest = redis.call('XADD', KEYS[5], '*', 'event_id', id, 'cid', j.cid, 'count', j.count,
+      'target', target, 'db_level', level, 'filename', j.filename, 'posted_at', ARGV[8])
+    worker = 'null'
+    status = target == level and 'done' or 'update'
   end
-  write(KEYS[1], s, ARGV[8], ARGV[9])
+  write(KEYS[1], head .. level .. '", "filename": "' .. filename .. '", "worker_id": ' .. worker .. ', "status": "' ..
+    status .. '", "event_id": "' .. id .. '", "entry_id": "' .. newest .. '", "updated_at": "' .. ARGV[8] .. '"}',
+    status, ARGV[9])
 end
 redis.call('XACK', KEYS[3], ARGV[2], ARGV[1])
 return again`)
@@ -208,8 +246,8 @@ return id`)
 //	->    'gone', 'newer': a newer event of this content exists, or the new entry id
 var retryViewScript = redis.NewScript(library + `
 if #redis.call('XRANGE', KEYS[1], ARGV[1], ARGV[1]) == 0 then return 'gone' end
-local s = read(KEYS[3])
-if s and newer(s.entry, ARGV[2]) then return 'newer' end
+local newest = entry(redis.call('GET', KEYS[3]))
+if newest and newer(newest, ARGV[2]) then return 'newer' end
 redis.call('XDEL', KEYS[1], ARGV[1])
 local id = redis.call('XADD', KEYS[2], '*', unpack(ARGV, 5))
 redis.call('SET', KEYS[3], ARGV[3] .. id .. ARGV[4])

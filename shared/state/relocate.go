@@ -75,7 +75,7 @@ func (s *Store) Emit(ctx context.Context, st State, token Token, r event.Relocat
 	st.Status, st.WorkerID = Done, ""
 	emitted := emittedPrefix(r.EventID) + string(token)
 	args := append([]any{st.EntryID, string(token), emitted, s.lock.Milliseconds(), GroupRelocator, st.JSON(), s.seconds()},
-		anys(r.Fields())...)
+		values(r.Fields())...)
 	k := s.keys.Of(st.ID)
 	res, err := s.run(ctx, st.ID, emitScript, []string{k.Content(st.ID), k.Lock(st.ID), k.Views(),
 		k.Relocated(), k.Progress(st.ID)}, args...).Text()
