@@ -123,13 +123,27 @@ func (s FS) do(step Step, path string, op func() error) error {
 	if skip, err := s.ask(step, path); skip || err != nil {
 		return err
 	}
+	if err := uninterrupted(op); err != nil {
+		return pathError(step, path, err)
+	}
+	return nil
+}
+
+// doIn is do with a name in a folder, whose path is only made where somebody asks for it.
+func (s FS) doIn(step Step, dir *File, name string, op func() error) error {
+	if s.Hook != nil {
+		return s.do(step, dir.At(name), op)
+	}
+	if err := uninterrupted(op); err != nil {
+		return pathError(step, dir.At(name), err)
+	}
+	return nil
+}
+
+func uninterrupted(op func() error) error {
 	for {
-		switch err := op(); err {
-		case nil:
-			return nil
-		case unix.EINTR:
-		default:
-			return pathError(step, path, err)
+		if err := op(); err != unix.EINTR {
+			return err
 		}
 	}
 }
@@ -249,7 +263,7 @@ func (s FS) Stat(step Step, f *File) (st unix.Stat_t, err error) {
 
 // Lstat looks at a name in an open folder, without following it.
 func (s FS) Lstat(step Step, dir *File, name string) (st unix.Stat_t, err error) {
-	err = s.do(step, dir.At(name), func() error {
+	err = s.doIn(step, dir, name, func() error {
 		return unix.Fstatat(dir.fd, name, &st, unix.AT_SYMLINK_NOFOLLOW)
 	})
 	return st, err
@@ -300,34 +314,34 @@ func (s FS) Each(step Step, dir *File, fn func(names []string) error) error {
 
 // Mkdir makes a folder.
 func (s FS) Mkdir(step Step, dir *File, name string, mode uint32) error {
-	return s.do(step, dir.At(name), func() error { return unix.Mkdirat(dir.fd, name, mode) })
+	return s.doIn(step, dir, name, func() error { return unix.Mkdirat(dir.fd, name, mode) })
 }
 
 // Link gives the file from/name one more name; an existing one is EEXIST. A symbolic link is not followed.
 func (s FS) Link(step Step, from *File, name string, to *File, newName string) error {
-	return s.do(step, to.At(newName), func() error { return unix.Linkat(from.fd, name, to.fd, newName, 0) })
+	return s.doIn(step, to, newName, func() error { return unix.Linkat(from.fd, name, to.fd, newName, 0) })
 }
 
 // Rename renames, within one file system.
 func (s FS) Rename(step Step, from *File, name string, to *File, newName string) error {
-	return s.do(step, to.At(newName), func() error { return unix.Renameat(from.fd, name, to.fd, newName) })
+	return s.doIn(step, to, newName, func() error { return unix.Renameat(from.fd, name, to.fd, newName) })
 }
 
 // RenameNew renames to a name that is free; an existing one is EEXIST.
 func (s FS) RenameNew(step Step, from *File, name string, to *File, newName string) error {
-	return s.do(step, to.At(newName), func() error {
+	return s.doIn(step, to, newName, func() error {
 		return unix.Renameat2(from.fd, name, to.fd, newName, unix.RENAME_NOREPLACE)
 	})
 }
 
 // Unlink removes a name that is not a folder's.
 func (s FS) Unlink(step Step, dir *File, name string) error {
-	return s.do(step, dir.At(name), func() error { return unix.Unlinkat(dir.fd, name, 0) })
+	return s.doIn(step, dir, name, func() error { return unix.Unlinkat(dir.fd, name, 0) })
 }
 
 // Rmdir removes an empty folder.
 func (s FS) Rmdir(step Step, dir *File, name string) error {
-	return s.do(step, dir.At(name), func() error { return unix.Unlinkat(dir.fd, name, unix.AT_REMOVEDIR) })
+	return s.doIn(step, dir, name, func() error { return unix.Unlinkat(dir.fd, name, unix.AT_REMOVEDIR) })
 }
 
 // RemoveAll removes a name and all that is in it. It goes on until the name is gone, whoever else removes or

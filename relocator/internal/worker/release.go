@@ -54,7 +54,7 @@ func (r *Releaser) release(d *stream.Delivery) {
 		r.bury(d, err, "exhausted")
 		return
 	}
-	log := r.o.Log.With(zap.Stringer("cid", c.ID), zap.String("level", c.Clears()), zap.String("entry", d.ID))
+	log := r.o.Log.WithLazy(zap.Stringer("cid", c.ID), zap.String("level", c.Clears()), zap.String("entry", d.ID))
 	age, err := r.clock.age(d.Context, r.o.Store, d.Stream, d.ID)
 	if err != nil {
 		r.fail(d, log, err)

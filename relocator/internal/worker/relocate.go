@@ -69,7 +69,7 @@ func (r *Relocator) relocate(d *stream.Delivery) {
 		r.bury(d, err, "exhausted")
 		return
 	}
-	log := r.o.Log.With(zap.Stringer("cid", view.ID), zap.String("event_id", view.EventID), zap.String("entry", d.ID))
+	log := r.o.Log.WithLazy(zap.Stringer("cid", view.ID), zap.String("event_id", view.EventID), zap.String("entry", d.ID))
 
 	random := random()
 	token := state.NewToken(view.EventID, r.o.WorkerID, random)
