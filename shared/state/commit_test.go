@@ -175,8 +175,11 @@ func TestFinish(t *testing.T) {
 		}
 	})
 	t.Run("makes no state where there is none or none that can be read", func(t *testing.T) {
-		values := map[string]string{"missing": "", "no JSON inside": strings.Replace(
-			state.State{ID: 7, Target: "gold", DBLevel: "bronze", Filename: "@", Status: state.Update, EventID: uuid(1), EntryID: "1-0", UpdatedAt: posted}.JSON(), `"@"`, `"a"b"`, 1)}
+		good := state.State{ID: 7, Target: "gold", DBLevel: "bronze", Filename: "@", Status: state.Update, EventID: uuid(1), EntryID: "1-0", UpdatedAt: posted}.JSON()
+		values := map[string]string{"missing": ""}
+		for part, broken := range map[string]string{`"@"`: `"a"b"`, `null`: `oops`, `"entry_id": "1-0"`: `"entry_id": "\x"`, `"updated_at": "`: `"updated_at": "\x`} {
+			values["no JSON in "+part] = strings.Replace(good, part, broken, 1)
+		}
 		maps.Copy(values, unreadable)
 		for name, value := range values {
 			w, entry := emitted(t)

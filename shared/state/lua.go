@@ -31,7 +31,7 @@ local function newer(a, b)
 end
 -- The entry id of a state, and where in it the time of its last change begins; nil where v is no state.
 local function entry(v)
-  if not v or sub(v, 1, 9) ~= '{"cid": "' then return nil end
+  if not v or not find(v, '^{"cid": "%d+", "count": "%d+", "target": "') then return nil end
   local _, e = find(v, '", "entry_id": "', 1, true)
   if not e then return nil end
   return match(v, '^([^"]*)", "updated_at": "()[^"]*"}$', e + 1)
@@ -166,8 +166,10 @@ local head, target, level, filename, worker, status, id, newest
 if v then
   head, target, level, filename, worker, status, id, newest = match(v,
     '^({"cid": "%d+", "count": "%d+", "target": "([^"%c\\]*)", "db_level": ")([^"%c\\]*)", "filename": "(.-)", ' ..
-    '"worker_id": ([^,]*), "status": "(%a+)", "event_id": "([^"%c\\]*)", "entry_id": "([^"]*)", "updated_at": "[^"]*"}$')
-  if head and find(filename, '["%c\\]') and not pcall(cjson.decode, v) then head = nil end
+    '"worker_id": ([^,]*), "status": "(%a+)", "event_id": "([^"%c\\]*)", "entry_id": "([^"%c\\]*)", "updated_at": "[^"%c\\]*"}$')
+  -- What has been written when a script fails stays written: whether the state can be decoded is found out before.
+  local plain = head and not find(filename, '["%c\\]') and (worker == 'null' or find(worker, '^"[^"%c\\]*"$'))
+  if head and not plain and not pcall(cjson.decode, v) then head = nil end
 end
 ` + xadd("KEYS[4]", 10, event.Committed{}.Fields()) + `
 local held = redis.call('GET', KEYS[2])

@@ -51,29 +51,30 @@ func (m *Mover) compare(ctx context.Context, c Comparison) (there bool, err erro
 	without := func(i int, err error) (bool, error) {
 		var kind *fsys.KindError
 		if missing(err) || i == 1 && errors.As(err, &kind) { // the release finds that out, and says so
-			err = nil
+			return i > 0, nil
 		}
 		return i > 0, err
 	}
+	var seen [2]node
 	for i, level := range []content.Level{c.Named, c.Old} {
 		if roots[i], err = m.tiers.Open(level); err != nil {
 			return i > 0, err
 		}
 		defer roots[i].Close()
-		if items[i], err = m.look(fsys.LookReleased, roots[i], c.Filename); err != nil {
+		if seen[i].st, err = m.fs.Look(fsys.LookReleased, roots[i].Dir, c.Filename); err != nil {
+			return without(i, err)
+		}
+	}
+	if !seen[0].isDir() && asCopied(&seen[1], &seen[0], c.Original) { // nothing need be opened
+		return true, roots[0].Check(fsys.RecheckTier)
+	}
+	for i := range items {
+		if items[i], err = m.find(fsys.LookReleased, roots[i], c.Filename); err != nil {
 			return without(i, err)
 		}
 		defer items[i].Close()
 	}
 	named, old := items[0], items[1]
-	if fsys.IsFile(&named.st) && asCopied(&node{st: old.st}, &node{st: named.st}, c.Original) {
-		return true, roots[0].Check(fsys.RecheckTier)
-	}
-	for i := range items {
-		if err := m.open(fsys.LookReleased, items[i]); err != nil {
-			return without(i, err)
-		}
-	}
 	before, err := m.list(ctx, old)
 	if err != nil {
 		return true, err

@@ -12,6 +12,7 @@ import (
 
 	"github.com/tierflow/tierflow/relocator/internal/fsys"
 	"github.com/tierflow/tierflow/relocator/internal/mover"
+	"github.com/tierflow/tierflow/relocator/internal/testdisk"
 	"github.com/tierflow/tierflow/shared/content"
 	"github.com/tierflow/tierflow/shared/fault"
 )
@@ -164,6 +165,18 @@ func TestWhatLooksChangedIsReadAndTheBytesDecide(t *testing.T) {
 	write(t, to.Path+"/touched", random(10))
 	if there, _, err := compare(t, from, to, "touched", sha(data), true); !there || err != nil {
 		t.Errorf("the row's own was changed: there %v, %v", there, err)
+	}
+}
+
+func TestACopyThatIsMountedOverTheOthersNameIsNoOther(t *testing.T) {
+	from, to := routes[0].tiers(t)
+	write(t, from.Path+"/x", random(3000))
+	write(t, to.Path+"/x", nil)
+	testdisk.Mount(t, to.Path+"/x", "--bind", from.Path+"/x")
+	there, _, err := compare(t, from, to, "x", "", true)
+	var kind *fsys.KindError
+	if there || !errors.As(err, &kind) {
+		t.Errorf("there %v, %v", there, err)
 	}
 }
 

@@ -239,11 +239,11 @@ func (j *job) progress() {
 	}
 }
 
-// item is a file or folder, with the open folder and the name that it was found under.
+// item is an open file or folder, with the folder and name that it was found under.
 type item struct {
 	parent *fsys.File
 	base   string
-	file   *fsys.File // nil until it is opened
+	file   *fsys.File
 	st     unix.Stat_t
 	tree   *node // of a source that is a folder
 }
@@ -258,51 +258,28 @@ func (i *item) Close() {
 
 // find opens a content in a tier.
 func (m *Mover) find(step fsys.Step, root *tier.Root, filename string) (*item, error) {
-	i, err := m.look(step, root, filename)
-	if err != nil {
-		return nil, err
-	}
-	if err := m.open(step, i); err != nil {
-		i.Close()
-		return nil, err
-	}
-	return i, nil
-}
-
-// look finds a content in a tier.
-func (m *Mover) look(step fsys.Step, root *tier.Root, filename string) (*item, error) {
 	parent, _, err := m.fs.OpenDir(step, root.Dir, path.Dir(filename))
 	if err != nil {
 		return nil, err
 	}
 	i := &item{parent: parent, base: path.Base(filename)}
-	if i.st, err = m.lookIn(step, parent, i.base); err != nil {
+	if i.file, i.st, err = m.openIn(step, parent, i.base); err != nil {
 		parent.Close()
 		return nil, err
 	}
 	return i, nil
 }
 
-// open opens what was found, or what has its name now.
-func (m *Mover) open(step fsys.Step, i *item) (err error) {
-	i.file, i.st, err = m.fs.Open(step, i.parent, i.base)
-	return err
-}
-
 // openIn looks before it opens: opening a device can have effects.
 func (m *Mover) openIn(step fsys.Step, dir *fsys.File, name string) (*fsys.File, unix.Stat_t, error) {
-	if st, err := m.lookIn(step, dir, name); err != nil {
+	st, err := m.fs.Lstat(step, dir, name)
+	if err != nil {
 		return nil, st, err
 	}
-	return m.fs.Open(step, dir, name)
-}
-
-func (m *Mover) lookIn(step fsys.Step, dir *fsys.File, name string) (unix.Stat_t, error) {
-	st, err := m.fs.Lstat(step, dir, name)
-	if err == nil && !fsys.IsFile(&st) && !fsys.IsDir(&st) {
-		err = &fsys.KindError{Path: dir.At(name), Kind: fsys.Kind(&st)}
+	if !fsys.IsFile(&st) && !fsys.IsDir(&st) {
+		return nil, st, &fsys.KindError{Path: dir.At(name), Kind: fsys.Kind(&st)}
 	}
-	return st, err
+	return m.fs.Open(step, dir, name)
 }
 
 // inPlace tells whether a content that was opened some time ago still has its name. One that a releaser has taken
