@@ -7,7 +7,6 @@ import (
 	"net"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -183,7 +182,6 @@ func killedAndPaused(which func(*rand.Rand) *localserver.Redis) []fault {
 type cluster struct {
 	w     *world
 	nodes *localserver.RedisCluster
-	mu    sync.Mutex
 	front map[string]*testserver.Gate // by the node's address
 }
 
@@ -194,9 +192,7 @@ func startCluster(ctx context.Context, w *world) *cluster {
 	c.nodes, err = localserver.StartRedisCluster(ctx, 3, localserver.Options{Dir: w.t.TempDir(), AppendFsync: "always",
 		Announce: func(addr string) (int, error) {
 			g := testserver.NewGate(w.t, addr)
-			c.mu.Lock()
 			c.front[addr] = g
-			c.mu.Unlock()
 			_, port, err := net.SplitHostPort(g.Addr())
 			if err != nil {
 				return 0, err

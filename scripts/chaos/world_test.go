@@ -52,15 +52,66 @@ type world struct {
 	history []string
 }
 
+// verdict is a test that says once more, below all logs, what was wrong.
+type verdict struct {
+	testing.TB
+	mu   sync.Mutex
+	said []string
+}
+
+func newVerdict(t testing.TB) *verdict {
+	v := &verdict{TB: t}
+	t.Cleanup(func() {
+		v.mu.Lock()
+		defer v.mu.Unlock()
+		if len(v.said) > 0 {
+			t.Logf("what was wrong:\n%s", strings.Join(v.said, "\n"))
+		}
+	})
+	return v
+}
+
+func (v *verdict) say(what string) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.said = append(v.said, what)
+}
+
+// Error, Errorf, Fatal and Fatalf are those of the test.
+func (v *verdict) Error(args ...any) {
+	v.TB.Helper()
+	v.say(fmt.Sprint(args...))
+	v.TB.Error(args...)
+}
+
+func (v *verdict) Errorf(format string, args ...any) {
+	v.TB.Helper()
+	v.say(fmt.Sprintf(format, args...))
+	v.TB.Errorf(format, args...)
+}
+
+func (v *verdict) Fatal(args ...any) {
+	v.TB.Helper()
+	v.say(fmt.Sprint(args...))
+	v.TB.Fatal(args...)
+}
+
+func (v *verdict) Fatalf(format string, args ...any) {
+	v.TB.Helper()
+	v.say(fmt.Sprintf(format, args...))
+	v.TB.Fatalf(format, args...)
+}
+
 // start makes a world with its contents and starts its services.
-func start(t testing.TB, topology string, samples []stack.Sample) *world {
-	t.Helper()
+func start(tb testing.TB, topology string, samples []stack.Sample) *world {
+	tb.Helper()
+	t := newVerdict(tb)
 	if _, err := localserver.FindRedis(); err != nil {
 		t.Skipf("it breaks its servers, so it needs its own: %v", err)
 	}
 	dir, err := programs()
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("build: %v", err)
 	}
 	w := &world{t: t, gates: map[string]*testserver.Gate{}, ledger: newLedger()}
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
@@ -78,9 +129,8 @@ func start(t testing.TB, topology string, samples []stack.Sample) *world {
 		o.Tiers["gold"] = filepath.Join(folder, "gold")
 		t.Cleanup(func() { os.RemoveAll(folder) })
 	}
-	if w.Stack, err = stack.New(ctx, o); err != nil {
-		t.Fatal(err)
-	}
+	w.Stack, err = stack.New(ctx, o)
+	w.must("prepare", err)
 	t.Cleanup(func() {
 		if w.reader != nil {
 			w.reader.stop()

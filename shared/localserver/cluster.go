@@ -34,11 +34,18 @@ type RedisCluster struct {
 // master is away, the others serve (cluster-require-full-coverage no).
 func StartRedisCluster(ctx context.Context, masters int, o Options) (*RedisCluster, error) {
 	c := &RedisCluster{}
-	nodes := make([]*Redis, 2*masters)
-	errs := make([]error, len(nodes))
+	options := make([]Options, 2*masters)
+	for i := range options {
+		var err error
+		if options[i], err = nodeOptions(i, o); err != nil {
+			return nil, err
+		}
+	}
+	nodes := make([]*Redis, len(options))
+	errs := make([]error, len(options))
 	var wg sync.WaitGroup
-	for i := range nodes {
-		wg.Go(func() { nodes[i], errs[i] = startNode(ctx, i, o) })
+	for i, o := range options {
+		wg.Go(func() { nodes[i], errs[i] = StartRedis(ctx, o) })
 	}
 	wg.Wait()
 	for i, n := range nodes {
@@ -61,10 +68,11 @@ func StartRedisCluster(ctx context.Context, masters int, o Options) (*RedisClust
 	return c, nil
 }
 
-func startNode(ctx context.Context, i int, o Options) (*Redis, error) {
+// nodeOptions are those of node i.
+func nodeOptions(i int, o Options) (Options, error) {
 	bus, err := FreePort() // the default, ten thousand above the other, lies among the ports of outgoing connections
 	if err != nil {
-		return nil, err
+		return o, err
 	}
 	if o.Dir != "" {
 		o.Dir = filepath.Join(o.Dir, "node-"+strconv.Itoa(i+1))
@@ -73,15 +81,15 @@ func startNode(ctx context.Context, i int, o Options) (*Redis, error) {
 		"--cluster-require-full-coverage", "no", "--cluster-replica-no-failover", "yes", "--repl-diskless-sync-delay", "0"}
 	if o.Announce != nil {
 		if o.Port, err = FreePort(); err != nil {
-			return nil, err
+			return o, err
 		}
 		announced, err := o.Announce(fmt.Sprintf("127.0.0.1:%d", o.Port))
 		if err != nil {
-			return nil, err
+			return o, err
 		}
 		o.arguments = append(o.arguments, "--cluster-announce-port", strconv.Itoa(announced))
 	}
-	return StartRedis(ctx, o)
+	return o, nil
 }
 
 // Nodes are all of them, the masters first.

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"sync"
+	"syscall"
 
 	"github.com/tierflow/tierflow/shared/child"
 )
@@ -129,10 +130,12 @@ func reserve(port int) bool {
 	return true
 }
 
+// portFree asks by a connection. To listen there itself would take the port for a moment longer than it seems: a child that is
+// being started meanwhile has a copy of the listener until it runs its own program.
 func portFree(port int) bool {
-	l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
-	if err != nil {
-		return false
+	c, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+	if err == nil {
+		c.Close()
 	}
-	return l.Close() == nil
+	return errors.Is(err, syscall.ECONNREFUSED)
 }

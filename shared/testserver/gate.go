@@ -10,11 +10,15 @@ import (
 	"strconv"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/go-sql-driver/mysql"
 
 	"github.com/tierflow/tierflow/shared/localserver"
 )
+
+// openTimeout is far longer than a gate's port is ever taken by others.
+const openTimeout = 10 * time.Second
 
 // Gate is a TCP proxy in front of a server, so that a test can take the server away from one client and bring
 // it back, while others go on using it.
@@ -139,10 +143,12 @@ func (g *Gate) Open() {
 	if g.listener != nil {
 		return
 	}
-	l, err := net.Listen("tcp", g.addr)
-	if err != nil {
-		g.t.Fatalf("open the gate: %v", err)
-	}
+	// A child that was being started when the gate was closed has a copy of the listener until it runs its own program.
+	var l net.Listener
+	Eventually(g.t, "open the gate", openTimeout, func() (err error) {
+		l, err = net.Listen("tcp", g.addr)
+		return err
+	})
 	g.listener = l
 	g.wg.Go(func() { g.accept(l) })
 }

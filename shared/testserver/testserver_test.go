@@ -5,7 +5,9 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"os/exec"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -103,6 +105,33 @@ func TestAClosedGateCutsAndRefusesAndAnOpenOneLetsThrough(t *testing.T) {
 	gate.Open()
 	if v, err := c.Get(t.Context(), key).Result(); v != "v" {
 		t.Fatalf("after Open: %q, %v", v, err)
+	}
+}
+
+func TestAGateOpensAgainWhileProcessesAreBeingStarted(t *testing.T) {
+	gate, _ := testserver.RedisGate(t, testserver.Redis(t))
+	stop := make(chan struct{})
+	var starters sync.WaitGroup
+	for range 4 {
+		starters.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+					if err := exec.Command("/bin/true").Run(); err != nil {
+						t.Error(err)
+						return
+					}
+				}
+			}
+		})
+	}
+	defer starters.Wait()
+	defer close(stop)
+	for range 300 {
+		gate.Close()
+		gate.Open()
 	}
 }
 
