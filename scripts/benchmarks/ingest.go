@@ -275,13 +275,13 @@ func (s *singles) programs(to string) map[string]int {
 	return map[string]int{"service": s.stack.API.PID(), "redis": s.redis.PID(), "mysql": s.mysql.PID()}
 }
 
-// cost is what each program takes of the CPU for one post, in microseconds.
+// cost is what each program takes of the CPU for one post, or one move, in microseconds.
 type cost map[string]float64
 
-func costOf(used map[string]time.Duration, posts int) cost {
+func costOf(used map[string]time.Duration, n int) cost {
 	c := cost{}
 	for program, t := range used {
-		c[program] = float64(t.Microseconds()) / float64(posts)
+		c[program] = float64(t.Microseconds()) / float64(n)
 	}
 	return c
 }

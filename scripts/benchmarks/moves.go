@@ -9,7 +9,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
-	"sync"
 	"syscall"
 	"time"
 
@@ -53,11 +52,13 @@ func smallMoves(ctx context.Context, b *Bench) error {
 	rate := func(took time.Duration) float64 { return float64(n) / took.Seconds() }
 	to := map[string]string{"bronze": "silver", "silver": "bronze"}
 	at := "bronze"
+	const within, across = "files of 16 KiB, one file system", "files of 16 KiB, tmpfs to disk"
 	err = b.Compare(ctx, Case{
-		Figure: Figure{Name: "files of 16 KiB, one file system", Unit: "moves/s"},
+		Figure: Figure{Name: within, Unit: "moves/s"},
 		Ours: Subject{Name: "from the post to the last release", Measure: func(ctx context.Context) (float64, error) {
 			at = to[at]
 			took, err := t.moveAll(ctx, at)
+			b.observeCost(within, t.spent)
 			return rate(took), err
 		}},
 		Against: []Subject{
@@ -79,21 +80,28 @@ func smallMoves(ctx context.Context, b *Bench) error {
 		Ours: Subject{Name: "mover", Measure: func(ctx context.Context) (float64, error) {
 			return b.engine(ctx, n)
 		}},
-		Against: []Subject{{Name: "bare loop of syncs, 32 at once", AtLeast: 2, Measure: func(context.Context) (float64, error) {
-			took, err := other.loop()
-			return rate(took), err
-		}}},
+		Against: []Subject{
+			{Name: "bare loop of syncs, 32 at once", AtLeast: 2, Measure: func(context.Context) (float64, error) {
+				took, err := other.loop()
+				return rate(took), err
+			}},
+			{Name: "bare program of the same steps, 256 at once", Measure: func(context.Context) (float64, error) {
+				took, err := other.steps()
+				return rate(took), err
+			}},
+		},
 	})
 	if err != nil {
 		return err
 	}
 	return b.Compare(ctx, Case{
-		Figure: Figure{Name: "files of 16 KiB, tmpfs to disk", Unit: "moves/s"},
+		Figure: Figure{Name: across, Unit: "moves/s"},
 		Ours: Subject{Name: "from the post to the last release", Measure: func(ctx context.Context) (float64, error) {
 			if _, err := t.moveAll(ctx, "gold"); err != nil { // there, in memory
 				return 0, err
 			}
 			took, err := t.moveAll(ctx, "bronze")
+			b.observeCost(across, t.spent)
 			return rate(took), err
 		}},
 		Against: []Subject{
@@ -105,8 +113,20 @@ func smallMoves(ctx context.Context, b *Bench) error {
 				took, err := other.across(ctx, "rsync", "-a", "--remove-source-files", "--fsync")
 				return rate(took), err
 			}},
+			{Name: "bare program of the same steps, 256 at once", Measure: func(context.Context) (float64, error) {
+				took, err := other.copies()
+				return rate(took), err
+			}},
 		},
 	})
+}
+
+// observeCost notes what each program has taken of the CPU for a move.
+func (b *Bench) observeCost(of string, c cost) {
+	b.Observe(Figure{Name: of + ", CPU of all programs", Unit: "µs/move"}, c.sum())
+	for _, program := range []string{"relocator", "Redis", "MySQL", "committer", "api"} {
+		b.Observe(Figure{Name: of + ", CPU of " + program, Unit: "µs/move"}, c[program])
+	}
 }
 
 // trees are files that other programs move.
@@ -147,10 +167,15 @@ func (t *trees) swap(ctx context.Context, program string, args ...string) (time.
 
 // across has a program move new files from memory to the disk.
 func (t *trees) across(ctx context.Context, program string, args ...string) (time.Duration, error) {
-	if err := errors.Join(os.RemoveAll(t.memory), os.RemoveAll(t.b), os.Mkdir(t.b, 0o755), fill(t.memory, t.n)); err != nil {
+	if err := t.refill(); err != nil {
 		return 0, err
 	}
 	return t.run(ctx, t.memory, t.b, program, args...)
+}
+
+// refill makes new files in memory, and room for them on the disk.
+func (t *trees) refill() error {
+	return errors.Join(os.RemoveAll(t.memory), os.RemoveAll(t.b), os.Mkdir(t.b, 0o755), fill(t.memory, t.n))
 }
 
 func (t *trees) run(ctx context.Context, from, to, program string, args ...string) (time.Duration, error) {
@@ -187,71 +212,6 @@ func (t *trees) check(from, to string) error {
 		}
 		if want := strconv.Itoa(i); len(b) != 16<<10 || string(b[:len(want)]) != want {
 			return fmt.Errorf("file %d has changed", i)
-		}
-	}
-	return nil
-}
-
-// loop moves all files as one would write it first, and no more: fsync, link, fsync, unlink, fsync, by 32 goroutines. It
-// checks nothing, and knows that nobody is in its way.
-func (t *trees) loop() (time.Duration, error) {
-	folders := map[string]int{}
-	for i := range (t.n + 999) / 1000 {
-		for _, dir := range []string{t.a, t.b} {
-			path := filepath.Join(dir, fmt.Sprintf("%02d", i))
-			if err := os.MkdirAll(path, 0o755); err != nil {
-				return 0, err
-			}
-			fd, err := syscall.Open(path, syscall.O_RDONLY|syscall.O_DIRECTORY, 0)
-			if err != nil {
-				return 0, err
-			}
-			defer func() { _ = syscall.Close(fd) }()
-			folders[path] = fd
-		}
-	}
-	next := make(chan int, t.n)
-	for i := range t.n {
-		next <- i
-	}
-	close(next)
-	syscall.Sync()
-	begin := time.Now()
-	errs := make([]error, 32)
-	var wg sync.WaitGroup
-	for w := range errs {
-		wg.Go(func() {
-			for i := range next {
-				folder, name := fmt.Sprintf("%02d", i/1000), fmt.Sprintf("%05d.mp4", i)
-				from, to := filepath.Join(t.a, folder), filepath.Join(t.b, folder)
-				if errs[w] = moveBare(filepath.Join(from, name), filepath.Join(to, name), folders[from], folders[to]); errs[w] != nil {
-					return
-				}
-			}
-		})
-	}
-	wg.Wait()
-	took := time.Since(begin)
-	err := errors.Join(errors.Join(errs...), t.check(t.a, t.b))
-	t.a, t.b = t.b, t.a
-	return took, err
-}
-
-func moveBare(from, to string, fromFolder, toFolder int) error {
-	fd, err := syscall.Open(from, syscall.O_RDONLY, 0)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = syscall.Close(fd) }()
-	for _, step := range []func() error{
-		func() error { return syscall.Fsync(fd) },
-		func() error { return syscall.Link(from, to) },
-		func() error { return syscall.Fsync(toFolder) },
-		func() error { return syscall.Unlink(from) },
-		func() error { return syscall.Fsync(fromFolder) },
-	} {
-		if err := step(); err != nil {
-			return err
 		}
 	}
 	return nil

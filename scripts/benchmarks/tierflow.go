@@ -28,6 +28,7 @@ type tierflow struct {
 	redis *localserver.Redis
 	mysql *localserver.MySQL
 	files []stack.Sample
+	spent cost // of the last moveAll, a move
 }
 
 func startTierflow(ctx context.Context, b *Bench, o stack.Options, files []stack.Sample) (*tierflow, error) {
@@ -80,6 +81,10 @@ func (t *tierflow) moveAll(ctx context.Context, level string) (time.Duration, er
 		fmt.Fprintf(&lines, "{\"cid\":%d,\"count\":%d}\n", f.ID, counts[level])
 	}
 	syscall.Sync() // what came before is not our work
+	m, err := startMeter(t.programs())
+	if err != nil {
+		return 0, err
+	}
 	begin := time.Now()
 	a, err := t.stack.Call(ctx, http.MethodPost, "/v1/views", "application/x-ndjson", lines.String())
 	if err != nil {
@@ -93,10 +98,21 @@ func (t *tierflow) moveAll(ctx context.Context, level string) (time.Duration, er
 	if err != nil {
 		return 0, err
 	}
+	used, err := m.used()
+	if err != nil {
+		return 0, err
+	}
+	t.spent = costOf(used, len(t.files))
 	for _, f := range t.files {
 		t.stack.Posted(f.ID, counts[level])
 	}
 	return took, t.stack.CheckSettled(ctx)
+}
+
+// programs are the process ids of a Tierflow with one relocator, and of its servers.
+func (t *tierflow) programs() map[string]int {
+	return map[string]int{"api": t.stack.API.PID(), "relocator": t.stack.Relocators[0].PID(), "committer": t.stack.Committer.PID(),
+		"Redis": t.redis.PID(), "MySQL": t.mysql.PID()}
 }
 
 // settled waits until every entry of every stream is settled.

@@ -119,3 +119,12 @@ func anys(ss []string) []any {
 	}
 	return as
 }
+
+// values are those of an entry's fields.
+func values(fields []string) []any {
+	vs := make([]any, 0, len(fields)/2)
+	for i := 1; i < len(fields); i += 2 {
+		vs = append(vs, fields[i])
+	}
+	return vs
+}

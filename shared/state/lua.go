@@ -52,15 +52,6 @@ func xadd(stream string, from int, fields []string) string {
 	return b.String() + ")"
 }
 
-// values are those of an entry's fields.
-func values(fields []string) []any {
-	vs := make([]any, 0, len(fields)/2)
-	for i := 1; i < len(fields); i += 2 {
-		vs = append(vs, fields[i])
-	}
-	return vs
-}
-
 // appendScript accepts view events: one XADD and one SET each, in one step for all. It is what the rate of single posts
 // hangs on: few arguments, no look-up of a global in the loop, no SET that the same call replaces.
 //

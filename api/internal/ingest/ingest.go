@@ -121,6 +121,12 @@ func (b *Batcher) Append(v event.View) error {
 // own.
 func (b *Batcher) laneOf(v event.View) int { return b.keys.Partition(v.ID) }
 
+// part is how many of a call's events went into a group.
+type part struct {
+	of     *group
+	events int
+}
+
 // AppendAll appends events; those of one content stay in order. appended is how many of them are in the stream for
 // certain, all of them unless there is an error, which is as that of Append. It waits for room in the queues.
 func (b *Batcher) AppendAll(ctx context.Context, views []event.View) (appended int, err error) {
@@ -131,8 +137,7 @@ func (b *Batcher) AppendAll(ctx context.Context, views []event.View) (appended i
 	}
 	for more := true; more && err == nil; {
 		// A part of each lane at a time: the next part of a lane must not overtake this one.
-		var parts []*group
-		var counts []int
+		var parts []part
 		more = false
 		for l, vs := range byLane {
 			n := min(MaxGroup, len(vs))
@@ -144,16 +149,16 @@ func (b *Batcher) AppendAll(ctx context.Context, views []event.View) (appended i
 				err = qerr
 				break
 			}
-			parts, counts = append(parts, g), append(counts, n)
+			parts = append(parts, part{g, n})
 			byLane[l] = vs[n:]
 			more = more || len(byLane[l]) > 0
 		}
-		for i, g := range parts {
-			<-g.done
-			if g.err != nil {
-				err = g.err
+		for _, p := range parts {
+			<-p.of.done
+			if p.of.err != nil {
+				err = p.of.err
 			} else {
-				appended += counts[i]
+				appended += p.events
 			}
 		}
 	}

@@ -29,7 +29,7 @@ func BenchmarkSmallMoves(b *testing.B) {
 	var next atomic.Int64
 	var wg sync.WaitGroup
 	b.ResetTimer()
-	for range 64 {
+	for range 256 {
 		wg.Go(func() {
 			for i := next.Add(1) - 1; i < int64(b.N); i = next.Add(1) - 1 {
 				r := request(from, to, names[i])
