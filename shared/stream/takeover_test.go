@@ -224,6 +224,67 @@ func TestTakingOverStopsWhereTheSlotsEnd(t *testing.T) {
 	w.nothingIsLeft()
 }
 
+func TestNewEntriesAreReadBetweenTheStepsOfALongWalk(t *testing.T) {
+	w := newWorld(t)
+	w.add(5000)
+	w.group("g")
+	w.read("g", "live", 5000)
+	r := w.run(stream.Options{MinIdle: long, Slots: 100, Handle: func([]*stream.Delivery) {}})
+	r.client.reach(w, "xautoclaim", 5) // each looks at a thousand
+	r.client.mu.Lock()
+	defer r.client.mu.Unlock()
+	read := true
+	for _, name := range r.client.names {
+		switch name {
+		case "xreadgroup":
+			read = true
+		case "xautoclaim":
+			if !read {
+				t.Fatalf("nothing was read between two steps: %v", r.client.names)
+			}
+			read = false
+		}
+	}
+}
+
+// leave makes entries pending with a consumer that has died hours ago.
+func (w *world) leave(n int) (ids []string) {
+	w.Helper()
+	w.add(n)
+	w.group("g")
+	for _, id := range w.read("g", "dead", int64(n)) {
+		if err := w.rdb.Do(w.Context(), "XCLAIM", w.stream, "g", "dead", 0, id, "IDLE", (5 * time.Hour).Milliseconds(), "JUSTID").Err(); err != nil {
+			w.Fatal(err)
+		}
+		ids = append(ids, id)
+	}
+	return ids
+}
+
+func TestTakingOverGoesOnAsSlotsAreFreed(t *testing.T) {
+	w := newWorld(t)
+	ids := w.leave(50)
+	handle, got := w.hands()
+	w.run(stream.Options{MinIdle: time.Hour, Slots: 3, Handle: handle})
+	w.settleAll(got, ids)
+	w.nothingIsLeft()
+}
+
+func TestAGroupThatVanishesDuringAWalkIsMadeAgain(t *testing.T) {
+	w := newWorld(t)
+	w.leave(5)
+	handle, got := w.hands()
+	r := w.run(stream.Options{MinIdle: time.Hour, Handle: handle})
+	h := next(w, got)
+	r.client.reach(w, "xinfo consumers", 1) // the upkeep is over, and the next is far away
+	w.rdb.XGroupDestroy(t.Context(), w.stream, "g")
+	h.answer <- (*stream.Delivery).Settled
+	for range 5 { // from the beginning: nobody has seen anything settled
+		w.settle(next(w, got))
+	}
+	w.nothingIsLeft()
+}
+
 func TestARedeliveryOfAnEntryInHandIsNotHandedOutTwice(t *testing.T) {
 	w := newWorld(t)
 	handle, got := w.hands()

@@ -22,6 +22,7 @@ func (c *Consumer) upkeep(ctx context.Context) error {
 	if err := c.adopt(ctx); err != nil {
 		return err
 	}
+	c.walking = true
 	if err := c.takeOver(ctx); err != nil {
 		return err
 	}
@@ -125,23 +126,26 @@ func (c *Consumer) adopt(ctx context.Context) error {
 	}
 }
 
-// takeOver claims what others have left idle, as far as there are slots for it, and goes on from there next time.
+// takeOver claims what others have left idle, as far as there are slots for it: one step of the walk through the pending
+// list. The next turn goes on from there, so that new entries are read meanwhile, however long the list is.
 func (c *Consumer) takeOver(ctx context.Context) error {
-	for ctx.Err() == nil {
+	var count int
+	for looked := 0; looked < walkStep && ctx.Err() == nil; looked += 10 * count {
 		c.mu.Lock()
 		room := (c.o.Slots - c.running) * c.o.Batch
 		c.mu.Unlock()
 		if room <= 0 || c.held() {
 			return nil
 		}
+		count = min(room, walkStep/10)
 		msgs, cursor, deleted, err := c.o.Redis.XAutoClaimWithDeleted(ctx, &redis.XAutoClaimArgs{
 			Stream: c.o.Stream, Group: c.o.Group, Consumer: c.o.Consumer, MinIdle: c.o.MinIdle,
-			Start: c.claimed, Count: int64(min(room, 100)),
+			Start: c.claimed, Count: int64(count),
 		}).Result()
 		if err != nil {
 			return err
 		}
-		c.claimed = cursor
+		c.claimed, c.walking = cursor, cursor != "0-0"
 		for _, id := range deleted {
 			c.reportDeleted(id)
 		}
@@ -179,7 +183,7 @@ func (c *Consumer) takeOver(ctx context.Context) error {
 				return err
 			}
 		}
-		if cursor == "0-0" {
+		if !c.walking {
 			return nil
 		}
 	}
