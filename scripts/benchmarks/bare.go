@@ -186,8 +186,13 @@ type bareScratch struct {
 	syncs    *batch.Runner[struct{}, error]
 }
 
-func newBareScratch(tree string) (*bareScratch, error) {
-	s := &bareScratch{dir: tree + ".scratch"}
+func newBareScratch(tree string) (_ *bareScratch, err error) {
+	s := &bareScratch{dir: tree + ".scratch", fd: -1}
+	defer func() {
+		if err != nil {
+			s.close()
+		}
+	}()
 	s.tmp = filepath.Join(s.dir, "tmp")
 	if err := os.MkdirAll(s.tmp, 0o755); err != nil {
 		return nil, err
@@ -198,8 +203,9 @@ func newBareScratch(tree string) (*bareScratch, error) {
 			return nil, err
 		}
 	}
-	var err error
-	s.fd, err = syscall.Open(s.dir, syscall.O_RDONLY|syscall.O_DIRECTORY, 0)
+	if s.fd, err = syscall.Open(s.dir, syscall.O_RDONLY|syscall.O_DIRECTORY, 0); err != nil {
+		return nil, err
+	}
 	s.syncs = batch.New(atOnce, func(asked []struct{}) []error {
 		err := unix.Syncfs(s.fd)
 		errs := make([]error, len(asked))
@@ -208,7 +214,7 @@ func newBareScratch(tree string) (*bareScratch, error) {
 		}
 		return errs
 	})
-	return s, err
+	return s, nil
 }
 
 func (s *bareScratch) close() {

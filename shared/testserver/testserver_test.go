@@ -5,9 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"os/exec"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -110,25 +108,7 @@ func TestAClosedGateCutsAndRefusesAndAnOpenOneLetsThrough(t *testing.T) {
 
 func TestAGateOpensAgainWhileProcessesAreBeingStarted(t *testing.T) {
 	gate, _ := testserver.RedisGate(t, testserver.Redis(t))
-	stop := make(chan struct{})
-	var starters sync.WaitGroup
-	for range 4 {
-		starters.Go(func() {
-			for {
-				select {
-				case <-stop:
-					return
-				default:
-					if err := exec.Command("/bin/true").Run(); err != nil {
-						t.Error(err)
-						return
-					}
-				}
-			}
-		})
-	}
-	defer starters.Wait()
-	defer close(stop)
+	testserver.StartProcesses(t)
 	for range 300 {
 		gate.Close()
 		gate.Open()

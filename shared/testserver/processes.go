@@ -1,0 +1,34 @@
+package testserver
+
+import (
+	"os/exec"
+	"sync"
+	"testing"
+)
+
+// StartProcesses starts processes, one after the other, until the test ends. A child has copies of its parent's
+// descriptors until it runs its own program: a listener that its parent closes in that time goes on listening.
+func StartProcesses(t *testing.T) {
+	t.Helper()
+	stop := make(chan struct{})
+	var starters sync.WaitGroup
+	for range 4 {
+		starters.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+					if err := exec.Command("/bin/true").Run(); err != nil {
+						t.Error(err)
+						return
+					}
+				}
+			}
+		})
+	}
+	t.Cleanup(func() {
+		close(stop)
+		starters.Wait()
+	})
+}
