@@ -41,6 +41,7 @@ const (
 	idleBlock = time.Second
 	// busyBlock bounds a blocked read while handlers run: what they park or free is seen after it.
 	busyBlock = 20 * time.Millisecond
+	noBlock   = -1
 	// gather is how long a consumer that is nearly full waits for more of its slots to be free, where there may be more to
 	// take on: else it would fetch each entry on a trip of its own.
 	gather = 5 * time.Millisecond
@@ -79,6 +80,7 @@ type Consumer struct {
 	samples   []sample
 	claimed   string // XAUTOCLAIM's cursor
 	walking   bool   // it has not come to the end
+	yield     bool   // what it has found has had slots, and nothing else since
 	adoptAt   time.Time
 	begun     bool // what was pending at the start has been adopted
 	retired   bool // takes on nothing, and ends with its last handler
@@ -230,7 +232,7 @@ func (c *Consumer) turn(ctx context.Context, next *time.Time) error {
 			return err
 		}
 		*next = time.Now().Add(jitter(c.o.MinIdle / 3))
-	} else if c.walking {
+	} else if c.walking && !c.yield {
 		if err := c.takeOver(ctx); err != nil && !isNoGroup(err) { // the read below makes the group again
 			return err
 		}
@@ -256,9 +258,6 @@ func (c *Consumer) turn(ctx context.Context, next *time.Time) error {
 		if len(c.parked) > 0 {
 			block = min(block, time.Until(c.parked[0].due))
 		}
-		if c.walking {
-			block = 0
-		}
 	}
 	c.mu.Unlock()
 	if hold {
@@ -278,6 +277,10 @@ func (c *Consumer) turn(ctx context.Context, next *time.Time) error {
 		return nil
 	}
 
+	if c.walking { // Redis looks at short times to block only ten times a second, unless others wake it
+		block = noBlock
+	}
+	c.yield = false
 	msgs, err := c.read(ctx, free*c.o.Batch, block)
 	if err != nil {
 		return err
@@ -309,7 +312,7 @@ func (c *Consumer) held() bool { return c.o.Hold != nil && c.o.Hold() }
 
 func (c *Consumer) read(ctx context.Context, count int, block time.Duration) ([]redis.XMessage, error) {
 	// The read must not be given up half way because of a stop: its entries would be pending with us, unseen.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), block+5*time.Second)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), max(block, 0)+5*time.Second)
 	defer cancel()
 	streams, err := c.o.Redis.XReadGroup(ctx, &redis.XReadGroupArgs{
 		Group: c.o.Group, Consumer: c.o.Consumer, Streams: []string{c.o.Stream, ">"},

@@ -16,8 +16,8 @@
 //   - The heartbeat renews one entry at a time, only while it is still ours (a bare XCLAIM would steal it back) and
 //     only while its handler reports progress. Losing an entry cancels its handler's context.
 //   - XAUTOCLAIM is followed to the end of the pending list: it looks at ten entries for each that it may return, so
-//     an empty page proves nothing. It takes 1.5 s for a million entries, so new ones are read between its steps. Ids that
-//     it reports as deleted are an error that somebody must see.
+//     an empty page proves nothing. It takes 1.5 s for a million entries, so new ones are read between its steps,
+//     and get every second turn where it claims something. Ids that it reports as deleted are an error that somebody must see.
 //   - How often an entry was tried is its delivery count. When one that has failed is due, a sorted set remembers until its
 //     next attempt begins, so back-off goes on where it was after a restart, whoever goes on with it. It is no queue: without
 //     it, entries come back sooner.

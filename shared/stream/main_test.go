@@ -230,7 +230,7 @@ func (r *running) upkeeps(n int) {
 type hook struct {
 	mu    sync.Mutex
 	seen  map[string]int
-	names []string // in their order
+	names []string // in their order; those that may wait are called so
 }
 
 // await waits for a command to be answered n times from now on.
@@ -270,7 +270,11 @@ func (h *hook) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 		}
 		if len(cmd.Args()) > 1 && (err == nil || errors.Is(err, redis.Nil)) {
 			h.seen[cmd.Name()]++
-			h.names = append(h.names, cmd.Name())
+			name := cmd.Name()
+			if slices.Contains(cmd.Args(), "block") {
+				name += " block"
+			}
+			h.names = append(h.names, name)
 			h.seen[fmt.Sprintf("%v %v", cmd.Args()[0], cmd.Args()[1])]++
 		}
 		return err

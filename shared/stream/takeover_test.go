@@ -270,6 +270,22 @@ func TestTakingOverGoesOnAsSlotsAreFreed(t *testing.T) {
 	w.nothingIsLeft()
 }
 
+func TestNewEntriesGetSlotsWhileMuchIsTakenOver(t *testing.T) {
+	w := newWorld(t)
+	w.leave(50)
+	fresh := w.add(3)
+	handle, got := w.hands()
+	w.run(stream.Options{MinIdle: time.Hour, Handle: handle})
+	for i := range 53 {
+		h := next(w, got)
+		if slices.Contains(fresh, h.ID) && i > 10 {
+			t.Fatalf("a new entry has waited for %d that were taken over", i)
+		}
+		w.settle(h)
+	}
+	w.nothingIsLeft()
+}
+
 func TestAGroupThatVanishesDuringAWalkIsMadeAgain(t *testing.T) {
 	w := newWorld(t)
 	w.leave(5)

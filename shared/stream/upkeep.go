@@ -127,7 +127,8 @@ func (c *Consumer) adopt(ctx context.Context) error {
 }
 
 // takeOver claims what others have left idle, as far as there are slots for it: one step of the walk through the pending
-// list. The next turn goes on from there, so that new entries are read meanwhile, however long the list is.
+// list. The next turn goes on from there, or the one after it where something was claimed: new entries are read meanwhile,
+// however long the list is, and however much of it comes back.
 func (c *Consumer) takeOver(ctx context.Context) error {
 	var count int
 	for looked := 0; looked < walkStep && ctx.Err() == nil; looked += 10 * count {
@@ -178,6 +179,7 @@ func (c *Consumer) takeOver(ctx context.Context) error {
 			c.o.Log.Info("took over entries that nobody had renewed", zap.Int("entries", len(ds)), zap.String("first", ds[0].ID))
 		}
 		c.dispatch(ds)
+		c.yield = c.yield || len(ds) > 0
 		if len(stalled) > 0 { // left for the others
 			if err := c.release(ctx, stalled); err != nil {
 				return err
