@@ -3,6 +3,7 @@ package verify
 import (
 	"context"
 	"errors"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -147,21 +148,27 @@ func (r *run) again(ctx context.Context, suspects []Finding) ([]doubt, error) {
 			if err != nil {
 				return nil, err
 			}
-			if why == "" {
+			if why == "" && !r.spare(f) {
 				still = append(still, doubt{Finding: f})
 				if f.Kind == Orphaned {
-					paths = append(paths, f.Path)
+					paths = append(paths, above(f.Path)...)
 				}
 			}
 		default:
 			ids = append(ids, f.ID)
 		}
 	}
-	known, err := r.named(ctx, paths)
-	if err != nil {
-		return nil, err
+	known := map[string]bool{}
+	for part := range slices.Chunk(paths, page) {
+		names, err := r.named(ctx, part)
+		if err != nil {
+			return nil, err
+		}
+		maps.Copy(known, names)
 	}
-	still = slices.DeleteFunc(still, func(d doubt) bool { return d.Kind == Orphaned && known[d.Path] })
+	still = slices.DeleteFunc(still, func(d doubt) bool {
+		return d.Kind == Orphaned && slices.ContainsFunc(above(d.Path), func(p string) bool { return known[p] })
+	})
 
 	rows, err := r.o.Catalog.Contents(ctx, ids)
 	if err != nil {
@@ -193,6 +200,23 @@ func (r *run) again(ctx context.Context, suspects []Finding) ([]doubt, error) {
 		}
 	}
 	return still, nil
+}
+
+// above lists a path and the folders above it: a directory that has been registered meanwhile is one content with all in it.
+func above(path string) []string {
+	all := []string{path}
+	for i := range path {
+		if path[i] == '/' {
+			all = append(all, path[:i])
+		}
+	}
+	return all
+}
+
+// spare tells whether a left-over is a folder of a release that has ended meanwhile, which the next one takes over.
+func (r *run) spare(f Finding) bool {
+	name, released := strings.CutPrefix(f.Path, content.MetaFolder+"/released/")
+	return f.Kind == LeftOver && released && r.empty(r.roots[f.Level].Released, name)
 }
 
 // repair mends what is safe, and says what was done or why not.

@@ -413,6 +413,40 @@ func TestAnEventThatANewerOneReplacesMeanwhileIsNoFinding(t *testing.T) {
 	}
 }
 
+func TestADirectoryThatIsRegisteredMeanwhileIsNoFinding(t *testing.T) {
+	w := newWorld(t)
+	w.file("bronze", "shows/pkg/1.ts", "1")
+	w.file("bronze", "shows/pkg/deep/2.ts", "2")
+	w.file("bronze", "shows/other", "3")
+	registered := false
+	w.fs = fsys.FS{Hook: func(_ fsys.Step, path string) error {
+		if !registered && path == w.path("bronze", "shows/pkg/1.ts") { // its names have been looked up
+			registered = true
+			w.row(1, "bronze", "shows/pkg")
+		}
+		return nil
+	}}
+	w.want(false, "orphaned 0 bronze shows/other")
+}
+
+func TestTheFolderOfAReleaseThatHasJustEndedIsNoFinding(t *testing.T) {
+	w := newWorld(t)
+	w.file("bronze", ".tierflow/released/7.token/copy", "1")
+	folder, looks := w.path("bronze", ".tierflow/released/7.token"), 0
+	w.fs = fsys.FS{Hook: func(_ fsys.Step, path string) error {
+		if path == folder {
+			if looks++; looks == 5 { // opened, and read to its end; now it is looked at again
+				return os.Remove(folder + "/copy")
+			}
+		}
+		return nil
+	}}
+	w.want(false)
+	if looks < 5 {
+		t.Errorf("%d looks", looks)
+	}
+}
+
 func TestLevelsThatChangeMeanwhileMeanThatItCouldNotLook(t *testing.T) {
 	w := newWorld(t)
 	w.row(1, "bronze", "a")
