@@ -17,13 +17,19 @@ func (s FS) Chmod(step Step, f *File, mode uint32) error {
 
 // SetMetadata gives dst the owner, mode, extended attributes and times of src, in the order in which none undoes
 // another. What this process or dst's file system is not able to hold is left out: the owner without the right
-// to give files away (and then setuid and setgid), attributes where there are none, attributes of the system.
+// to give files away (and then setuid), a group that is not its own (and then setgid), attributes where there are none, attributes of the system.
 func (s FS) SetMetadata(step Step, dst, src *File, st *unix.Stat_t) error {
 	mode := st.Mode
 	err := s.do(step, dst.path, func() error { return unix.Fchown(dst.fd, int(st.Uid), int(st.Gid)) })
-	if errors.Is(err, unix.EPERM) || errors.Is(err, unix.EINVAL) { // EINVAL: not in this user namespace
-		mode &^= unix.S_ISUID | unix.S_ISGID
-	} else if err != nil {
+	if isForeign(err) { // a file may be given to a group of one's own all the same, and readers may be in it
+		mode &^= unix.S_ISUID
+		err = s.do(step, dst.path, func() error { return unix.Fchown(dst.fd, -1, int(st.Gid)) })
+		if isForeign(err) {
+			mode &^= unix.S_ISGID
+			err = nil
+		}
+	}
+	if err != nil {
 		return err
 	}
 	if err := s.Chmod(step, dst, mode); err != nil {
@@ -42,6 +48,9 @@ func (s FS) SetMetadata(step Step, dst, src *File, st *unix.Stat_t) error {
 		return nil
 	})
 }
+
+// isForeign tells that an owner or group was refused: EINVAL where this user namespace does not have it.
+func isForeign(err error) bool { return errors.Is(err, unix.EPERM) || errors.Is(err, unix.EINVAL) }
 
 // XattrError says that a file system does not take an extended attribute.
 type XattrError struct {

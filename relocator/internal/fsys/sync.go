@@ -3,6 +3,8 @@ package fsys
 import (
 	"bytes"
 	"context"
+	"errors"
+	"fmt"
 	"os"
 	"strconv"
 	"sync"
@@ -31,15 +33,17 @@ const (
 //
 // Syncs of one file system take turns; every file system has its own.
 type Syncs struct {
-	always bool // syncfs
+	always bool // syncfs, where it says what has failed
 	mu     sync.Mutex
 	of     map[uint64]*batch.Runner[[]Unsynced, []error] // by device
+	honest map[uint64]bool                               // by device: see honest
 	failed map[uint64]uint64                             // by device: what had been opened when a syncfs failed last
 }
 
-// NewSyncs makes Syncs. alwaysWhole takes syncfs each time: it is for tests, whose moves come alone.
+// NewSyncs makes Syncs. alwaysWhole takes syncfs for any number of files: it is for tests, whose moves come alone.
 func NewSyncs(alwaysWhole bool) *Syncs {
-	return &Syncs{always: alwaysWhole, of: map[uint64]*batch.Runner[[]Unsynced, []error]{}, failed: map[uint64]uint64{}}
+	return &Syncs{always: alwaysWhole, of: map[uint64]*batch.Runner[[]Unsynced, []error]{}, honest: map[uint64]bool{},
+		failed: map[uint64]uint64{}}
 }
 
 // Unsynced is something that is to be made durable, and the step that does it.
@@ -102,13 +106,31 @@ func (s *Syncs) share(all []Unsynced) (left []Unsynced, err error) {
 		if len(together) == 0 {
 			continue
 		}
-		for i, err := range s.together(dev, together) {
-			if err != nil {
-				return nil, pathError(together[i].Step, together[i].File.path, err)
-			}
+		if i, err := worst(s.together(dev, together)); err != nil {
+			return nil, pathError(together[i].Step, together[i].File.path, err)
 		}
 	}
 	return left, nil
+}
+
+// SharedError is the error of a sync of a whole file system for a file of which nothing bad is known: most likely others'
+// bytes were lost. It is not durable all the same, as far as anybody knows.
+type SharedError struct{ Err error }
+
+func (e *SharedError) Error() string {
+	return e.Err.Error() + " (a sync of the whole file system has failed)"
+}
+func (e *SharedError) Unwrap() error { return e.Err }
+
+// worst picks the error that says most: a file's own before one that it shares.
+func worst(errs []error) (at int, err error) {
+	for i, e := range errs {
+		var shared *SharedError
+		if e != nil && (err == nil || errors.As(err, &shared)) {
+			at, err = i, e
+		}
+	}
+	return at, err
 }
 
 // large tells whether a sync of the file may take its time.
@@ -144,24 +166,30 @@ func (s *Syncs) together(dev uint64, targets []Unsynced) []error {
 
 // syncAll syncs what many ask for, on one file system.
 func (s *Syncs) syncAll(asked [][]Unsynced) [][]error {
-	byInode := map[uint64]*File{}
+	byInode := map[uint64]*File{} // by its oldest descriptor, which knows of the most errors
 	oldest := asked[0][0].File
 	for _, targets := range asked {
 		for _, t := range targets {
-			byInode[t.File.ino] = t.File
+			if f := byInode[t.File.ino]; f == nil || t.File.opened < f.opened {
+				byInode[t.File.ino] = t.File
+			}
 			if t.File.opened < oldest.opened {
 				oldest = t.File
 			}
 		}
 	}
-	failed := map[uint64]error{}
-	if (s.always || len(byInode) >= manyInodes && dirty() <= fewDirty) && s.tells(oldest) {
+	var failed map[uint64]error
+	if (s.always || len(byInode) >= manyInodes && dirty() <= fewDirty) && s.isHonest(oldest) && s.tells(oldest) {
 		// A descriptor is told of the errors since it was opened, each of them once. So it is the oldest one: who has it open
 		// had not written anything yet, and neither had the others.
 		if err := syncfs(oldest); err != nil {
 			s.noteFailure(oldest.dev)
+			// Each file's own descriptor has not been told yet. One that knows of nothing may have lost what is no byte of it.
+			failed = fsyncEach(byInode)
 			for ino := range byInode {
-				failed[ino] = err
+				if failed[ino] == nil {
+					failed[ino] = &SharedError{err}
+				}
 			}
 		}
 	} else {
@@ -174,6 +202,38 @@ func (s *Syncs) syncAll(asked [][]Unsynced) [][]error {
 		}
 	}
 	return answers
+}
+
+// isHonest tells whether a syncfs of f's file system makes durable what an fsync of each file would, and says so where it
+// cannot. It does not with FUSE, which passes it on to nobody, nor with an overlay, whose upper files fail unseen (both seen
+// on 6.18), and before Linux 5.17 errors of the file system's own part, such as a journal that was given up, were dropped.
+func (s *Syncs) isHonest(f *File) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	is, known := s.honest[f.dev]
+	if !known {
+		var st unix.Statfs_t
+		err := uninterrupted(func() error { return unix.Fstatfs(f.fd, &st) })
+		is = err == nil && syncfsTellsErrors() && (st.Type == unix.EXT4_SUPER_MAGIC || st.Type == unix.XFS_SUPER_MAGIC || st.Type == unix.BTRFS_SUPER_MAGIC)
+		s.honest[f.dev] = is
+	}
+	return is
+}
+
+// syncfsTellsErrors tells whether this is Linux 5.17 or later.
+var syncfsTellsErrors = sync.OnceValue(func() bool {
+	var u unix.Utsname
+	if unix.Uname(&u) != nil {
+		return false
+	}
+	return atLeast(unix.ByteSliceToString(u.Release[:]), 5, 17)
+})
+
+// atLeast compares a kernel's release, such as 6.1.0-13-amd64.
+func atLeast(release string, major, minor int) bool {
+	var a, b int
+	n, _ := fmt.Sscanf(release, "%d.%d", &a, &b)
+	return n == 2 && (a > major || a == major && b >= minor)
 }
 
 // noteFailure notes that a syncfs of the device has failed: what was open then may have lost bytes, and a second one would not say
@@ -196,7 +256,7 @@ func (s *Syncs) tells(oldest *File) bool {
 func fsyncEach(byInode map[uint64]*File) map[uint64]error {
 	var mu sync.Mutex
 	var wg sync.WaitGroup
-	failed := map[uint64]error{}
+	failed := make(map[uint64]error, len(byInode))
 	for ino, f := range byInode {
 		wg.Go(func() {
 			if err := fsync(f); err != nil {
@@ -210,7 +270,7 @@ func fsyncEach(byInode map[uint64]*File) map[uint64]error {
 	return failed
 }
 
-// syncfs makes the whole file system of f durable. Linux reports errors of writing from 5.8 on.
+// syncfs makes the whole file system of f durable.
 func syncfs(f *File) error {
 	for {
 		if err := unix.Syncfs(f.fd); err != unix.EINTR {

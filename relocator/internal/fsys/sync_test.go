@@ -66,31 +66,35 @@ func TestASharedSyncThatFailsFailsWhomItServesAndNobodyElse(t *testing.T) {
 // TestWhatASyncfsCannotMakeDurableItReports has a disk that takes no byte any more: a tiny file system in a file whose
 // own file system is full. No caller may be told that its file is safe.
 func TestWhatASyncfsCannotMakeDurableItReports(t *testing.T) {
-	full := brokenDisk(t)
-	fs := fsys.FS{Syncs: fsys.NewSyncs(true)}
-	root, _, err := fs.OpenRoot(fsys.OpenTier, full)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer root.Close()
-	var wg sync.WaitGroup
-	for i := range 8 {
-		wg.Go(func() {
-			f, err := fs.Create(fsys.CreateTemp, root, fmt.Sprint(i))
+	for name, on := range map[string]func(*testing.T) string{"ext4": func(t *testing.T) string { return brokenDisk(t) }, "an overlay over it": brokenOverlay} {
+		t.Run(name, func(t *testing.T) {
+			dir := on(t)
+			fs := fsys.FS{Syncs: fsys.NewSyncs(true)}
+			root, _, err := fs.OpenRoot(fsys.OpenTier, dir)
 			if err != nil {
-				return // refused at once: as good
+				t.Fatal(err)
 			}
-			defer f.Close()
-			data := make([]byte, 512<<10)
-			if _, err := fs.WriteAt(fsys.WriteTemp, f, data, 0); err != nil {
-				return
+			defer root.Close()
+			var wg sync.WaitGroup
+			for i := range 8 {
+				wg.Go(func() {
+					f, err := fs.Create(fsys.CreateTemp, root, fmt.Sprint(i))
+					if err != nil {
+						return // refused at once: as good
+					}
+					defer f.Close()
+					data := make([]byte, 512<<10)
+					if _, err := fs.WriteAt(fsys.WriteTemp, f, data, 0); err != nil {
+						return
+					}
+					if err := fs.Fsync(fsys.FsyncTemp, f); err == nil {
+						t.Errorf("file %d is said to be durable on a disk that takes nothing", i)
+					}
+				})
 			}
-			if err := fs.Fsync(fsys.FsyncTemp, f); err == nil {
-				t.Errorf("file %d is said to be durable on a disk that takes nothing", i)
-			}
+			wg.Wait()
 		})
 	}
-	wg.Wait()
 }
 
 func TestWhoseBytesASyncfsOfOthersHasLostIsToldAsWell(t *testing.T) {
@@ -120,30 +124,50 @@ func TestWhoseBytesASyncfsOfOthersHasLostIsToldAsWell(t *testing.T) {
 	}
 }
 
-// brokenDisk is a file system of 64 MiB whose disk has room for nothing but what is there at first.
-func brokenDisk(t *testing.T) string {
+func run(t *testing.T, name string, args ...string) {
+	t.Helper()
+	if out, err := exec.Command(name, args...).CombinedOutput(); err != nil {
+		t.Fatalf("%s %v: %v: %s(these tests must run as root, with the right to mount)", name, args, err, out)
+	}
+}
+
+func mount(t *testing.T, dir string, args ...string) {
+	t.Helper()
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	run(t, "mount", append(args, dir)...)
+	t.Cleanup(func() { run(t, "umount", dir) })
+}
+
+// brokenOverlay is an overlay whose upper layer is on a broken disk.
+func brokenOverlay(t *testing.T) string {
+	t.Helper()
+	base, upper := t.TempDir(), brokenDisk(t, "upper", "work")
+	merged, lower := filepath.Join(base, "merged"), filepath.Join(base, "lower")
+	if err := os.Mkdir(lower, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	mount(t, merged, "-t", "overlay", "-o", fmt.Sprintf("lowerdir=%s,upperdir=%s/upper,workdir=%[2]s/work", lower, upper), "none")
+	return merged
+}
+
+// brokenDisk is a file system of 64 MiB whose disk has room for nothing but what is there at first: folders.
+func brokenDisk(t *testing.T, folders ...string) string {
 	t.Helper()
 	base := t.TempDir()
-	run := func(name string, args ...string) {
-		t.Helper()
-		if out, err := exec.Command(name, args...).CombinedOutput(); err != nil {
-			t.Fatalf("%s %v: %v: %s(these tests must run as root, with the right to mount)", name, args, err, out)
-		}
-	}
-	mount := func(dir string, args ...string) {
-		t.Helper()
-		if err := os.Mkdir(dir, 0o755); err != nil {
+	small, disk := filepath.Join(base, "small"), filepath.Join(base, "disk")
+	mount(t, small, "-t", "tmpfs", "-o", "size=2m", "none")
+	image := filepath.Join(small, "image")
+	run(t, "truncate", "-s", "64M", image)
+	run(t, "mkfs.ext4", "-q", "-O", "^has_journal", image)
+	mount(t, disk, "-o", "loop", image)
+	for _, f := range folders {
+		if err := os.Mkdir(filepath.Join(disk, f), 0o755); err != nil {
 			t.Fatal(err)
 		}
-		run("mount", append(args, dir)...)
-		t.Cleanup(func() { run("umount", dir) })
 	}
-	small, disk := filepath.Join(base, "small"), filepath.Join(base, "disk")
-	mount(small, "-t", "tmpfs", "-o", "size=2m", "none")
-	image := filepath.Join(small, "image")
-	run("truncate", "-s", "64M", image)
-	run("mkfs.ext4", "-q", "-O", "^has_journal", image)
-	mount(disk, "-o", "loop", image)
+	unix.Sync()
 	if err := os.WriteFile(filepath.Join(small, "filler"), make([]byte, 2<<20), 0o644); !errors.Is(err, unix.ENOSPC) {
 		t.Fatalf("the disk's disk is not full: %v", err)
 	}

@@ -26,7 +26,8 @@ type Comparison struct {
 }
 
 // Compare is for just before a release. there is false where Named holds nothing of that name: then Old may be the
-// last copy. fault.Changed says that Old has bytes that are nowhere else: somebody changed it after it was copied.
+// last copy. fault.Changed says that Old has bytes that are nowhere else: one of the two was changed, or damaged, after the
+// copy was made.
 //
 // The common case reads no byte. Old and Named are one inode, or a copy, which got size and time of change of what
 // it was made from. A rewrite that puts the time of change back moves the inode's own (ctime), which nobody can set:
@@ -91,6 +92,10 @@ func (m *Mover) compare(ctx context.Context, c Comparison) (there bool, err erro
 	if err != nil {
 		return true, err
 	}
+	other, err := m.sumOf(ctx, fsys.ReadReleased, named, c.Alive)
+	if err != nil {
+		return true, err
+	}
 	after, err := m.list(ctx, old)
 	if err != nil {
 		return true, err
@@ -98,20 +103,17 @@ func (m *Mover) compare(ctx context.Context, c Comparison) (there bool, err erro
 	if !sameTree(before, after) {
 		return true, fault.New(fault.Busy, "compare", old.file.Path(), errors.New("it is being changed"))
 	}
-	if digest(sum) == c.Digest { // what was copied: whoever has changed the other one since has done so on purpose
+	if bytes.Equal(sum, other) {
 		return true, roots[0].Check(fsys.RecheckTier)
 	}
-	other, err := m.sumOf(ctx, fsys.ReadReleased, named, c.Alive)
-	if err != nil {
-		return true, err
+	what := fmt.Errorf("it was changed after it was copied, and is kept: it has sha256 %x, and %s, which the row names, %x",
+		sum, named.file.Path(), other)
+	if digest(sum) == c.Digest {
+		what = fmt.Errorf("it is as it was copied, sha256 %x, and is kept: %s, which the row names, is not any more, and has %x",
+			sum, named.file.Path(), other)
 	}
-	if !bytes.Equal(sum, other) {
-		return true, &fault.Error{Kind: fault.Changed, Op: "clear", Subject: old.file.Path(),
-			Err: fmt.Errorf("it was changed after it was copied, and is kept: it has sha256 %x, and %s, which the row names, %x",
-				sum, named.file.Path(), other),
-			Hint: "find out which of the two is right; remove this one, or put its bytes in the other's place; then retry"}
-	}
-	return true, roots[0].Check(fsys.RecheckTier)
+	return true, &fault.Error{Kind: fault.Changed, Op: "clear", Subject: old.file.Path(), Err: what,
+		Hint: "find out which of the two is right; remove this one, or put its bytes in the other's place; then retry"}
 }
 
 // list looks at a content, all the way down.

@@ -161,10 +161,25 @@ func TestWhatLooksChangedIsReadAndTheBytesDecide(t *testing.T) {
 			t.Errorf("%s: there %v, read %v, %v", name, there, read, err)
 		}
 	}
-	// Somebody has changed the row's own, not the old one: that has the bytes that were copied, which nobody wants.
-	write(t, to.Path+"/touched", random(10))
-	if there, _, err := compare(t, from, to, "touched", sha(data), true); !there || err != nil {
-		t.Errorf("the row's own was changed: there %v, %v", there, err)
+}
+
+func TestACopyMayNotGoWhereTheRowsOwnIsNotAsItWasCopiedAnyMore(t *testing.T) {
+	from, to := routes[1].tiers(t)
+	data := random(3 << 20)
+	for name, damage := range map[string]func(path string) error{
+		"cut":     func(path string) error { return os.Truncate(path, 0) },
+		"changed": func(path string) error { return os.WriteFile(path, random(10), 0o644) },
+		"flipped": func(path string) error { return os.WriteFile(path, append([]byte{^data[0]}, data[1:]...), 0o644) },
+	} {
+		write(t, from.Path+"/"+name, data)
+		mustMake(t, mover.New(mover.Options{}), request(from, to, name))
+		if err := damage(to.Path + "/" + name); err != nil {
+			t.Fatal(err)
+		}
+		there, _, err := compare(t, from, to, name, sha(data), true)
+		if !there || !fault.Is(err, fault.Changed) || !strings.Contains(err.Error(), "is as it was copied") {
+			t.Errorf("%s: there %v, %v", name, there, err)
+		}
 	}
 }
 

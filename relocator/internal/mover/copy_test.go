@@ -185,6 +185,24 @@ func TestAnFsyncThatFailsIsNeverRepeatedAndNothingIsPublished(t *testing.T) {
 	}
 }
 
+func TestASourceOfWhichNothingBadIsKnownIsBelievedAgainAfterASyncOfAllHasFailed(t *testing.T) {
+	for _, r := range routes {
+		from, to := r.tiers(t)
+		write(t, from.Path+"/x", random(10))
+		failing := true
+		m := mover.New(mover.Options{FS: fsys.FS{Hook: func(s fsys.Step, _ string) error {
+			if s == fsys.FsyncSource && failing {
+				return &fsys.SharedError{Err: unix.EIO}
+			}
+			return nil
+		}}})
+		_, err := m.Make(context.Background(), request(from, to, "x"))
+		wantKind(t, err, fault.Suspect, "whole file system")
+		failing = false
+		mustMake(t, m, request(from, to, "x"))
+	}
+}
+
 func TestACopyThatReadsBackDifferentlyIsNotPublished(t *testing.T) {
 	from, to := routes[2].tiers(t)
 	write(t, from.Path+"/x", random(2<<20))

@@ -39,8 +39,8 @@
 //	fsync-tree        the same, of a folder                                   Sweep
 //	recheck-source    the same, of bytes that did not change meanwhile        Sweep
 //	recheck-tier      the same                                                Sweep
-//	make-folder       an empty folder above the final name as well            the next attempt uses it; a release
-//	                                                                          of its last content removes it
+//	make-folder       an empty folder in tmp/ as well, or above the final     Sweep; or the next attempt uses it, and
+//	                  name, with its owner, mode and attributes               a release of its last content removes it
 //	publish           the copy under its name, perhaps not durable, and its   Sweep reports the stray: the releaser
 //	                  record in tmp/                                          clears it if no row names it by then;
 //	                                                                          the next attempt adopts it

@@ -339,7 +339,8 @@ func (m *Mover) fsyncFound(f *fsys.File, st *unix.Stat_t, sync func() error) err
 	if err == nil {
 		return nil
 	}
-	if at := new(fs.PathError); errors.As(err, &at) && at.Path == f.Path() { // not of a folder that was synced with it
+	var shared *fsys.SharedError                                                                         // by which others' bytes were lost
+	if at := new(fs.PathError); errors.As(err, &at) && at.Path == f.Path() && !errors.As(err, &shared) { // nor of its folder
 		m.mu.Lock()
 		m.distrusted[v] = true
 		m.mu.Unlock()

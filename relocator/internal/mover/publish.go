@@ -68,7 +68,12 @@ func (j *job) place(src *item, folder *fsys.File) error {
 		return err
 	}
 	defer attempt.Close()
-	return j.fs.RenameNew(fsys.Publish, attempt, treeName, folder, src.base)
+	tree, _, err := j.fs.OpenDir(fsys.Publish, attempt, treeName)
+	if err != nil {
+		return err
+	}
+	defer tree.Close()
+	return j.writable(fsys.Publish, tree, func() error { return j.fs.RenameNew(fsys.Publish, attempt, treeName, folder, src.base) })
 }
 
 func (j *job) swept(src *item) bool {
@@ -118,25 +123,68 @@ func (j *job) folders() ([]*fsys.File, error) {
 	return folders, nil
 }
 
+// folder makes a folder above the final name. It appears with its owner, mode and attributes: whoever finds one uses it as it
+// is.
 func (j *job) folder(dir *fsys.File, name, path string) (*fsys.File, error) {
+	temp := tempName(j.r.ID, j.r.EventID, j.r.Token+"-folder")
+	sub, err := j.folderLike(path, temp, dir, name)
+	if err == nil {
+		return sub, nil
+	}
+	_ = j.fs.RemoveAll(context.Background(), fsys.RemoveTemp, j.to.Tmp, temp) // or the sweep
+	if isAny(err, unix.EEXIST, unix.ENOTEMPTY) {                              // somebody else was faster
+		sub, _, err = j.fs.OpenDir(fsys.MakeFolder, dir, name)
+	}
+	return sub, err
+}
+
+func (j *job) folderLike(path, temp string, dir *fsys.File, name string) (*fsys.File, error) {
 	like, st, err := j.fs.OpenDir(fsys.OpenSource, j.from.Dir, path)
 	if err != nil {
 		return nil, err
 	}
 	defer like.Close()
-	mkdir := j.fs.Mkdir(fsys.MakeFolder, dir, name, st.Mode&0o777)
-	if mkdir != nil && !errors.Is(mkdir, unix.EEXIST) {
-		return nil, mkdir
+	if err := j.fs.Mkdir(fsys.MakeFolder, j.to.Tmp, temp, 0o700); err != nil {
+		return nil, err
 	}
-	sub, _, err := j.fs.OpenDir(fsys.MakeFolder, dir, name)
-	if err != nil || mkdir != nil {
-		return sub, err
+	sub, _, err := j.fs.OpenDir(fsys.MakeFolder, j.to.Tmp, temp)
+	if err != nil {
+		return nil, err
 	}
-	if err := j.metadata(sub, like, &st); err != nil {
+	if err = j.metadata(sub, like, &st); err == nil {
+		err = j.writable(fsys.MakeFolder, sub, func() error {
+			err := j.fs.RenameNew(fsys.MakeFolder, j.to.Tmp, temp, dir, name)
+			if isAny(err, unix.EINVAL, unix.ENOSYS, unix.EOPNOTSUPP) { // it replaces an empty folder at most
+				err = j.fs.Rename(fsys.MakeFolder, j.to.Tmp, temp, dir, name)
+			}
+			return err
+		})
+	}
+	if err != nil {
 		sub.Close()
 		return nil, err
 	}
 	return sub, nil
+}
+
+// writable calls rename while a folder's owner may write to it: who renames a folder into another must, unless it is root,
+// because the folder above is an entry of it.
+func (m *Mover) writable(step fsys.Step, folder *fsys.File, rename func() error) error {
+	st, err := m.fs.Stat(step, folder)
+	if err != nil || st.Mode&unix.S_IWUSR != 0 {
+		if err == nil {
+			err = rename()
+		}
+		return err
+	}
+	if err := m.fs.Chmod(step, folder, st.Mode|unix.S_IWUSR); err != nil {
+		return err
+	}
+	err = rename()
+	if cerr := m.fs.Chmod(step, folder, st.Mode); err == nil {
+		err = cerr
+	}
+	return err
 }
 
 // fsyncFolders goes all the way up: a folder that was there already may be another mover's, made a moment ago and
@@ -302,6 +350,7 @@ func (j *job) sameKids(ctx context.Context, n *node, a, b *fsys.File) error {
 			return err
 		}
 		n.kids = append(n.kids, k)
+		j.progress() // each may have waited for the disk
 	}
 	return nil
 }

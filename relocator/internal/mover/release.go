@@ -151,7 +151,7 @@ func (m *Mover) rename(ctx context.Context, r ReleaseRequest, root *tier.Root, n
 		return "", &fsys.KindError{Path: parent.At(base), Kind: fsys.Kind(&st)}
 	}
 	if err == nil {
-		err = m.fs.Rename(fsys.RenameReleased, parent, base, folder, copyName)
+		err = m.take(parent, base, &st, folder)
 	}
 	if errors.Is(err, unix.ENOENT) {
 		return m.goneOrAgain(root, name, parent, base)
@@ -161,6 +161,20 @@ func (m *Mover) rename(ctx context.Context, r ReleaseRequest, root *tier.Root, n
 			Hint: "an overlay cannot rename a folder of its lower layer: put the tier on a file system of its own, delete this copy"}
 	}
 	return Released, err
+}
+
+// take renames the copy into the attempt's folder.
+func (m *Mover) take(parent *fsys.File, base string, st *unix.Stat_t, folder *fsys.File) error {
+	rename := func() error { return m.fs.Rename(fsys.RenameReleased, parent, base, folder, copyName) }
+	if !fsys.IsDir(st) {
+		return rename()
+	}
+	dir, _, err := m.fs.OpenDir(fsys.RenameReleased, parent, base)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	return m.writable(fsys.RenameReleased, dir, rename)
 }
 
 // goneOrAgain tells why a rename found nothing: a mover has taken the attempt's folder, or only the copy is gone.
