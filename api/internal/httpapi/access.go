@@ -2,10 +2,12 @@ package httpapi
 
 import (
 	"fmt"
+	"net/http"
 
 	"github.com/labstack/echo/v4"
 
 	"github.com/tierflow/tierflow/api/internal/apikeys"
+	"github.com/tierflow/tierflow/shared/fault"
 )
 
 // scopes says what a key must have for each call. Health tells no more than a load balancer needs, and the dashboard is
@@ -53,7 +55,17 @@ func scopeOf(method, path string) apikeys.Scope {
 
 // guarded lets only those in who may call a handler.
 func (s *Server) guarded(scope apikeys.Scope, handle echo.HandlerFunc) echo.HandlerFunc {
-	if s.Guard == nil || scope == apikeys.None {
+	switch {
+	case scope == apikeys.None:
+		return handle
+	case s.Guard == nil && scope == apikeys.Operate:
+		return func(c echo.Context) error {
+			if err := sameOrigin.Check(c.Request()); err != nil {
+				return fault.New(apikeys.Forbidden, "", "", fmt.Errorf("a page of another site may not do this: %w", err))
+			}
+			return handle(c)
+		}
+	case s.Guard == nil:
 		return handle
 	}
 	return func(c echo.Context) error {
@@ -63,3 +75,7 @@ func (s *Server) guarded(scope apikeys.Scope, handle echo.HandlerFunc) echo.Hand
 		return handle(c)
 	}
 }
+
+// sameOrigin refuses what a browser sends for a page of another site. Without keys, everybody on this machine may operate
+// the service, and a page that somebody looks at here is no one. Programs say nothing of a site.
+var sameOrigin = http.NewCrossOriginProtection()

@@ -219,3 +219,34 @@ func TestWithoutAGuardEverybodyMayDoEverything(t *testing.T) {
 		}
 	}
 }
+
+func TestWithoutAGuardNoPageOfAnotherSiteMayOperateTheService(t *testing.T) {
+	s := newServer()
+	from := func(method, path string, header ...string) int {
+		r := httptest.NewRequest(method, "http://127.0.0.1:5000"+path, nil)
+		for i := 0; i < len(header); i += 2 {
+			r.Header.Set(header[i], header[i+1])
+		}
+		w := httptest.NewRecorder()
+		s.HTTP().Handler.ServeHTTP(w, r)
+		return w.Code
+	}
+	for _, c := range []struct {
+		what   string
+		header []string
+		may    bool
+	}{
+		{"a program", nil, true},
+		{"the dashboard", []string{"Sec-Fetch-Site", "same-origin", "Origin", "http://127.0.0.1:5000"}, true},
+		{"the dashboard in an old browser", []string{"Origin", "http://127.0.0.1:5000"}, true},
+		{"a page of another site", []string{"Sec-Fetch-Site", "cross-site", "Origin", "https://evil.example"}, false},
+		{"a page of another site in an old browser", []string{"Origin", "https://evil.example"}, false},
+	} {
+		if code := from("POST", "/v1/pause", c.header...); (code != http.StatusForbidden) != c.may {
+			t.Errorf("%s: %d", c.what, code)
+		}
+		if code := from("POST", "/post_sentence", c.header...); code == http.StatusForbidden { // counts may come from players
+			t.Errorf("%s may not post a count", c.what)
+		}
+	}
+}

@@ -11,6 +11,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/labstack/echo/v4"
 
@@ -272,6 +273,9 @@ func decode(r *http.Request, v any) error {
 	b, err := readBody(r, nil)
 	if err != nil {
 		return err
+	}
+	if !utf8.Valid(b) { // the decoder would put another name in its place
+		return malformed("the body is not UTF-8")
 	}
 	seen := map[string]bool{}
 	err = eachMember(b, func(name, _ []byte) error {

@@ -144,6 +144,14 @@ func (s *Server) onlyID(c echo.Context) (content.ID, error) {
 
 // answerContent answers with a content as MySQL and Redis have it now.
 func (s *Server) answerContent(c echo.Context, status int, id content.ID) error {
+	states, err := s.Reads.GetMany(c.Request().Context(), []content.ID{id})
+	if err != nil {
+		return err
+	}
+	return s.answerRow(c, status, id, states[0])
+}
+
+func (s *Server) answerRow(c echo.Context, status int, id content.ID, st *state.State) error {
 	ctx := c.Request().Context()
 	row, err := s.Catalog.Content(ctx, id)
 	if err != nil {
@@ -153,11 +161,7 @@ func (s *Server) answerContent(c echo.Context, status int, id content.ID) error 
 	if err != nil {
 		return err
 	}
-	states, err := s.Reads.GetMany(ctx, []content.ID{id})
-	if err != nil {
-		return err
-	}
-	return c.JSON(status, describe(row, p, states[0]))
+	return c.JSON(status, describe(row, p, st))
 }
 
 func (s *Server) createContent(c echo.Context) error {
@@ -192,11 +196,16 @@ func (s *Server) createContent(c echo.Context) error {
 		return err
 	}
 	c.Response().Header().Set("Location", "/v1/contents/"+id.String())
-	return s.answerContent(c, http.StatusCreated, id)
+	var st *state.State // one that an earlier content of this cid may have left
+	if states, err := s.Reads.GetMany(c.Request().Context(), []content.ID{id}); err == nil {
+		st = states[0]
+	} // else Redis is away: the content is registered all the same
+	return s.answerRow(c, http.StatusCreated, id, st)
 }
 
-// deleteContent forgets a content. While somebody moves it, its row must stay: without it nobody would know which of
-// the two copies is the content's.
+// deleteContent forgets a content. While somebody moves it, and until that is committed, its row must stay: without it
+// nobody would know which of the two copies is the content's, and the commit would go to whatever is registered under its
+// cid by then.
 func (s *Server) deleteContent(c echo.Context) error {
 	id, err := s.onlyID(c)
 	if err != nil {
@@ -210,6 +219,14 @@ func (s *Server) deleteContent(c echo.Context) error {
 	if holder != "" {
 		return fault.New(fault.Conflict, "forget content", id.String(),
 			fmt.Errorf("it is being worked on (%s): try again when that is over", holder))
+	}
+	st, ok, err := s.Reads.Get(ctx, id)
+	if err != nil {
+		return err
+	}
+	if ok && st.Status == state.Done && st.DBLevel != st.Target {
+		return fault.New(fault.Conflict, "forget content", id.String(),
+			fmt.Errorf("its move to %s is made and not committed yet: try again when that is over (or see GET /v1/dead)", st.Target))
 	}
 	if err := s.Registry.Forget(ctx, id); err != nil {
 		return err

@@ -29,7 +29,7 @@ var problems = map[fault.Kind]struct {
 }{
 	fault.Malformed:      {http.StatusBadRequest, "The request cannot be read"},
 	apikeys.Unauthorized: {http.StatusUnauthorized, "An API key is needed"},
-	apikeys.Forbidden:    {http.StatusForbidden, "The API key is not enough"},
+	apikeys.Forbidden:    {http.StatusForbidden, "Who asks may not do this"},
 	fault.Unknown:        {http.StatusNotFound, "There is no such thing"},
 	methodNotAllowed:     {http.StatusMethodNotAllowed, "This path does not take this method"},
 	fault.Conflict:       {http.StatusConflict, "Something else is in the way"},

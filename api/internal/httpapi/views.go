@@ -122,7 +122,7 @@ func (s *Server) postBatch(c echo.Context) error {
 	r.Reset(patient{c.Request().Body, http.NewResponseController(c.Response())})
 	b := &batch{server: s, batchAnswer: batchAnswer{Refused: []refusal{}}}
 	for {
-		if len(b.ids) == batchPart || !buffered(r) {
+		if len(b.ids) == batchPart || len(b.refused) >= batchPart || !buffered(r) {
 			if err := b.flush(c); err != nil {
 				return b.fail(c, err)
 			}
@@ -203,7 +203,7 @@ var errLine = errors.New("the line has more than 4096 bytes")
 
 func (b *batch) refuse(line int64, err error) {
 	b.RefusedTotal++
-	if len(b.Refused)+len(b.refused) < maxRefused+batchPart {
+	if len(b.Refused) < maxRefused { // the first ones of this part are not known before its end
 		b.refused = append(b.refused, refusal{line, problemType(fault.KindOf(err)), detail(err)})
 	}
 }

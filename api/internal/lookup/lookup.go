@@ -504,6 +504,9 @@ func (c *Cache) await(ctx context.Context) {
 		start := c.now()
 		p, err := c.catalog.Policy(pctx)
 		cancel()
+		if last := c.policy.Load(); fault.Is(err, fault.Unprocessable) && last != nil { // it answers: see fly
+			p, err = last.Policy, nil
+		}
 		if err == nil {
 			c.mu.Lock()
 			c.policy.Store(&policy{p, start})

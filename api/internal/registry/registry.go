@@ -47,6 +47,9 @@ func (r *Registry) Register(ctx context.Context, id content.ID, filename, level 
 		} else if err != nil {
 			return catalog.Wrap("register content", id.String(), err)
 		}
+		if level != "" && on != level { // as for Pin
+			return fault.New(fault.Unprocessable, "register content", id.String(), noLevel(level))
+		}
 		if err := r.free(ctx, conn, id, filename); err != nil {
 			return err
 		}
@@ -70,9 +73,10 @@ func (r *Registry) free(ctx context.Context, conn *sql.Conn, id content.ID, file
 			names = append(names, filename[:i])
 		}
 	}
-	// What lies below filename/ sorts from there to before the byte that follows the slash.
+	// What lies below filename/ sorts from there to before the byte that follows the slash. A shorter text is compared as if
+	// spaces followed, which come after control characters: hence the NUL, which is in no name.
 	args := append([]any{id}, names...)
-	args = append(args, filename+"/", filename+"0")
+	args = append(args, filename+"/\x00", filename+"0\x00")
 	var otherID content.ID
 	var other string
 	// Three selects and no OR: each takes its own index, however many contents there are.
@@ -107,8 +111,18 @@ func (r *Registry) Forget(ctx context.Context, id content.ID) error {
 // Pin holds a content on a level; "" lets it go. fault.Unknown where there is no such content, fault.Unprocessable
 // where there is no such level.
 func (r *Registry) Pin(ctx context.Context, id content.ID, level string) error {
-	res, err := r.db.ExecContext(ctx, "UPDATE contents SET pinned_level = NULLIF(?, '') WHERE cid = ?", level, id)
-	if catalog.Kind(err) == fault.Unprocessable {
+	if level != "" {
+		var name string
+		err := r.db.QueryRowContext(ctx, "SELECT content_level FROM `level` WHERE content_level = ?", level).Scan(&name)
+		switch {
+		case err != nil && !errors.Is(err, sql.ErrNoRows):
+			return catalog.Wrap("pin content", id.String(), err)
+		case name != level: // MySQL takes "gold " for gold, here and in the foreign key, and nobody else does
+			return fault.New(fault.Unprocessable, "pin content", id.String(), noLevel(level))
+		}
+	}
+	res, err := r.db.ExecContext(ctx, "UPDATE contents SET pinned_level = ? WHERE cid = ?", sql.NullString{String: level, Valid: level != ""}, id)
+	if catalog.Kind(err) == fault.Unprocessable { // it has gone since
 		return fault.New(fault.Unprocessable, "pin content", id.String(), noLevel(level))
 	}
 	return one(res, "pin content", id, err)

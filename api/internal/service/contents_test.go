@@ -2,6 +2,7 @@ package service_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -10,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/tierflow/tierflow/shared/state"
 	"github.com/tierflow/tierflow/shared/testserver"
 )
 
@@ -110,6 +112,13 @@ func TestAContentIsRegisteredShownAndForgotten(t *testing.T) {
 	a.redis.Set(t.Context(), a.keys.Lock(7), "relocating x", time.Minute)
 	a.wantProblem("DELETE", "/v1/contents/7", "", "", 409, "conflict", "relocating x")
 	a.redis.Del(t.Context(), a.keys.Lock(7))
+	// Its lock has expired, and the committer is still away.
+	emitted := state.State{ID: 7, Count: 1964, Target: "silver", DBLevel: "bronze", Filename: "a/g.mp4", Status: state.Done,
+		EventID: "0198c5f2-0000-7000-8000-000000000003", EntryID: "1-0", UpdatedAt: time.Now()}
+	a.redis.Set(t.Context(), a.keys.Content(7), emitted.JSON(), time.Minute)
+	a.wantProblem("DELETE", "/v1/contents/7", "", "", 409, "conflict", "its move to silver is made and not committed yet")
+	emitted.DBLevel = "silver"
+	a.redis.Set(t.Context(), a.keys.Content(7), emitted.JSON(), time.Minute)
 	a.want(204, "DELETE", "/v1/contents/7", "", nil)
 	a.wantProblem("DELETE", "/v1/contents/7", "", "", 404, "unknown-content", "7")
 	a.wantProblem("POST", "/post_sentence", form, "cid=7&count=1", 404, "unknown-content", "7")
@@ -122,6 +131,7 @@ func TestAContentIsRegisteredShownAndForgotten(t *testing.T) {
 
 func TestBadInputUnderV1IsRefused(t *testing.T) {
 	a := start(t, options{})
+	a.wantProblem("POST", "/v1/contents", jsonT, "{\"cid\":9,\"filename\":\"caf\xe9.mp4\"}", 400, "malformed", "UTF-8")
 	a.insert(7, "bronze", "dir/g.mp4")
 	long := strings.Repeat("x", 256)
 	for _, c := range []struct {
@@ -241,9 +251,14 @@ func TestOfNamesThatExcludeOneAnotherOneIsRegistered(t *testing.T) {
 		}
 	}
 	// Neighbours in the order of names are no conflict.
-	for i, name := range []string{"d0.mp4", "d0-x", "d00", "d", "D0"} {
-		a.want(201, "POST", "/v1/contents", fmt.Sprintf(`{"cid":%d,"filename":%q}`, 100+i, name), nil)
+	for i, name := range []string{"d0.mp4", "d0-x", "d00", "d", "D0", "d0\tx", "t/\tx", "u0\tx", "u"} {
+		body, err := json.Marshal(map[string]any{"cid": 100 + i, "filename": name})
+		if err != nil {
+			t.Fatal(err)
+		}
+		a.want(201, "POST", "/v1/contents", string(body), nil)
 	}
+	a.wantProblem("POST", "/v1/contents", jsonT, `{"cid":200,"filename":"t"}`, 409, "conflict", "would lie inside")
 }
 
 func TestAPinPostsTheLastCountAgain(t *testing.T) {
@@ -264,6 +279,11 @@ func TestAPinPostsTheLastCountAgain(t *testing.T) {
 	a.want(200, "DELETE", "/v1/contents/7/pin", "", &c)
 	if c.PinnedLevel != nil || c.State.Target != "bronze" || c.State.Status != "done" || c.State.Count != 6 {
 		t.Fatalf("%+v", c)
+	}
+	for _, level := range []string{"gold ", " ", "Gold"} { // what MySQL takes for another
+		a.wantProblem("PUT", "/v1/contents/7/pin", jsonT, fmt.Sprintf(`{"level":%q}`, level), 422, "unprocessable", fmt.Sprintf("no level %q", level))
+		a.wantProblem("POST", "/v1/contents", jsonT, fmt.Sprintf(`{"cid":9,"filename":"i","level":%q}`, level), 422, "unprocessable",
+			fmt.Sprintf("no level %q", level))
 	}
 	a.insert(8, "gold", "h.mp4")
 	a.exec("UPDATE contents SET view_count = 2500 WHERE cid = 8")

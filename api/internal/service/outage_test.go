@@ -84,6 +84,11 @@ func TestRedisAwayIsA503AndServiceAgainWhenItIsBack(t *testing.T) {
 	if status, body := a.do("GET", "/v1/contents/1/location", "", ""); status != 200 {
 		t.Fatalf("the location is MySQL's: %d %s", status, body)
 	}
+	var c contentView
+	a.want(201, "POST", "/v1/contents", `{"cid":2,"filename":"2.mp4"}`, &c) // MySQL's as well
+	if c.CID != 2 || c.State != nil {
+		t.Fatalf("%+v", c)
+	}
 	gate.Open()
 	testserver.Eventually(t, "service", 10*time.Second, func() error {
 		if status, body := a.post("cid=1&count=4"); status != 200 {
@@ -134,6 +139,24 @@ func TestMySQLAwayKnownContentsAreAcceptedAndUnknownOnesAreNot(t *testing.T) {
 	testserver.Eventually(t, "service", 10*time.Second, func() error {
 		if status, body := a.post("cid=2&count=1"); status != 200 {
 			return errors.New(body)
+		}
+		return nil
+	})
+}
+
+func TestMySQLIsBackAlthoughItsLevelsAreInvalid(t *testing.T) {
+	gate, dsn := testserver.MySQLGate(t, testserver.MySQL(t))
+	a := start(t, options{mysqlDSN: dsn})
+	a.insert(1, "bronze", "1.mp4")
+	a.insert(2, "bronze", "2.mp4")
+	a.post("cid=1&count=1")
+	a.exec("UPDATE `level` SET min_counts = 5 WHERE content_level = 'bronze'")
+	gate.Close()
+	a.wantProblem("POST", "/post_sentence", form, "cid=2&count=1", 503, "unavailable", "")
+	gate.Open()
+	testserver.Eventually(t, "service with the last valid levels", 10*time.Second, func() error {
+		if status, body := a.post("cid=2&count=1000"); status != 200 || !strings.Contains(body, `"silver"`) {
+			return fmt.Errorf("%d %s", status, body)
 		}
 		return nil
 	})

@@ -129,6 +129,11 @@ func TestABatchAcceptsWhatIsGoodAndNamesWhatIsNot(t *testing.T) {
 		got.Refused[999].Line != 1000 {
 		t.Fatalf("%d refused, %d named", got.RefusedTotal, len(got.Refused))
 	}
+	// The first line is known to be refused only when the part that it is in has been looked up.
+	if got := a.batch(strings.NewReader("{\"cid\":99,\"count\":1}\n" + strings.Repeat("x\n", 3000))); len(got.Refused) != 1000 ||
+		got.Refused[0].Line != 1 || got.Refused[999].Line != 1000 {
+		t.Fatalf("%d named, from line %d", len(got.Refused), got.Refused[0].Line)
+	}
 }
 
 func TestALongBatchKeepsTheOrderOfEachContent(t *testing.T) {
