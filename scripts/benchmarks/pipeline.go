@@ -18,7 +18,7 @@ import (
 
 var pipeline = Part{
 	Name:  "pipeline",
-	About: "from a post to its commit, and the most moves that 1, 2 and 4 relocators hold",
+	About: "from a post to its commit, the most moves that 1, 2 and 4 relocators hold, and counts that need no move",
 	Run:   runPipeline,
 }
 
@@ -49,6 +49,17 @@ func runPipeline(ctx context.Context, b *Bench) error {
 				return float64(n) / took.Seconds(), err
 			}},
 		})
+		if err == nil && relocators == 1 {
+			count := counts[at]
+			err = b.Compare(ctx, Case{
+				Figure: Figure{Name: "counts that need no move, by 1 relocator", Unit: "counts/s"},
+				Ours: Subject{Name: "from the post until the last is in its row", Measure: func(ctx context.Context) (float64, error) {
+					count++
+					took, err := t.postAll(ctx, count)
+					return float64(n) / took.Seconds(), err
+				}},
+			})
+		}
 		if err := errors.Join(err, t.stack.Stop()); err != nil {
 			return err
 		}

@@ -28,7 +28,7 @@ type tierflow struct {
 	redis *localserver.Redis
 	mysql *localserver.MySQL
 	files []stack.Sample
-	spent cost // of the last moveAll, a move
+	spent cost // of the last postAll, a count
 }
 
 func startTierflow(ctx context.Context, b *Bench, o stack.Options, files []stack.Sample) (*tierflow, error) {
@@ -72,13 +72,18 @@ func smallFiles(n int, level string) []stack.Sample {
 	return files
 }
 
-// moveAll posts a count for every file that calls for the level, in one call, and waits for the last release. It returns
-// the time from the call on, and checks everything: every file identical and in its one place, every row and every
-// history right.
+// moveAll posts a count for every file that calls for the level: see postAll.
 func (t *tierflow) moveAll(ctx context.Context, level string) (time.Duration, error) {
+	return t.postAll(ctx, counts[level])
+}
+
+// postAll posts a count for every file, in one call, and waits until all that comes of it is over, the last release included.
+// It returns the time from the call on, and checks everything: every file identical and in its one place, every row and every
+// history right.
+func (t *tierflow) postAll(ctx context.Context, count content.Count) (time.Duration, error) {
 	var lines strings.Builder
 	for _, f := range t.files {
-		fmt.Fprintf(&lines, "{\"cid\":%d,\"count\":%d}\n", f.ID, counts[level])
+		fmt.Fprintf(&lines, "{\"cid\":%d,\"count\":%d}\n", f.ID, count)
 	}
 	syscall.Sync() // what came before is not our work
 	m, err := startMeter(t.programs())
@@ -104,7 +109,7 @@ func (t *tierflow) moveAll(ctx context.Context, level string) (time.Duration, er
 	}
 	t.spent = costOf(used, len(t.files))
 	for _, f := range t.files {
-		t.stack.Posted(f.ID, counts[level])
+		t.stack.Posted(f.ID, count)
 	}
 	return took, t.stack.CheckSettled(ctx)
 }

@@ -9,12 +9,13 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/tierflow/tierflow/shared/content"
+	"github.com/tierflow/tierflow/shared/fault"
 	"github.com/tierflow/tierflow/shared/state"
 	"github.com/tierflow/tierflow/shared/stream"
 )
 
-// errLockLost is the cause with which a job's context ends when its lock is not ours any more.
-var errLockLost = errors.New("the lock is not ours any more")
+// errLockLost is the cause with which a job's context ends when its lock is not ours any more. It is no failed attempt.
+var errLockLost error = fault.New(fault.Lost, "hold the lock", "", errors.New("it is not ours any more"))
 
 // locks renews the locks of jobs.
 type locks struct {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"sync"
 	"time"
@@ -30,8 +31,8 @@ type Releaser struct {
 
 // NewReleaser makes a Releaser.
 func NewReleaser(o Options) *Releaser {
-	return &Releaser{o: o, rows: newRows(o.Catalog), locks: locks{o.Store, o.Lease, o.Log},
-		seen: sightings{of: map[string]sighting{}}}
+	return &Releaser{o: o, rows: newRows(o.Catalog, o.Store), locks: locks{o.Store, o.Lease, o.Log},
+		seen: sightings{of: map[sighted]*sighting{}, grace: o.Grace}}
 }
 
 // Handle is the handler of the consumer of `committed`.
@@ -101,7 +102,7 @@ func (r *Releaser) release(d *stream.Delivery) {
 		r.fail(d, log, err)
 		return
 	}
-	r.seen.forget(d.ID)
+	r.seen.forget(d)
 	if err := r.o.Store.Released(uctx, c.ID, token, d.ID); err != nil {
 		r.fail(d, log, err) // done again, and then there is nothing left to clear
 		return
@@ -132,7 +133,7 @@ func (r *Releaser) clear(ctx context.Context, d *stream.Delivery, c event.Commit
 		return err
 	}
 	if row.Level != level.Name {
-		if wait := r.o.Grace - r.seen.age(d.ID, c, row); wait > 0 {
+		if wait := r.o.Grace - r.seen.age(d, c, row); wait > 0 {
 			return &early{wait}
 		}
 	}
@@ -210,70 +211,105 @@ func (e *early) Error() string { return fmt.Sprintf("the grace is not over for %
 // a reader may have been led there a moment ago. So the grace must have passed since the last commit as well. Whose
 // commit that was, the row tells; when it was, only somebody's clock: hence it counts from when it was first seen.
 type sightings struct {
-	mu sync.Mutex
-	of map[string]sighting // by entry id
+	mu    sync.Mutex
+	of    map[sighted]*sighting
+	grace time.Duration
+	swept time.Time
 }
+
+// sighted is an entry of a stream: in two partitions ids may be the same.
+type sighted struct{ stream, id string }
 
 type sighting struct {
 	level   string
 	updated time.Time
 	at      time.Time
+	looked  time.Time // for the last time
 }
 
-// maxSightings bounds what is left of entries that others have settled; to lose a sighting costs one more grace.
+// maxSightings bounds memory. Where there are as many, others must wait until one of them has got through: if they took its
+// place, nobody would.
 const maxSightings = 10_000
 
 // age is for how long the row is known to be unchanged. Where the entry's own commit was the last one, the entry's age
 // says it.
-func (s *sightings) age(entryID string, c event.Committed, row catalog.Row) time.Duration {
+func (s *sightings) age(d *stream.Delivery, c event.Committed, row catalog.Row) time.Duration {
 	if c.Outcome == event.OutcomeCommitted && row.Updated.Equal(c.CommittedAt) {
 		return math.MaxInt64
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	was, ok := s.of[entryID]
-	if !ok || was.level != row.Level || !was.updated.Equal(row.Updated) {
+	key, now := sighted{d.Stream, d.ID}, time.Now()
+	was := s.of[key]
+	if was == nil {
 		if len(s.of) >= maxSightings {
-			clear(s.of)
+			s.sweep(now)
 		}
-		was = sighting{row.Level, row.Updated, time.Now()}
-		s.of[entryID] = was
+		if len(s.of) >= maxSightings {
+			return 0
+		}
+		was = &sighting{}
+		s.of[key] = was
 	}
-	return time.Since(was.at)
+	if was.level != row.Level || !was.updated.Equal(row.Updated) {
+		was.level, was.updated, was.at = row.Level, row.Updated, now
+	}
+	was.looked = now
+	return now.Sub(was.at)
 }
 
-func (s *sightings) forget(entryID string) {
+// sweep forgets what nobody has come for in a time in which every entry is handed out again: others have settled it.
+func (s *sightings) sweep(now time.Time) {
+	if now.Sub(s.swept) < time.Second {
+		return
+	}
+	s.swept = now
+	maps.DeleteFunc(s.of, func(_ sighted, was *sighting) bool { return now.Sub(was.looked) > 2*s.grace+15*time.Minute })
+}
+
+func (s *sightings) forget(d *stream.Delivery) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	delete(s.of, entryID)
+	delete(s.of, sighted{d.Stream, d.ID})
 }
 
 // clock knows how far the clocks of Redis' servers are from ours: entry ids are in their time, and the grace must not
 // shrink because two clocks differ. In a cluster each partition's server has its own.
 type clock struct {
 	mu sync.Mutex
-	of map[string]reading // by stream
+	of map[string]*reading // by stream
 }
 
 type reading struct {
+	mu     sync.Mutex // held while Redis is asked: a server that is away holds up no other's entries
 	offset time.Duration
 	asked  time.Time
 }
 
-func (c *clock) age(ctx context.Context, store *state.Store, key, entryID string) (time.Duration, error) {
+func (c *clock) reading(key string) *reading {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	r := c.of[key]
+	if r == nil {
+		r = &reading{}
+		if c.of == nil {
+			c.of = map[string]*reading{}
+		}
+		c.of[key] = r
+	}
+	return r
+}
+
+func (c *clock) age(ctx context.Context, store *state.Store, key, entryID string) (time.Duration, error) {
+	r := c.reading(key)
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	if time.Since(r.asked) > 10*time.Second {
 		now, err := store.Now(ctx, key)
 		if err != nil {
 			return 0, err
 		}
-		r = reading{time.Until(now), time.Now()}
-		if c.of == nil {
-			c.of = map[string]reading{}
-		}
-		c.of[key] = r
+		r.offset, r.asked = time.Until(now), time.Now()
 	}
 	added, err := stream.Added(entryID)
 	if err != nil {

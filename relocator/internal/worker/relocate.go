@@ -46,7 +46,7 @@ type Relocator struct {
 
 // NewRelocator makes a Relocator.
 func NewRelocator(o Options) *Relocator {
-	return &Relocator{o: o, rows: newRows(o.Catalog), locks: locks{o.Store, o.Lease, o.Log}}
+	return &Relocator{o: o, rows: newRows(o.Catalog, o.Store), locks: locks{o.Store, o.Lease, o.Log}}
 }
 
 // Handle is the handler of the consumer of `views`.
@@ -129,6 +129,9 @@ func (r *Relocator) move(ctx context.Context, d *stream.Delivery, view event.Vie
 	}
 	if to.Name == from.Name {
 		over() // none will
+		if err := r.rows.setCount(ctx, row, view.Count); err != nil {
+			return err
+		}
 		if err := r.o.Store.Settle(ctx, st, token); err != nil {
 			return err
 		}

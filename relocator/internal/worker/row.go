@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -12,20 +13,27 @@ import (
 	"github.com/tierflow/tierflow/shared/catalog"
 	"github.com/tierflow/tierflow/shared/content"
 	"github.com/tierflow/tierflow/shared/fault"
+	"github.com/tierflow/tierflow/shared/state"
 )
 
 const (
 	// rowsMost bounds how many rows one statement reads or raises.
 	rowsMost = 256
+	// countsMost is how many rows one statement gives their counts: the server finds a row's by going through the others'.
+	countsMost = 100
+	// looksMost bounds how often a count is written anew because newer ones come all the time: these have events of their own.
+	looksMost = 5
 	// rowsTimeout is for a statement whose callers have all given up.
 	rowsTimeout = 10 * time.Second
 )
 
-// rows looks contents up and raises generations. What is asked at the same time is one trip to MySQL, which begins
+// rows looks contents up, writes counts and raises generations. What is asked at the same time is one trip to MySQL, which begins
 // after it was asked.
 type rows struct {
 	catalog *catalog.Catalog
+	store   *state.Store
 	finds   *batch.Runner[content.ID, found]
+	counts  *batch.Runner[counted, error]
 	raises  *batch.Runner[raise, raised]
 }
 
@@ -34,6 +42,12 @@ type found struct {
 	row    catalog.Row
 	policy content.Policy
 	err    error
+}
+
+// counted asks to write the count of an event that needs no move. The row is the one that was looked up.
+type counted struct {
+	row   catalog.Row
+	count content.Count
 }
 
 // raise asks to begin the release of a content's copy on a level. The row is the one that was looked up.
@@ -45,13 +59,14 @@ type raise struct {
 // raised is its answer. The row is as the statement has locked it, its generation as it has left it.
 type raised struct {
 	begun bool
-	row   catalog.Row // only ID, Level, Filename, Updated, Generation and Digest
+	row   catalog.Row // only ID, Level, Filename, Updated, Generation, ViewCount and Digest
 	err   error
 }
 
-func newRows(c *catalog.Catalog) *rows {
-	r := &rows{catalog: c}
+func newRows(c *catalog.Catalog, s *state.Store) *rows {
+	r := &rows{catalog: c, store: s}
 	r.finds = batch.New(rowsMost, r.findAll)
+	r.counts = batch.New(rowsMost, r.countAll)
 	r.raises = batch.New(rowsMost, r.raiseAll)
 	return r
 }
@@ -115,6 +130,114 @@ func policy(ctx context.Context, c *catalog.Catalog) (content.Policy, error) {
 	return p, err
 }
 
+// setCount writes the count of an event that needs no move, as a commit does for one that does: the state has it too, but
+// expires. The row must be as it was looked up, and nobody may have it locked, because it must not hold up the others; else
+// the error is fault.Busy.
+func (r *rows) setCount(ctx context.Context, row catalog.Row, count content.Count) error {
+	if row.ViewCount == count {
+		return nil
+	}
+	failed, err := r.counts.Do(ctx, counted{row, count})
+	if err != nil {
+		return err
+	}
+	return failed
+}
+
+// countAll writes counts, and looks afterwards whether they still are the newest: who was paused for longer than the lock of
+// the content lasts may have written an old one over that of another worker. So the last to write has seen the newest event.
+func (r *rows) countAll(asked []counted) []error {
+	errs := r.writeCounts(asked)
+	var todo []counted
+	for i, a := range asked {
+		if errs[i] == nil {
+			todo = append(todo, a)
+		}
+	}
+	for n := 0; n < looksMost && len(todo) > 0; n++ {
+		newer, err := r.newerCounts(todo)
+		if err != nil {
+			for i, e := range errs {
+				if e == nil {
+					errs[i] = err
+				}
+			}
+			return errs
+		}
+		todo = todo[:0]
+		for i, err := range r.writeCounts(newer) {
+			if err == nil { // else somebody else is at it, who looks as well
+				todo = append(todo, newer[i])
+			}
+		}
+	}
+	return errs
+}
+
+// newerCounts returns those whose newest event has another count than the one that was written, with that.
+func (r *rows) newerCounts(written []counted) ([]counted, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), rowsTimeout)
+	defer cancel()
+	ids := make([]content.ID, len(written))
+	for i, w := range written {
+		ids[i] = w.row.ID
+	}
+	states, err := r.store.GetMany(ctx, ids)
+	if err != nil {
+		return nil, err
+	}
+	var newer []counted
+	for i, w := range written {
+		if st := states[i]; st != nil && st.Count != w.count {
+			w.row.ViewCount, w.count = w.count, st.Count
+			newer = append(newer, w)
+		}
+	}
+	return newer, nil
+}
+
+func (r *rows) writeCounts(asked []counted) []error {
+	errs := make([]error, len(asked))
+	if len(asked) == 0 {
+		return errs
+	}
+	ids := make([]any, len(asked))
+	for i, a := range asked {
+		ids[i] = int64(a.row.ID)
+	}
+	err := r.transact(ids, func(ctx context.Context, tx *sql.Tx, locked map[content.ID]catalog.Row) error {
+		var todo []counted
+		for i, a := range asked {
+			switch now, ok := locked[a.row.ID]; {
+			case !ok:
+				errs[i] = fault.New(fault.Busy, "write count", a.row.ID.String(), errLocked)
+			case now.Level != a.row.Level || now.ViewCount != a.row.ViewCount:
+				errs[i] = fault.New(fault.Busy, "write count", a.row.ID.String(), errChanged)
+			default:
+				todo = append(todo, a)
+				delete(locked, a.row.ID) // one of a content
+			}
+		}
+		for part := range slices.Chunk(todo, countsMost) {
+			var choices, ids []any
+			for _, a := range part {
+				choices, ids = append(choices, int64(a.row.ID), int64(a.count)), append(ids, int64(a.row.ID))
+			}
+			if _, err := tx.ExecContext(ctx, "UPDATE contents SET view_count = CASE cid"+strings.Repeat(" WHEN ? THEN ?", len(part))+
+				" END WHERE cid IN ("+marks(len(part))+")", append(choices, ids...)...); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		for i, a := range asked {
+			errs[i] = fault.New(catalog.Kind(err), "write count", a.row.ID.String(), err)
+		}
+	}
+	return errs
+}
+
 // beginRelease raises the generation of a row that does not name the level, which makes every older look-up stale.
 // false: the content lives there. The row must be the one that was looked up, because the grace has been counted for that
 // one, and nobody may have it locked, because it must not hold up the others; else the error is fault.Busy.
@@ -126,10 +249,36 @@ func (r *rows) beginRelease(ctx context.Context, row catalog.Row, level string) 
 	return a.begun, a.row, err
 }
 
+// raiseAll raises the rows that may be. One raise serves two releases of a content.
 func (r *rows) raiseAll(asked []raise) []raised {
-	ctx, cancel := context.WithTimeout(context.Background(), rowsTimeout)
-	defer cancel()
-	answers, err := r.transact(ctx, asked)
+	ids := make([]any, len(asked))
+	for i, a := range asked {
+		ids[i] = int64(a.row.ID)
+	}
+	answers := make([]raised, len(asked))
+	err := r.transact(ids, func(ctx context.Context, tx *sql.Tx, locked map[content.ID]catalog.Row) error {
+		var ids []any
+		for i, a := range asked {
+			now, ok := locked[a.row.ID]
+			answers[i].row = now
+			switch {
+			case !ok:
+				answers[i].err = fault.New(fault.Busy, "begin release", a.row.ID.String(), errLocked)
+			case now.Level == a.level: // it lives there
+			case !now.Updated.Equal(a.row.Updated):
+				answers[i].err = fault.New(fault.Busy, "begin release", a.row.ID.String(), errChanged)
+			default:
+				answers[i].begun = true
+				answers[i].row.Generation++
+				ids = append(ids, int64(a.row.ID))
+			}
+		}
+		if len(ids) == 0 {
+			return nil
+		}
+		_, err := tx.ExecContext(ctx, "UPDATE contents SET generation = generation + 1 WHERE cid IN ("+marks(len(ids))+")", ids...)
+		return err
+	})
 	if err != nil {
 		for i, a := range asked {
 			answers[i] = raised{err: fault.New(catalog.Kind(err), "begin release", a.row.ID.String(), err)}
@@ -138,42 +287,24 @@ func (r *rows) raiseAll(asked []raise) []raised {
 	return answers
 }
 
-// transact locks the rows, in the order of the primary key like all who lock more than one, and raises those that may
-// be. One raise serves two releases of a content.
-func (r *rows) transact(ctx context.Context, asked []raise) ([]raised, error) {
-	answers := make([]raised, len(asked))
+// transact calls fn in a transaction that has locked the rows, in the order of the primary key like all who lock more than
+// one. A row that somebody else has locked is not among them.
+func (r *rows) transact(ids []any, fn func(context.Context, *sql.Tx, map[content.ID]catalog.Row) error) error {
+	ctx, cancel := context.WithTimeout(context.Background(), rowsTimeout)
+	defer cancel()
 	tx, err := r.catalog.DB().BeginTx(ctx, nil)
 	if err != nil {
-		return answers, err
+		return err
 	}
 	defer func() { _ = tx.Rollback() }() // does nothing after Commit; what it could say, the first error has said
-	locked, err := lock(ctx, tx, asked)
+	locked, err := lock(ctx, tx, ids)
 	if err != nil {
-		return answers, err
+		return err
 	}
-	var ids []any
-	for i, a := range asked {
-		now, ok := locked[a.row.ID]
-		answers[i].row = now
-		switch {
-		case !ok:
-			answers[i].err = fault.New(fault.Busy, "begin release", a.row.ID.String(), errLocked)
-		case now.Level == a.level: // it lives there
-		case !now.Updated.Equal(a.row.Updated):
-			answers[i].err = fault.New(fault.Busy, "begin release", a.row.ID.String(), errChanged)
-		default:
-			answers[i].begun = true
-			answers[i].row.Generation++
-			ids = append(ids, int64(a.row.ID))
-		}
+	if err := fn(ctx, tx, locked); err != nil {
+		return err
 	}
-	if len(ids) > 0 {
-		_, err := tx.ExecContext(ctx, "UPDATE contents SET generation = generation + 1 WHERE cid IN ("+marks(len(ids))+")", ids...)
-		if err != nil {
-			return answers, err
-		}
-	}
-	return answers, tx.Commit()
+	return tx.Commit()
 }
 
 var (
@@ -181,21 +312,17 @@ var (
 	errChanged = errors.New("the row has just changed")
 )
 
-func lock(ctx context.Context, tx *sql.Tx, asked []raise) (map[content.ID]catalog.Row, error) {
-	ids := make([]any, len(asked))
-	for i, a := range asked {
-		ids[i] = int64(a.row.ID)
-	}
-	rows, err := tx.QueryContext(ctx, "SELECT cid, content_level, filename, update_time, generation, digest FROM contents"+
+func lock(ctx context.Context, tx *sql.Tx, ids []any) (map[content.ID]catalog.Row, error) {
+	rows, err := tx.QueryContext(ctx, "SELECT cid, content_level, filename, update_time, generation, view_count, digest FROM contents"+
 		" WHERE cid IN ("+marks(len(ids))+") ORDER BY cid FOR UPDATE SKIP LOCKED", ids...)
 	if err != nil {
 		return nil, err
 	}
 	defer rows.Close()
-	locked := make(map[content.ID]catalog.Row, len(asked))
+	locked := make(map[content.ID]catalog.Row, len(ids))
 	for rows.Next() {
 		var row catalog.Row
-		if err := rows.Scan(&row.ID, &row.Level, &row.Filename, &row.Updated, &row.Generation, &row.Digest); err != nil {
+		if err := rows.Scan(&row.ID, &row.Level, &row.Filename, &row.Updated, &row.Generation, &row.ViewCount, &row.Digest); err != nil {
 			return nil, err
 		}
 		locked[row.ID] = row

@@ -6,13 +6,17 @@ import (
 	"encoding/hex"
 	"fmt"
 	"os"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 
 	"github.com/tierflow/tierflow/relocator/internal/fsys"
 	"github.com/tierflow/tierflow/relocator/internal/mover"
 	"github.com/tierflow/tierflow/relocator/internal/worker"
+	"github.com/tierflow/tierflow/shared/catalog"
+	"github.com/tierflow/tierflow/shared/content"
 	"github.com/tierflow/tierflow/shared/state"
 	"github.com/tierflow/tierflow/shared/stream"
 )
@@ -74,6 +78,93 @@ func TestAnEventWhoseContentLiesRightIsSettledWithoutAMove(t *testing.T) {
 	if n := w.rdb.XLen(t.Context(), w.store.Keys().Relocated()).Val(); n != 0 {
 		t.Errorf("%d relocations", n)
 	}
+}
+
+func TestACountThatNeedsNoMoveIsInTheRowWhenItsStateHasExpired(t *testing.T) {
+	w := newWorld(t)
+	w.content(1, "a")
+	w.content(2, "b")
+	w.exec("UPDATE contents SET pinned_level = 'bronze', view_count = 7 WHERE cid = 2")
+	before := map[int]catalog.Row{1: w.row(1), 2: w.row(2)}
+	w.relocator("r1")
+	w.post(1, 12)
+	w.post(2, 5000)
+	w.settled()
+	for id, count := range map[int]content.Count{1: 12, 2: 5000} {
+		want := before[id]
+		want.ViewCount = count
+		if got := w.row(id); got != want {
+			t.Errorf("%+v, not %+v", got, want)
+		}
+	}
+	w.post(1, 0)
+	w.settled()
+	if n := w.row(1).ViewCount; n != 0 {
+		t.Errorf("count %d after 0 was posted", n)
+	}
+}
+
+// TestARowThatSomebodyHasLockedHoldsUpNoOthersCount has one row in the hands of an operator's transaction.
+func TestARowThatSomebodyHasLockedHoldsUpNoOthersCount(t *testing.T) {
+	w := newWorld(t)
+	const n = 20
+	for id := 1; id <= n; id++ {
+		w.content(id, fmt.Sprintf("f%d", id))
+	}
+	tx, err := w.cat.DB().BeginTx(t.Context(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = tx.Rollback() }()
+	if _, err := tx.Exec("UPDATE contents SET view_count = 1 WHERE cid = 7"); err != nil {
+		t.Fatal(err)
+	}
+	for id := 1; id <= n; id++ {
+		w.post(id, 100+id)
+	}
+	w.relocator("r1")
+	w.eventually("only the locked one is left", func() error {
+		p, err := w.rdb.XPending(t.Context(), w.store.Keys().Views(), state.GroupRelocator).Result()
+		if err == nil && (p.Count != 1 || w.row(n).ViewCount != 100+n) {
+			err = fmt.Errorf("%d entries are pending", p.Count)
+		}
+		return err
+	})
+	if err := tx.Commit(); err != nil {
+		t.Fatal(err)
+	}
+	w.settled()
+	for id := 1; id <= n; id++ {
+		if got := w.row(id).ViewCount; got != content.Count(100+id) {
+			t.Errorf("content %d: count %d", id, got)
+		}
+	}
+}
+
+// TestALostLockIsNoFailedAttempt has the lock vanish, as a failover may have it, while a move goes on.
+func TestALostLockIsNoFailedAttempt(t *testing.T) {
+	w := newWorld(t)
+	w.attempts = 1
+	body := w.content(1, "a")
+	var once sync.Once
+	w.fs.Hook = func(step fsys.Step, _ string) error {
+		if step == fsys.WriteTemp {
+			once.Do(func() {
+				if n := w.rdb.Del(context.Background(), w.store.Keys().Lock(1)).Val(); n != 1 {
+					t.Errorf("%d locks", n)
+				}
+				time.Sleep(minIdle / 2) // some renewals
+			})
+		}
+		return nil
+	}
+	w.relocator("r1")
+	w.releaser("r1")
+	w.committer()
+	w.post(1, 5000)
+	w.settled()
+	w.lies(1, "gold", body)
+	w.dead(0)
 }
 
 func TestAnEarlierEventNeverUndoesALaterOne(t *testing.T) {

@@ -48,9 +48,10 @@ type world struct {
 	fs    fsys.FS
 	grace time.Duration
 
-	limiter *rate.Limiter
-	tiers   *worker.Tiers // of all its workers
-	log     *zap.Logger
+	attempts int64 // MAX_ATTEMPTS
+	limiter  *rate.Limiter
+	tiers    *worker.Tiers // of all its workers
+	log      *zap.Logger
 }
 
 func newWorld(t *testing.T) *world {
@@ -81,7 +82,7 @@ func newWorldOn(t *testing.T, gold string) *world {
 	if _, err := cat.Migrate(ctx); err != nil {
 		t.Fatal(err)
 	}
-	w := &world{t: t, rdb: rdb, cat: cat, roots: map[string]string{}, log: zap.NewNop()}
+	w := &world{t: t, rdb: rdb, cat: cat, roots: map[string]string{}, attempts: 3, log: zap.NewNop()}
 	if testing.Verbose() {
 		w.log = zaptest.NewLogger(t)
 	}
@@ -103,6 +104,15 @@ func (w *world) exec(q string, args ...any) {
 	if _, err := w.cat.DB().ExecContext(context.Background(), q, args...); err != nil {
 		w.t.Fatal(err)
 	}
+}
+
+func (w *world) row(id int) catalog.Row {
+	w.t.Helper()
+	row, err := w.cat.Content(context.Background(), content.ID(id))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return row
 }
 
 // content makes a content on bronze with bytes of its own.
@@ -152,7 +162,7 @@ func (w *world) options(name string) worker.Options {
 		w.tiers = worker.NewTiers(metrics, w.log)
 	}
 	return worker.Options{
-		Store: w.store, Catalog: w.cat, Mover: mover.New(mover.Options{FS: w.fs, Limiter: w.limiter}), WorkerID: name, MaxAttempts: 3,
+		Store: w.store, Catalog: w.cat, Mover: mover.New(mover.Options{FS: w.fs, Limiter: w.limiter}), WorkerID: name, MaxAttempts: w.attempts,
 		Lease: minIdle, Grace: w.grace, Trouble: func() {}, Tiers: w.tiers, Metrics: metrics,
 		Log: w.log.Named(name),
 	}

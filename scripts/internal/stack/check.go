@@ -20,7 +20,7 @@ import (
 
 // CheckSettled waits until nothing is on its way any more, and then checks everything that must be true of a Tierflow
 // at rest: every content that was added lies at the level that its last count (or its pin) calls for, with its
-// bytes, and nowhere else; row, state and history say so too; nothing is left on the tiers that no row names;
+// bytes, and nowhere else, and its row has that count; row, state and history say so too; nothing is left on the tiers that no row names;
 // nothing is dead. The error names everything that is wrong.
 func (s *Stack) CheckSettled(ctx context.Context) error {
 	err := poll(ctx, func() error {
@@ -181,6 +181,9 @@ func (c *check) expected(e expected, row catalog.Row, digest string) {
 	}
 	if row.Level != want {
 		c.problem("content %s: it is on %s; its last count, %s, calls for %s", row.ID, row.Level, e.count, want)
+	}
+	if e.posted && row.ViewCount != e.count {
+		c.problem("content %s: its row has the count %s, the last was %s", row.ID, row.ViewCount, e.count)
 	}
 	if digest != e.digest {
 		c.problem("content %s: its bytes on %s are not those it had at first", row.ID, row.Level)
