@@ -400,6 +400,23 @@ func TestTheSchemaAndTheServicesStatementsWork(t *testing.T) {
 		equal(t, "the time, to the microsecond", updated, now)
 	})
 
+	t.Run("a name is compared with those below it, and with none beside it", func(t *testing.T) {
+		exec(t, db, "INSERT INTO contents (cid, content_level, filename) VALUES (20, 'bronze', 'show10'), (21, 'bronze', 'show1/\tx'), (22, 'bronze', 'show10\tx')")
+		equal(t, "below show1", value(t, db, "SELECT GROUP_CONCAT(cid) FROM contents WHERE filename >= ? AND filename < ? AND filename <> ?",
+			"show1/\x00", "show10\x00", "show10"), "21")
+	})
+
+	t.Run("a count is written into rows that are locked", func(t *testing.T) {
+		tx, err := db.BeginTx(t.Context(), &sql.TxOptions{Isolation: sql.LevelReadCommitted})
+		must(t, err)
+		defer tx.Rollback()
+		equal(t, "rows", value(t, tx, "SELECT cid FROM contents WHERE cid IN (?) ORDER BY cid FOR UPDATE SKIP LOCKED", 20), "20")
+		equal(t, "rows changed", exec(t, tx, "UPDATE contents SET view_count = CASE cid WHEN ? THEN ? WHEN ? THEN ? END WHERE cid IN (?, ?)",
+			20, 5, 21, 6, 20, 21), 2)
+		must(t, tx.Commit())
+		equal(t, "counts", value(t, db, "SELECT GROUP_CONCAT(view_count ORDER BY cid) FROM contents WHERE cid IN (20, 21)"), "5,6")
+	})
+
 	t.Run("a release takes a row that lives elsewhere only", func(t *testing.T) {
 		release := "UPDATE contents SET generation = generation + 1 WHERE cid = ? AND content_level <> ?"
 		equal(t, "lives there", exec(t, db, release, 7, "silver"), 0)

@@ -81,7 +81,8 @@ func (v view) content(body []byte) error {
 		if c.State != nil {
 			t.row("newest count", fmt.Sprintf("%d, calls for %s, %s, %s", c.State.Count, c.State.Target, c.State.Status, c.State.UpdatedAt))
 		}
-		t.row("at the last move", fmt.Sprintf("count %d, %d bytes, %s", c.ViewCount, c.SizeBytes, c.Digest))
+		t.row("last settled count", c.ViewCount)
+		t.row("last copy", fmt.Sprintf("%d bytes, %s", c.SizeBytes, c.Digest))
 		t.row("generation", c.Generation)
 		t.row("registered", c.GenerateTime)
 		t.row("moved", c.UpdateTime)

@@ -45,7 +45,7 @@ func NewView(row *catalog.Row, p content.Policy, count content.Count) event.View
 	}
 }
 
-// Again posts a content's last count once more: the newest event's, else that of its last relocation. A count that
+// Again posts a content's last count once more: the newest event's, else that of its row. A count that
 // is posted meanwhile goes first and is then the one that is repeated.
 func (a *Appraiser) Again(ctx context.Context, row catalog.Row, p content.Policy) (event.View, error) {
 	for range 10 {

@@ -73,16 +73,17 @@ func (r *Registry) free(ctx context.Context, conn *sql.Conn, id content.ID, file
 			names = append(names, filename[:i])
 		}
 	}
-	// What lies below filename/ sorts from there to before the byte that follows the slash. A shorter text is compared as if
-	// spaces followed, which come after control characters: hence the NUL, which is in no name.
+	// What lies below filename/ sorts from there to before the byte that follows the slash. MySQL compares a shorter text as if
+	// spaces followed, which come after control characters: hence the NUL, which is in no name. Other servers do not.
+	next := filename + "0"
 	args := append([]any{id}, names...)
-	args = append(args, filename+"/\x00", filename+"0\x00")
+	args = append(args, filename+"/\x00", next+"\x00", next)
 	var otherID content.ID
 	var other string
 	// Three selects and no OR: each takes its own index, however many contents there are.
 	err := conn.QueryRowContext(ctx, "SELECT cid, filename FROM contents WHERE cid = ? "+
 		"UNION ALL SELECT cid, filename FROM contents WHERE filename IN (?"+strings.Repeat(", ?", len(names)-1)+") "+
-		"UNION ALL SELECT cid, filename FROM contents WHERE filename >= ? AND filename < ? LIMIT 1",
+		"UNION ALL SELECT cid, filename FROM contents WHERE filename >= ? AND filename < ? AND filename <> ? LIMIT 1",
 		args...).Scan(&otherID, &other)
 	conflict := func(format string, a ...any) error {
 		return fault.New(fault.Conflict, "register content", id.String(), fmt.Errorf(format, a...))

@@ -209,14 +209,19 @@ func (s *Syncs) syncAll(asked [][]Unsynced) [][]error {
 // on 6.18), and before Linux 5.17 errors of the file system's own part, such as a journal that was given up, were dropped.
 func (s *Syncs) isHonest(f *File) bool {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	is, known := s.honest[f.dev]
-	if !known {
-		var st unix.Statfs_t
-		err := uninterrupted(func() error { return unix.Fstatfs(f.fd, &st) })
-		is = err == nil && syncfsTellsErrors() && (st.Type == unix.EXT4_SUPER_MAGIC || st.Type == unix.XFS_SUPER_MAGIC || st.Type == unix.BTRFS_SUPER_MAGIC)
-		s.honest[f.dev] = is
+	s.mu.Unlock()
+	if known {
+		return is
 	}
+	var st unix.Statfs_t
+	if err := uninterrupted(func() error { return unix.Fstatfs(f.fd, &st) }); err != nil { // it may hang: nobody else waits for it
+		return false
+	}
+	is = syncfsTellsErrors() && (st.Type == unix.EXT4_SUPER_MAGIC || st.Type == unix.XFS_SUPER_MAGIC || st.Type == unix.BTRFS_SUPER_MAGIC)
+	s.mu.Lock()
+	s.honest[f.dev] = is
+	s.mu.Unlock()
 	return is
 }
 

@@ -199,6 +199,7 @@ func (r *Releaser) fail(d *stream.Delivery, log *zap.Logger, err error) {
 
 func (r *Releaser) bury(d *stream.Delivery, err error, reason string) {
 	r.o.bury(d, state.GroupReleaser, "release", reason, err)
+	r.seen.forget(d)
 }
 
 // early says that the grace is not over yet.

@@ -23,6 +23,7 @@ const (
 	countsMost = 100
 	// looksMost bounds how often a count is written anew because newer ones come all the time: these have events of their own.
 	looksMost = 5
+	lookAgain = 10 * time.Millisecond
 	// rowsTimeout is for a statement whose callers have all given up.
 	rowsTimeout = 10 * time.Second
 )
@@ -145,37 +146,29 @@ func (r *rows) setCount(ctx context.Context, row catalog.Row, count content.Coun
 }
 
 // countAll writes counts, and looks afterwards whether they still are the newest: who was paused for longer than the lock of
-// the content lasts may have written an old one over that of another worker. So the last to write has seen the newest event.
+// the content lasts may have written an old one over that of another worker. So the last to write has seen the newest event,
+// unless it is killed between the two.
 func (r *rows) countAll(asked []counted) []error {
 	errs := r.writeCounts(asked)
-	var todo []counted
+	var written []counted
 	for i, a := range asked {
 		if errs[i] == nil {
-			todo = append(todo, a)
+			a.row.ViewCount = a.count
+			written = append(written, a)
 		}
 	}
-	for n := 0; n < looksMost && len(todo) > 0; n++ {
-		newer, err := r.newerCounts(todo)
-		if err != nil {
-			for i, e := range errs {
-				if e == nil {
-					errs[i] = err
-				}
-			}
-			return errs
+	for look := 0; look < looksMost && len(written) > 0; look++ {
+		if look > 0 {
+			time.Sleep(lookAgain)
 		}
-		todo = todo[:0]
-		for i, err := range r.writeCounts(newer) {
-			if err == nil { // else somebody else is at it, who looks as well
-				todo = append(todo, newer[i])
-			}
-		}
+		written = r.correct(written)
 	}
 	return errs
 }
 
-// newerCounts returns those whose newest event has another count than the one that was written, with that.
-func (r *rows) newerCounts(written []counted) ([]counted, error) {
+// correct looks at the newest events of contents whose counts were written, writes those that are others, and returns what is
+// to be looked at once more.
+func (r *rows) correct(written []counted) (again []counted) {
 	ctx, cancel := context.WithTimeout(context.Background(), rowsTimeout)
 	defer cancel()
 	ids := make([]content.ID, len(written))
@@ -184,16 +177,26 @@ func (r *rows) newerCounts(written []counted) ([]counted, error) {
 	}
 	states, err := r.store.GetMany(ctx, ids)
 	if err != nil {
-		return nil, err
+		return written
 	}
 	var newer []counted
 	for i, w := range written {
-		if st := states[i]; st != nil && st.Count != w.count {
-			w.row.ViewCount, w.count = w.count, st.Count
+		if st := states[i]; st != nil && st.Count != w.row.ViewCount {
+			w.count = st.Count
 			newer = append(newer, w)
 		}
 	}
-	return newer, nil
+	for i, err := range r.writeCounts(newer) {
+		w := newer[i]
+		switch {
+		case err == nil:
+			w.row.ViewCount = w.count
+		case errors.Is(err, errChanged): // another worker has written, and looks as well
+			continue
+		}
+		again = append(again, w)
+	}
+	return again
 }
 
 func (r *rows) writeCounts(asked []counted) []error {
