@@ -2,6 +2,7 @@ package state_test
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -205,6 +206,7 @@ func TestWithoutRedisEveryCallSaysUnavailable(t *testing.T) {
 		"Unlock":      func() error { return s.Unlock(ctx, 7, "t") },
 		"Released":    func() error { return s.Released(ctx, 7, "t", "1-0") },
 		"Holder":      func() error { _, err := s.Holder(ctx, 7); return err },
+		"Holders":     func() error { _, err := s.Holders(ctx, []content.ID{7}); return err },
 		"Bury":        func() error { _, err := s.Bury(ctx, "g", "c", nil, event.Failure{SourceStream: "x:views"}); return err },
 		"RetryView":   func() error { _, err := s.RetryView(ctx, "1-0", "1-0", v); return err },
 		"Retry":       func() error { _, err := s.Retry(ctx, "x:dead", "1-0", "x", v.Fields()); return err },
@@ -223,5 +225,19 @@ func TestWithoutRedisEveryCallSaysUnavailable(t *testing.T) {
 		if err := call(); !fault.Is(err, fault.Unavailable) {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+}
+
+func TestTheHoldersOfManyContentsAreReadOnOneTrip(t *testing.T) {
+	w := newWorld(t)
+	ids := []content.ID{7, 8, 9}
+	for _, id := range []content.ID{7, 9} {
+		_, err := w.Lock(t.Context(), id, state.NewReleaseToken("me", id.String()))
+		w.must(err)
+	}
+	got, err := w.Holders(t.Context(), ids)
+	w.must(err)
+	if want := []state.Token{"releasing me 7", "", "releasing me 9"}; !slices.Equal(got, want) {
+		t.Errorf("%q, not %q", got, want)
 	}
 }

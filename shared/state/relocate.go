@@ -141,6 +141,19 @@ func (s *Store) Holder(ctx context.Context, id content.ID) (Token, error) {
 	return Token(v), nil
 }
 
+// Holders is Holder of many contents, on one trip.
+func (s *Store) Holders(ctx context.Context, ids []content.ID) ([]Token, error) {
+	texts, err := s.texts(ctx, ids, s.keys.Lock)
+	if err != nil {
+		return nil, unavailable("read locks", "", err)
+	}
+	tokens := make([]Token, len(ids))
+	for i, text := range texts {
+		tokens[i] = Token(text)
+	}
+	return tokens, nil
+}
+
 // Progress of a move in flight.
 type Progress struct {
 	EventID    string

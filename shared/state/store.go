@@ -59,8 +59,23 @@ func (s *Store) Get(ctx context.Context, id content.ID) (st State, ok bool, err 
 // GetMany reads the states of many contents on one trip, nil for each that Get has none for.
 func (s *Store) GetMany(ctx context.Context, ids []content.ID) ([]*State, error) {
 	states := make([]*State, len(ids))
+	texts, err := s.texts(ctx, ids, s.keys.Content)
+	if err != nil {
+		return nil, unavailable("read states", "", err)
+	}
+	for i, text := range texts {
+		if st, err := Parse(text); err == nil {
+			states[i] = &st
+		}
+	}
+	return states, nil
+}
+
+// texts reads a key of each content on one trip; "" where there is none.
+func (s *Store) texts(ctx context.Context, ids []content.ID, key func(content.ID) string) ([]string, error) {
+	texts := make([]string, len(ids))
 	if len(ids) == 0 {
-		return states, nil
+		return texts, nil
 	}
 	// One MGET for each partition: those of another would be in another slot.
 	of := make([][]int, s.keys.Partitions())
@@ -77,7 +92,7 @@ func (s *Store) GetMany(ctx context.Context, ids []content.ID) ([]*State, error)
 			}
 			keys := make([]string, len(of))
 			for j, i := range of {
-				keys[j] = s.keys.Content(ids[i])
+				keys[j] = key(ids[i])
 			}
 			cmds[p] = pipe.MGet(ctx, keys...)
 		}
@@ -89,19 +104,13 @@ func (s *Store) GetMany(ctx context.Context, ids []content.ID) ([]*State, error)
 		}
 		values, err := cmds[p].Result()
 		if err != nil {
-			return nil, unavailable("read states", "", err)
+			return nil, err
 		}
 		for j, v := range values {
-			text, ok := v.(string)
-			if !ok {
-				continue
-			}
-			if st, err := Parse(text); err == nil {
-				states[of[j]] = &st
-			}
+			texts[of[j]], _ = v.(string)
 		}
 	}
-	return states, nil
+	return texts, nil
 }
 
 // Forget deletes the state of a content that is no more.

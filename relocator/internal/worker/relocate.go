@@ -129,7 +129,7 @@ func (r *Relocator) move(ctx context.Context, d *stream.Delivery, view event.Vie
 	}
 	if to.Name == from.Name {
 		over() // none will
-		if err := r.rows.setCount(ctx, row, view.Count); err != nil {
+		if err := r.rows.setCount(ctx, row, view.Count, token); err != nil {
 			return err
 		}
 		if err := r.o.Store.Settle(ctx, st, token); err != nil {

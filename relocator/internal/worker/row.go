@@ -21,7 +21,7 @@ const (
 	rowsMost = 256
 	// countsMost is how many rows one statement gives their counts: the server finds a row's by going through the others'.
 	countsMost = 100
-	// looksMost bounds how often a count is written anew because newer ones come all the time: these have events of their own.
+	// looksMost bounds how often a count is written anew, because newer ones may come all the time.
 	looksMost = 5
 	lookAgain = 10 * time.Millisecond
 	// rowsTimeout is for a statement whose callers have all given up.
@@ -45,10 +45,12 @@ type found struct {
 	err    error
 }
 
-// counted asks to write the count of an event that needs no move. The row is the one that was looked up.
+// counted asks to write the count of an event that needs no move. The row is the one that was looked up, the token that of the
+// content's lock.
 type counted struct {
 	row   catalog.Row
 	count content.Count
+	token state.Token
 }
 
 // raise asks to begin the release of a content's copy on a level. The row is the one that was looked up.
@@ -134,20 +136,20 @@ func policy(ctx context.Context, c *catalog.Catalog) (content.Policy, error) {
 // setCount writes the count of an event that needs no move, as a commit does for one that does: the state has it too, but
 // expires. The row must be as it was looked up, and nobody may have it locked, because it must not hold up the others; else
 // the error is fault.Busy.
-func (r *rows) setCount(ctx context.Context, row catalog.Row, count content.Count) error {
+func (r *rows) setCount(ctx context.Context, row catalog.Row, count content.Count, token state.Token) error {
 	if row.ViewCount == count {
 		return nil
 	}
-	failed, err := r.counts.Do(ctx, counted{row, count})
+	failed, err := r.counts.Do(ctx, counted{row, count, token})
 	if err != nil {
 		return err
 	}
 	return failed
 }
 
-// countAll writes counts, and looks afterwards whether they still are the newest: who was paused for longer than the lock of
-// the content lasts may have written an old one over that of another worker. So the last to write has seen the newest event,
-// unless it is killed between the two.
+// countAll writes counts, and looks afterwards whether the contents' locks still are those they were written under. While a
+// lock lasts, newer events of its content come later. Who was paused for longer may have written an old count over that of
+// another worker: it writes the newest one instead.
 func (r *rows) countAll(asked []counted) []error {
 	errs := r.writeCounts(asked)
 	var written []counted
@@ -157,25 +159,34 @@ func (r *rows) countAll(asked []counted) []error {
 			written = append(written, a)
 		}
 	}
-	for look := 0; look < looksMost && len(written) > 0; look++ {
+	lost := r.lost(written)
+	for look := 0; look < looksMost && len(lost) > 0; look++ {
 		if look > 0 {
 			time.Sleep(lookAgain)
 		}
-		written = r.correct(written)
+		lost = r.correct(lost)
 	}
 	return errs
 }
 
-// correct looks at the newest events of contents whose counts were written, writes those that are others, and returns what is
-// to be looked at once more.
+// lost returns those whose lock is not theirs any more, as far as anybody knows.
+func (r *rows) lost(written []counted) (lost []counted) {
+	ctx, cancel := context.WithTimeout(context.Background(), rowsTimeout)
+	defer cancel()
+	holders, err := r.store.Holders(ctx, idsOf(written))
+	for i, w := range written {
+		if err != nil || holders[i] != w.token {
+			lost = append(lost, w)
+		}
+	}
+	return lost
+}
+
+// correct writes the counts of the newest events where they are others, and returns what is to be looked at once more.
 func (r *rows) correct(written []counted) (again []counted) {
 	ctx, cancel := context.WithTimeout(context.Background(), rowsTimeout)
 	defer cancel()
-	ids := make([]content.ID, len(written))
-	for i, w := range written {
-		ids[i] = w.row.ID
-	}
-	states, err := r.store.GetMany(ctx, ids)
+	states, err := r.store.GetMany(ctx, idsOf(written))
 	if err != nil {
 		return written
 	}
@@ -197,6 +208,14 @@ func (r *rows) correct(written []counted) (again []counted) {
 		again = append(again, w)
 	}
 	return again
+}
+
+func idsOf(cs []counted) []content.ID {
+	ids := make([]content.ID, len(cs))
+	for i, c := range cs {
+		ids[i] = c.row.ID
+	}
+	return ids
 }
 
 func (r *rows) writeCounts(asked []counted) []error {
