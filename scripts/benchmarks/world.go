@@ -20,6 +20,7 @@ import (
 	"github.com/tierflow/tierflow/scripts/internal/stack"
 	"github.com/tierflow/tierflow/shared/content"
 	"github.com/tierflow/tierflow/shared/event"
+	"github.com/tierflow/tierflow/shared/policy"
 	"github.com/tierflow/tierflow/shared/state"
 )
 
@@ -219,14 +220,14 @@ func (w *world) fillTier(ctx context.Context) error {
 	return nil
 }
 
-func (w *world) level(ctx context.Context, name string) (content.Level, error) {
-	policy, err := w.stack.Catalog.Policy(ctx)
+func (w *world) level(ctx context.Context, name string) (policy.Level, error) {
+	levels, err := w.stack.Catalog.Policy(ctx)
 	if err != nil {
-		return content.Level{}, err
+		return policy.Level{}, err
 	}
-	level, ok := policy.Level(name)
+	level, ok := levels.Level(name)
 	if !ok {
-		return content.Level{}, fmt.Errorf("there is no level %s", name)
+		return policy.Level{}, fmt.Errorf("there is no level %s", name)
 	}
 	return level, nil
 }

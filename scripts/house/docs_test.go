@@ -60,7 +60,7 @@ func TestTheDocsCheckFindsWhatDoesNotExist(t *testing.T) {
 		"[a](docs/design.md#words)", "[a](https://example.org)", "`TIERFLOW_MIN_IDLE`", "`TIERFLOW_TEST_REDIS_URL`",
 		"```\n$ ./scripts/quickstart --once\n```", "`committer migrate`", "`api serve`", "`relocator verify --repair`", "`--once`",
 		"`GET /v1/contents/{cid}`", "`/post_sentence`", "`shared/fault`", "`shared/fault/`", "`github.com/redis/go-redis/v9`",
-		"`state.Store`", "`state.Store.Emit`", "`state.Keys.Views`", "`content.Level.TierID`", "`update_history`",
+		"`state.Store`", "`state.Store.Emit`", "`state.Keys.Views`", "`policy.Level.TierID`", "`update_history`",
 		"`redis-cli XRANGE tierflow:views - +`", "`level.path`", "`tierflow:views`", "`(cid, count)`",
 	} {
 		if problems := d.check("README.md", right); len(problems) > 0 {

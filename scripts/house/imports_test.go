@@ -29,6 +29,8 @@ var rules = []struct {
 	{name: "domain values know only the standard library and one another",
 		of: []string{"shared/content", "shared/event", "shared/fault"}, never: []string{"..."},
 		but: []string{"std", "shared/content", "shared/fault"}, deep: true},
+	{name: "the policy is pure",
+		of: []string{"shared/policy"}, never: []string{"..."}, but: []string{"std"}},
 	{name: "state knows the domain, Redis, how calls share a trip and how streams order their ids",
 		of: []string{"shared/state"}, never: []string{module + "..."},
 		but: []string{"shared/batch", "shared/content", "shared/event", "shared/fault", "shared/stream"}},

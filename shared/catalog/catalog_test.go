@@ -16,6 +16,7 @@ import (
 	"github.com/tierflow/tierflow/shared/catalog"
 	"github.com/tierflow/tierflow/shared/content"
 	"github.com/tierflow/tierflow/shared/fault"
+	"github.com/tierflow/tierflow/shared/policy"
 	"github.com/tierflow/tierflow/shared/testserver"
 )
 
@@ -264,10 +265,10 @@ func TestTheFirstPolicyIsTheOriginals(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := []content.Level{
+	want := []policy.Level{
 		{Name: "bronze", Min: 0, Max: 999, Path: "/srv/tierflow/bronze"},
 		{Name: "silver", Min: 1000, Max: 1999, Path: "/srv/tierflow/silver"},
-		{Name: "gold", Min: 2000, Max: content.Open, Path: "/srv/tierflow/gold"},
+		{Name: "gold", Min: 2000, Max: policy.Open, Path: "/srv/tierflow/gold"},
 	}
 	if !slices.Equal(p.Levels(), want) {
 		t.Fatalf("got %+v", p.Levels())

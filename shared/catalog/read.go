@@ -9,6 +9,7 @@ import (
 
 	"github.com/tierflow/tierflow/shared/content"
 	"github.com/tierflow/tierflow/shared/fault"
+	"github.com/tierflow/tierflow/shared/policy"
 )
 
 // pageSize is how many rows one statement reads where a caller may want any number.
@@ -26,6 +27,12 @@ type Row struct {
 	SizeBytes  int64
 	Digest     string // "sha256:<hex>" of the last copy, "" where none was made
 	Pinned     string // the level it is held on, "" for none
+}
+
+// Item is what the policy needs to know of the row, with its newest count, which an event or the state may know better
+// than the row.
+func (r Row) Item(count content.Count) policy.Item {
+	return policy.Item{Level: r.Level, Count: int64(count), Pin: r.Pinned}
 }
 
 // History is a row of update_history: one committed relocation.
@@ -176,23 +183,23 @@ func (c *Catalog) History(ctx context.Context, id content.ID, before int64, limi
 }
 
 // Levels reads the level table as it is, ascending by Min; it need not be a valid policy.
-func (c *Catalog) Levels(ctx context.Context) ([]content.Level, error) {
+func (c *Catalog) Levels(ctx context.Context) ([]policy.Level, error) {
 	const op, subject = "read", "the level table"
 	rows, err := c.db.QueryContext(ctx, "SELECT content_level, "+levelColumns+" FROM `level` ORDER BY min_counts, content_level")
 	if err != nil {
 		return nil, Wrap(op, subject, err)
 	}
 	defer rows.Close()
-	var levels []content.Level
+	var levels []policy.Level
 	for rows.Next() {
-		var l content.Level
+		var l policy.Level
 		var top sql.NullInt64
 		if err := rows.Scan(&l.Name, &l.Min, &top, &l.Path, &l.TierID); err != nil {
 			return nil, Wrap(op, subject, err)
 		}
-		l.Max = content.Open
+		l.Max = policy.Open
 		if top.Valid {
-			l.Max = content.Count(top.Int64)
+			l.Max = top.Int64
 		}
 		levels = append(levels, l)
 	}
@@ -201,14 +208,14 @@ func (c *Catalog) Levels(ctx context.Context) ([]content.Level, error) {
 
 // Policy reads the level table and validates it as a whole; where it is invalid, the error is
 // fault.Unprocessable and names every problem.
-func (c *Catalog) Policy(ctx context.Context) (content.Policy, error) {
+func (c *Catalog) Policy(ctx context.Context) (policy.Policy, error) {
 	levels, err := c.Levels(ctx)
 	if err != nil {
-		return content.Policy{}, err
+		return policy.Policy{}, err
 	}
-	p, err := content.NewPolicy(levels)
+	p, err := policy.New(levels)
 	if err != nil {
-		return content.Policy{}, &fault.Error{Kind: fault.Unprocessable, Op: "use", Subject: "the level table", Err: err,
+		return policy.Policy{}, &fault.Error{Kind: fault.Unprocessable, Op: "use", Subject: "the level table", Err: err,
 			Hint: "correct it with PUT /v1/levels or in SQL"}
 	}
 	return p, nil

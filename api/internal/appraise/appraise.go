@@ -10,12 +10,12 @@ import (
 	"github.com/google/uuid"
 	"go.uber.org/zap"
 
-	"github.com/tierflow/tierflow/api/internal/lookup"
 	"github.com/tierflow/tierflow/api/internal/registry"
 	"github.com/tierflow/tierflow/shared/catalog"
 	"github.com/tierflow/tierflow/shared/content"
 	"github.com/tierflow/tierflow/shared/event"
 	"github.com/tierflow/tierflow/shared/fault"
+	"github.com/tierflow/tierflow/shared/policy"
 	"github.com/tierflow/tierflow/shared/state"
 )
 
@@ -38,16 +38,17 @@ type Appraiser struct {
 func New(o Options) *Appraiser { return &Appraiser{Options: o, kick: make(chan struct{}, 1)} }
 
 // NewView makes the view event of a count, now, with a new id.
-func NewView(row *catalog.Row, p content.Policy, count content.Count) event.View {
+func NewView(row *catalog.Row, p policy.Policy, count content.Count) event.View {
+	now := time.Now()
 	return event.View{
-		EventID: uuid.Must(uuid.NewV7()).String(), ID: row.ID, Count: count, Target: lookup.Target(*row, p, count),
-		DBLevel: row.Level, Filename: row.Filename, PostedAt: time.Now(),
+		EventID: uuid.Must(uuid.NewV7()).String(), ID: row.ID, Count: count, Target: p.Decide(row.Item(count), now).Target,
+		DBLevel: row.Level, Filename: row.Filename, PostedAt: now,
 	}
 }
 
 // Again posts a content's last count once more: the newest event's, else that of its row. A count that
 // is posted meanwhile goes first and is then the one that is repeated.
-func (a *Appraiser) Again(ctx context.Context, row catalog.Row, p content.Policy) (event.View, error) {
+func (a *Appraiser) Again(ctx context.Context, row catalog.Row, p policy.Policy) (event.View, error) {
 	for range 10 {
 		st, ok, err := a.Store.Get(ctx, row.ID)
 		if err != nil {
@@ -141,7 +142,7 @@ func (a *Appraiser) all(ctx context.Context, c registry.Change) error {
 	}
 }
 
-func (a *Appraiser) page(ctx context.Context, before []content.Level, after content.ID) (posted int, rows []catalog.Row, err error) {
+func (a *Appraiser) page(ctx context.Context, before []policy.Level, after content.ID) (posted int, rows []catalog.Row, err error) {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
 	p, err := a.Catalog.Policy(ctx)
@@ -174,12 +175,12 @@ func (a *Appraiser) page(ctx context.Context, before []content.Level, after cont
 
 // concerns tells whether a content does not lie, and is not about to, where the new levels want it. One that was never
 // counted may have been put anywhere on purpose: it is left alone unless the change is about the count 0.
-func concerns(row catalog.Row, st *state.State, before []content.Level, p content.Policy) bool {
+func concerns(row catalog.Row, st *state.State, before []policy.Level, p policy.Policy) bool {
 	count, counted := row.ViewCount, row.ViewCount > 0 || row.Generation > 0
 	if st != nil {
 		count, counted = st.Count, true
 	}
-	target := lookup.Target(row, p, count)
+	target := p.Decide(row.Item(count), time.Now()).Target
 	if st != nil && (st.Status == state.Update || st.Target != row.Level) {
 		return st.Target != target // it is on its way somewhere
 	}
@@ -190,7 +191,7 @@ func concerns(row catalog.Row, st *state.State, before []content.Level, p conten
 		return true
 	}
 	for _, l := range before {
-		if l.Min <= count && count <= l.Max {
+		if l.Holds(int64(count)) {
 			return l.Name != target
 		}
 	}

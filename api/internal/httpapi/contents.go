@@ -15,6 +15,7 @@ import (
 	"github.com/tierflow/tierflow/shared/content"
 	"github.com/tierflow/tierflow/shared/event"
 	"github.com/tierflow/tierflow/shared/fault"
+	"github.com/tierflow/tierflow/shared/policy"
 	"github.com/tierflow/tierflow/shared/state"
 )
 
@@ -51,7 +52,7 @@ type locationAnswer struct {
 	Generation int64  `json:"generation"`
 }
 
-func describe(row catalog.Row, p content.Policy, st *state.State) contentAnswer {
+func describe(row catalog.Row, p policy.Policy, st *state.State) contentAnswer {
 	a := contentAnswer{
 		CID: row.ID, Level: row.Level, Filename: row.Filename, Generation: row.Generation, ViewCount: row.ViewCount,
 		SizeBytes: row.SizeBytes, Digest: row.Digest, PinnedLevel: orNull(row.Pinned),

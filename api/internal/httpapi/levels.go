@@ -10,17 +10,17 @@ import (
 
 	"github.com/labstack/echo/v4"
 
-	"github.com/tierflow/tierflow/shared/content"
 	"github.com/tierflow/tierflow/shared/fault"
+	"github.com/tierflow/tierflow/shared/policy"
 )
 
 type levelAnswer struct {
-	Level    string         `json:"level"`
-	MinCount content.Count  `json:"min_counts"`
-	MaxCount *content.Count `json:"max_counts"` // null: no upper end
-	Path     string         `json:"path"`
-	TierID   string         `json:"tier_id"`
-	Contents *int64         `json:"contents"` // null where counting would take too long
+	Level    string `json:"level"`
+	MinCount int64  `json:"min_counts"`
+	MaxCount *int64 `json:"max_counts"` // null: no upper end
+	Path     string `json:"path"`
+	TierID   string `json:"tier_id"`
+	Contents *int64 `json:"contents"` // null where counting would take too long
 }
 
 type levelsAnswer struct {
@@ -44,7 +44,7 @@ func (s *Server) answerLevels(c echo.Context) error {
 	list := levelsAnswer{Levels: []levelAnswer{}}
 	for _, l := range levels {
 		a := levelAnswer{Level: l.Name, MinCount: l.Min, Path: l.Path, TierID: l.TierID}
-		if l.Max != content.Open {
+		if l.Max != policy.Open {
 			a.MaxCount = &l.Max
 		}
 		if counts != nil {
@@ -98,36 +98,33 @@ func (s *Server) putLevels(c echo.Context) error {
 	}
 	var in struct {
 		Levels []struct {
-			Level    *string        `json:"level"`
-			MinCount *content.Count `json:"min_counts"`
-			MaxCount *content.Count `json:"max_counts"`
-			Path     *string        `json:"path"`
-			TierID   string         `json:"tier_id"`  // ignored, so that what GET answers can be sent back
-			Contents *int64         `json:"contents"` // the same
+			Level    *string `json:"level"`
+			MinCount *int64  `json:"min_counts"`
+			MaxCount *int64  `json:"max_counts"`
+			Path     *string `json:"path"`
+			TierID   string  `json:"tier_id"`  // ignored, so that what GET answers can be sent back
+			Contents *int64  `json:"contents"` // the same
 		} `json:"levels"`
 	}
 	if err := decode(c.Request(), &in); err != nil {
 		return err
 	}
-	var levels []content.Level
+	var levels []policy.Level
 	var errs []error
 	for i, l := range in.Levels {
 		if l.Level == nil || l.MinCount == nil || l.Path == nil {
 			return malformed("levels[%d]: level, min_counts and path must be given; max_counts only where there is an upper end", i)
 		}
-		level := content.Level{Name: *l.Level, Min: *l.MinCount, Max: content.Open, Path: *l.Path}
+		level := policy.Level{Name: *l.Level, Min: *l.MinCount, Max: policy.Open, Path: *l.Path}
 		if l.MaxCount != nil {
 			level.Max = *l.MaxCount
-		}
-		if level.Min < 0 {
-			errs = append(errs, fmt.Errorf("level %q: its lowest count %d is negative", level.Name, level.Min))
 		}
 		if len(level.Path) > maxPath {
 			errs = append(errs, fmt.Errorf("level %q: its path has more than %d bytes", level.Name, maxPath))
 		}
 		levels = append(levels, level)
 	}
-	p, err := content.NewPolicy(levels)
+	p, err := policy.New(levels)
 	if err = errors.Join(append(errs, err)...); err != nil {
 		return fault.New(fault.Unprocessable, "", "", err)
 	}

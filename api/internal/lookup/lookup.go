@@ -17,6 +17,7 @@ import (
 	"github.com/tierflow/tierflow/shared/catalog"
 	"github.com/tierflow/tierflow/shared/content"
 	"github.com/tierflow/tierflow/shared/fault"
+	"github.com/tierflow/tierflow/shared/policy"
 )
 
 const (
@@ -45,7 +46,7 @@ const (
 // Catalog is what lookup needs of catalog.Catalog.
 type Catalog interface {
 	Placements(ctx context.Context, ids []content.ID, fn func(catalog.Row)) error
-	Policy(ctx context.Context) (content.Policy, error)
+	Policy(ctx context.Context) (policy.Policy, error)
 }
 
 // Options of a Cache.
@@ -61,7 +62,7 @@ type Cache struct {
 	catalog Catalog
 	log     *zap.Logger
 	rows    *otter.Cache[content.ID, *entry]
-	policy  atomic.Pointer[policy]
+	policy  atomic.Pointer[levels]
 	down    atomic.Bool // MySQL does not answer: do not ask, do not wait
 	begin   time.Time
 	kick    chan struct{}
@@ -94,8 +95,8 @@ func (e *entry) nextMost(age time.Duration) int {
 	}
 }
 
-type policy struct {
-	content.Policy
+type levels struct {
+	policy.Policy
 	read int64
 }
 
@@ -119,18 +120,7 @@ func newTrip() *trip {
 // Found is a content and the levels, as they were read at most a second ago, or, while MySQL is away, before that.
 type Found struct {
 	Row    *catalog.Row // only ID, Level, Filename and Pinned; must not be changed
-	Policy content.Policy
-}
-
-// Target is the content's level for a count: its pin, else the level whose range holds the count.
-func (f Found) Target(c content.Count) string { return Target(*f.Row, f.Policy, c) }
-
-// Target is the level that a row's count calls for: its pin, else the level whose range holds the count.
-func Target(row catalog.Row, p content.Policy, c content.Count) string {
-	if row.Pinned != "" {
-		return row.Pinned
-	}
-	return p.Target(c).Name
+	Policy policy.Policy
 }
 
 // New makes a Cache.
@@ -222,7 +212,7 @@ func (c *Cache) Fresh(ctx context.Context, id content.ID) (Found, error) {
 }
 
 // Policy returns the levels, at most a second old, or older ones while MySQL is away.
-func (c *Cache) Policy(ctx context.Context) (content.Policy, error) {
+func (c *Cache) Policy(ctx context.Context) (policy.Policy, error) {
 	p := c.policy.Load()
 	var err error
 	if p == nil || p.read <= c.now()-int64(fresh) {
@@ -233,7 +223,7 @@ func (c *Cache) Policy(ctx context.Context) (content.Policy, error) {
 		p = c.policy.Load()
 	}
 	if p == nil {
-		return content.Policy{}, err
+		return policy.Policy{}, err
 	}
 	return p.Policy, nil
 }
@@ -258,7 +248,7 @@ func (c *Cache) InvalidatePolicy() {
 		c.flying.stale = true
 	}
 	if p := c.policy.Load(); p != nil {
-		c.policy.Store(&policy{p.Policy, expired})
+		c.policy.Store(&levels{p.Policy, expired})
 	}
 }
 
@@ -423,13 +413,13 @@ func (c *Cache) fly(ctx context.Context, t *trip) error {
 		got, err := c.catalog.Policy(ctx)
 		switch {
 		case err == nil:
-			c.setPolicy(t, &policy{got, start})
+			c.setPolicy(t, &levels{got, start})
 		case fault.KindOf(err) != fault.Unprocessable || p == nil:
 			return unavailable(err)
 		default:
 			// Somebody has made the table invalid by SQL: the last valid levels serve until it is corrected.
 			c.log.Warn("the level table is invalid: the last valid levels serve", zap.Error(err))
-			c.setPolicy(t, &policy{p.Policy, start})
+			c.setPolicy(t, &levels{p.Policy, start})
 		}
 	}
 	if len(t.ids) == 0 {
@@ -471,7 +461,7 @@ func (c *Cache) fly(ctx context.Context, t *trip) error {
 	return nil
 }
 
-func (c *Cache) setPolicy(t *trip, p *policy) {
+func (c *Cache) setPolicy(t *trip, p *levels) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if t.stale {
@@ -509,7 +499,7 @@ func (c *Cache) await(ctx context.Context) {
 		}
 		if err == nil {
 			c.mu.Lock()
-			c.policy.Store(&policy{p, start})
+			c.policy.Store(&levels{p, start})
 			c.mu.Unlock()
 			c.down.Store(false)
 			c.log.Info("MySQL answers again")

@@ -15,6 +15,7 @@ import (
 	"github.com/tierflow/tierflow/shared/catalog"
 	"github.com/tierflow/tierflow/shared/content"
 	"github.com/tierflow/tierflow/shared/fault"
+	"github.com/tierflow/tierflow/shared/policy"
 	"github.com/tierflow/tierflow/shared/testserver"
 )
 
@@ -39,7 +40,7 @@ func (c *counted) Placements(ctx context.Context, ids []content.ID, fn func(cata
 	return err
 }
 
-func (c *counted) Policy(ctx context.Context) (content.Policy, error) {
+func (c *counted) Policy(ctx context.Context) (policy.Policy, error) {
 	c.levels.Add(1)
 	return c.Catalog.Policy(ctx)
 }
@@ -77,7 +78,7 @@ func TestManyRequestsShareFewQueries(t *testing.T) {
 	for i := range 500 {
 		wg.Go(func() {
 			f, err := cache.Find(t.Context(), content.ID(i%50+1))
-			if err != nil || f.Row.ID != content.ID(i%50+1) || f.Target(1500) != "silver" {
+			if err != nil || f.Row.ID != content.ID(i%50+1) || f.Policy.Decide(f.Row.Item(1500), time.Now()).Target != "silver" {
 				t.Error(f, err)
 			}
 		})

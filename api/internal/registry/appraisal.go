@@ -11,27 +11,28 @@ import (
 
 	"github.com/tierflow/tierflow/shared/catalog"
 	"github.com/tierflow/tierflow/shared/content"
+	"github.com/tierflow/tierflow/shared/policy"
 )
 
 // Change is a change of the levels whose contents are still to be looked at again. It stands in MySQL, written together
 // with the levels, until that is done: no crash loses it, and any api can go on with it.
 type Change struct {
 	ID     string
-	Before []content.Level // the levels before the first change that is not done; names and ranges
-	After  content.ID      // contents up to here were looked at
+	Before []policy.Level // the levels before the first change that is not done; names and ranges
+	After  content.ID     // contents up to here were looked at
 
 	conn *sql.Conn // which holds the lock: MySQL ends it when it asks nothing for long
 }
 
 // levelBefore is how a level stands in appraisal.before_levels.
 type levelBefore struct {
-	Level    string        `json:"level"`
-	MinCount content.Count `json:"min_counts"`
-	MaxCount content.Count `json:"max_counts"`
+	Level    string `json:"level"`
+	MinCount int64  `json:"min_counts"`
+	MaxCount int64  `json:"max_counts"`
 }
 
 // note writes a change down; one that is not done yet starts over, with the levels before it.
-func note(ctx context.Context, tx *sql.Tx, before []content.Level) error {
+func note(ctx context.Context, tx *sql.Tx, before []policy.Level) error {
 	list := make([]levelBefore, len(before))
 	for i, l := range before {
 		list[i] = levelBefore{l.Name, l.Min, l.Max}
@@ -79,7 +80,7 @@ func (r *Registry) change(ctx context.Context) (c Change, ok bool, err error) {
 		return Change{}, false, fmt.Errorf("appraisal.before_levels: %w: delete the row and repeat PUT /v1/levels", err)
 	}
 	for _, l := range list {
-		c.Before = append(c.Before, content.Level{Name: l.Level, Min: l.MinCount, Max: l.MaxCount})
+		c.Before = append(c.Before, policy.Level{Name: l.Level, Min: l.MinCount, Max: l.MaxCount})
 	}
 	return c, true, nil
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/tierflow/tierflow/shared/catalog"
 	"github.com/tierflow/tierflow/shared/content"
 	"github.com/tierflow/tierflow/shared/fault"
+	"github.com/tierflow/tierflow/shared/policy"
 )
 
 // Registry writes. Its errors are fault errors.
@@ -185,7 +186,7 @@ func (r *Registry) Counts(ctx context.Context) (map[string]int64, error) {
 
 // SetLevels replaces the levels, in one transaction, which also notes the change: see WithChange. A level that goes must
 // not be used by a content, or it is fault.Conflict. tier ids stay as they are: they belong to `relocator init-tiers`.
-func (r *Registry) SetLevels(ctx context.Context, p content.Policy) error {
+func (r *Registry) SetLevels(ctx context.Context, p policy.Policy) error {
 	return r.locked(ctx, "levels", lockWait, func(conn *sql.Conn) error {
 		tx, err := conn.BeginTx(ctx, nil)
 		if err != nil {
@@ -206,15 +207,15 @@ func (r *Registry) SetLevels(ctx context.Context, p content.Policy) error {
 	})
 }
 
-func levels(ctx context.Context, tx *sql.Tx) ([]content.Level, error) {
-	rows, err := tx.QueryContext(ctx, "SELECT content_level, min_counts, COALESCE(max_counts, ?) FROM `level`", content.Open)
+func levels(ctx context.Context, tx *sql.Tx) ([]policy.Level, error) {
+	rows, err := tx.QueryContext(ctx, "SELECT content_level, min_counts, COALESCE(max_counts, ?) FROM `level`", policy.Open)
 	if err != nil {
 		return nil, catalog.Wrap("read levels", "", err)
 	}
 	defer rows.Close()
-	var ls []content.Level
+	var ls []policy.Level
 	for rows.Next() {
-		var l content.Level
+		var l policy.Level
 		if err := rows.Scan(&l.Name, &l.Min, &l.Max); err != nil {
 			return nil, catalog.Wrap("read levels", "", err)
 		}
@@ -223,16 +224,16 @@ func levels(ctx context.Context, tx *sql.Tx) ([]content.Level, error) {
 	return ls, catalog.Wrap("read levels", "", rows.Err())
 }
 
-func replace(ctx context.Context, tx *sql.Tx, before []content.Level, p content.Policy) error {
+func replace(ctx context.Context, tx *sql.Tx, before []policy.Level, p policy.Policy) error {
 	exec := func(level, statement string, args ...any) error {
 		_, err := tx.ExecContext(ctx, statement, args...)
 		return catalog.Wrap("set level", level, err)
 	}
 	named := func(name string) bool {
-		return slices.ContainsFunc(before, func(l content.Level) bool { return l.Name == name })
+		return slices.ContainsFunc(before, func(l policy.Level) bool { return l.Name == name })
 	}
 	for _, l := range p.Levels() {
-		top := sql.NullInt64{Int64: int64(l.Max), Valid: l.Max != content.Open}
+		top := sql.NullInt64{Int64: int64(l.Max), Valid: l.Max != policy.Open}
 		var err error
 		if named(l.Name) {
 			err = exec(l.Name, "UPDATE `level` SET min_counts = ?, max_counts = ?, path = ? WHERE content_level = ?",

@@ -13,6 +13,7 @@ import (
 
 	"github.com/tierflow/tierflow/relocator/internal/mover"
 	"github.com/tierflow/tierflow/shared/content"
+	"github.com/tierflow/tierflow/shared/policy"
 )
 
 // BenchmarkSmallMoves moves files of 16 KiB on the file system of TMPDIR, as many at once as a relocator has slots, from
@@ -61,7 +62,7 @@ func BenchmarkSmallMoves(b *testing.B) {
 	if left := tree(b, from.Path); len(left) > 1 {
 		b.Errorf("%d files and folders are where they were", len(left))
 	}
-	for _, l := range []content.Level{from, to} {
+	for _, l := range []policy.Level{from, to} {
 		if left := scratch(b, l); len(left) > 0 {
 			b.Errorf("left: %v", left)
 		}

@@ -11,14 +11,14 @@ import (
 
 	"github.com/tierflow/tierflow/relocator/internal/fsys"
 	"github.com/tierflow/tierflow/relocator/internal/tier"
-	"github.com/tierflow/tierflow/shared/content"
 	"github.com/tierflow/tierflow/shared/fault"
+	"github.com/tierflow/tierflow/shared/policy"
 )
 
 // Comparison asks whether a copy that no row names may go: whether the one that the row names has its bytes.
 type Comparison struct {
 	Filename   string
-	Old, Named content.Level
+	Old, Named policy.Level
 	Original   bool   // Named was made from Old; else Old was made from Named, or nobody knows
 	Digest     string // of the last copy that was made, by the row; "" where it has none
 
@@ -57,7 +57,7 @@ func (m *Mover) compare(ctx context.Context, c Comparison) (there bool, err erro
 		return i > 0, err
 	}
 	var seen [2]node
-	for i, level := range []content.Level{c.Named, c.Old} {
+	for i, level := range []policy.Level{c.Named, c.Old} {
 		if roots[i], err = m.tiers.Open(level); err != nil {
 			return i > 0, err
 		}

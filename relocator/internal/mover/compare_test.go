@@ -13,12 +13,12 @@ import (
 	"github.com/tierflow/tierflow/relocator/internal/fsys"
 	"github.com/tierflow/tierflow/relocator/internal/mover"
 	"github.com/tierflow/tierflow/relocator/internal/testdisk"
-	"github.com/tierflow/tierflow/shared/content"
 	"github.com/tierflow/tierflow/shared/fault"
+	"github.com/tierflow/tierflow/shared/policy"
 )
 
 // compare asks whether the copy on old may go, and whether a byte was read for the answer.
-func compare(t *testing.T, old, named content.Level, name, digest string, original bool) (there, read bool, err error) {
+func compare(t *testing.T, old, named policy.Level, name, digest string, original bool) (there, read bool, err error) {
 	t.Helper()
 	var steps []fsys.Step
 	there, err = mover.New(mover.Options{FS: recorder(&steps)}).Compare(context.Background(), mover.Comparison{Filename: name,

@@ -11,8 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/tierflow/tierflow/relocator/internal/fsys"
-	"github.com/tierflow/tierflow/shared/content"
 	"github.com/tierflow/tierflow/shared/fault"
+	"github.com/tierflow/tierflow/shared/policy"
 )
 
 // wrap gives an error of the file system its kind. Faults and the cause of a cancelled context pass as they are.
@@ -42,7 +42,7 @@ func wrap(op, subject string, err error) error {
 }
 
 // blame names the level whose tier has failed: by the path, else the first. A fault that has one already keeps it.
-func blame(err error, levels ...content.Level) error {
+func blame(err error, levels ...policy.Level) error {
 	var e *fault.Error
 	if !errors.As(err, &e) || e.Level != "" || e.Kind != fault.Suspect && e.Kind != fault.NoSpace {
 		return err

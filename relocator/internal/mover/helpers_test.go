@@ -25,6 +25,7 @@ import (
 	"github.com/tierflow/tierflow/relocator/internal/tier"
 	"github.com/tierflow/tierflow/shared/content"
 	"github.com/tierflow/tierflow/shared/fault"
+	"github.com/tierflow/tierflow/shared/policy"
 )
 
 func TestMain(m *testing.M) { testdisk.Main(func() { run(m) }) }
@@ -75,9 +76,9 @@ func mount(t testing.TB, args ...string) string {
 	return at
 }
 
-func newLevel(t testing.TB, base, name string) content.Level {
+func newLevel(t testing.TB, base, name string) policy.Level {
 	t.Helper()
-	l := content.Level{Name: name, Max: content.Open, Path: filepath.Join(base, name)}
+	l := policy.Level{Name: name, Max: policy.Open, Path: filepath.Join(base, name)}
 	var err error
 	if l.TierID, err = tier.Init(fsys.FS{}, l, time.Now()); err != nil {
 		t.Fatal(err)
@@ -99,7 +100,7 @@ var routes = []route{
 	{"from memory to disk", inMemory, onDisk, mover.Copied},
 }
 
-func (r route) tiers(t testing.TB) (from, to content.Level) {
+func (r route) tiers(t testing.TB) (from, to policy.Level) {
 	t.Helper()
 	base := r.from(t)
 	from = newLevel(t, base, "bronze")
@@ -115,7 +116,7 @@ func token() string { return fmt.Sprintf("token-%d", attempts.Add(1)) }
 
 const eventID = "01934567-89ab-7cde-8f01-23456789abcd"
 
-func request(from, to content.Level, filename string) mover.Request {
+func request(from, to policy.Level, filename string) mover.Request {
 	return mover.Request{ID: 7, EventID: eventID, Token: token(), Filename: filename, From: from, To: to}
 }
 
@@ -200,7 +201,7 @@ func equalTrees(t testing.TB, what string, got, want map[string]string) {
 }
 
 // scratch lists what is in tmp/ and released/.
-func scratch(t testing.TB, l content.Level) (names []string) {
+func scratch(t testing.TB, l policy.Level) (names []string) {
 	t.Helper()
 	for _, d := range []string{"tmp", "released"} {
 		es, err := os.ReadDir(filepath.Join(l.Path, content.MetaFolder, d))
@@ -214,7 +215,7 @@ func scratch(t testing.TB, l content.Level) (names []string) {
 	return names
 }
 
-func wantClean(t testing.TB, ls ...content.Level) {
+func wantClean(t testing.TB, ls ...policy.Level) {
 	t.Helper()
 	for _, l := range ls {
 		if left := scratch(t, l); len(left) > 0 {

@@ -17,8 +17,8 @@ import (
 	"github.com/tierflow/tierflow/relocator/internal/fsys"
 	"github.com/tierflow/tierflow/relocator/internal/mover"
 	"github.com/tierflow/tierflow/relocator/internal/tier"
-	"github.com/tierflow/tierflow/shared/content"
 	"github.com/tierflow/tierflow/shared/fault"
+	"github.com/tierflow/tierflow/shared/policy"
 )
 
 func TestAFileIsMadeOnTheTarget(t *testing.T) {
@@ -305,30 +305,30 @@ func TestWhatIsThereAlreadyWithTheSameBytesIsAdopted(t *testing.T) {
 }
 
 func TestANameTakenBySomethingElseIsAConflict(t *testing.T) {
-	file := func(path string) func(testing.TB, content.Level) {
-		return func(t testing.TB, l content.Level) { write(t, l.Path+"/"+path, []byte("other")) }
+	file := func(path string) func(testing.TB, policy.Level) {
+		return func(t testing.TB, l policy.Level) { write(t, l.Path+"/"+path, []byte("other")) }
 	}
 	for name, c := range map[string]struct {
 		dir    bool
-		occupy func(testing.TB, content.Level)
+		occupy func(testing.TB, policy.Level)
 	}{
-		"a file of another size":     {false, func(t testing.TB, l content.Level) { write(t, l.Path+"/a/x", []byte("longer")) }},
+		"a file of another size":     {false, func(t testing.TB, l policy.Level) { write(t, l.Path+"/a/x", []byte("longer")) }},
 		"a file with other bytes":    {false, file("a/x")},
 		"a directory for a file":     {false, file("a/x/y")},
 		"a file for a directory":     {true, file("a/x")},
 		"a file for a parent folder": {false, file("a")},
 		"another entry":              {true, file("a/x/more")},
-		"an empty directory":         {true, func(t testing.TB, l content.Level) { _ = os.MkdirAll(l.Path+"/a/x", 0o755) }},
-		"a symbolic link": {false, func(t testing.TB, l content.Level) {
+		"an empty directory":         {true, func(t testing.TB, l policy.Level) { _ = os.MkdirAll(l.Path+"/a/x", 0o755) }},
+		"a symbolic link": {false, func(t testing.TB, l policy.Level) {
 			_ = os.Mkdir(l.Path+"/a", 0o755)
 			_ = os.Symlink("y", l.Path+"/a/x")
 		}},
-		"a linked parent folder": {false, func(t testing.TB, l content.Level) { _ = os.Symlink(t.TempDir(), l.Path+"/a") }},
-		"a FIFO": {false, func(t testing.TB, l content.Level) {
+		"a linked parent folder": {false, func(t testing.TB, l policy.Level) { _ = os.Symlink(t.TempDir(), l.Path+"/a") }},
+		"a FIFO": {false, func(t testing.TB, l policy.Level) {
 			_ = os.Mkdir(l.Path+"/a", 0o755)
 			_ = unix.Mkfifo(l.Path+"/a/x", 0o644)
 		}},
-		"a file within the directory": {true, func(t testing.TB, l content.Level) {
+		"a file within the directory": {true, func(t testing.TB, l policy.Level) {
 			writeTree(t, l.Path+"/a/x")
 			write(t, l.Path+"/a/x/360p/seg-2.ts", []byte("abc"))
 		}},

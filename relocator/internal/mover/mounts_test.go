@@ -11,12 +11,12 @@ import (
 	"github.com/tierflow/tierflow/relocator/internal/fsys"
 	"github.com/tierflow/tierflow/relocator/internal/mover"
 	"github.com/tierflow/tierflow/relocator/internal/testdisk"
-	"github.com/tierflow/tierflow/shared/content"
 	"github.com/tierflow/tierflow/shared/fault"
+	"github.com/tierflow/tierflow/shared/policy"
 )
 
 // mounted makes a level whose root is a mount point.
-func mounted(t *testing.T, name string) content.Level {
+func mounted(t *testing.T, name string) policy.Level {
 	t.Helper()
 	at := filepath.Join(t.TempDir(), name)
 	if err := os.Mkdir(at, 0o755); err != nil {
@@ -28,13 +28,13 @@ func mounted(t *testing.T, name string) content.Level {
 
 // TestADiskThatGoesAwayDuringAMoveIsNoticedAndNothingIsEmittedOrWrittenInItsPlace takes a disk away, or exchanges it, at a moment of the move.
 func TestADiskThatGoesAwayDuringAMoveIsNoticedAndNothingIsEmittedOrWrittenInItsPlace(t *testing.T) {
-	unmount := func(t *testing.T, l content.Level) { testdisk.Detach(t, l.Path) }
-	exchange := func(t *testing.T, l content.Level) {
+	unmount := func(t *testing.T, l policy.Level) { testdisk.Detach(t, l.Path) }
+	exchange := func(t *testing.T, l policy.Level) {
 		other := mounted(t, l.Name)
 		testdisk.Mount(t, l.Path, "--bind", other.Path)
 	}
-	unmountAndExchange := func(t *testing.T, l content.Level) { unmount(t, l); exchange(t, l) }
-	for how, away := range map[string]func(*testing.T, content.Level){
+	unmountAndExchange := func(t *testing.T, l policy.Level) { unmount(t, l); exchange(t, l) }
+	for how, away := range map[string]func(*testing.T, policy.Level){
 		"unmounted": unmount, "another one mounted over it": exchange, "exchanged": unmountAndExchange,
 	} {
 		for _, which := range []string{"bronze", "gold"} {
@@ -44,7 +44,7 @@ func TestADiskThatGoesAwayDuringAMoveIsNoticedAndNothingIsEmittedOrWrittenInItsP
 				}
 				t.Run(which+" is "+how+" before "+string(step), func(t *testing.T) {
 					from, to := mounted(t, "bronze"), mounted(t, "gold")
-					l := map[string]content.Level{"bronze": from, "gold": to}[which]
+					l := map[string]policy.Level{"bronze": from, "gold": to}[which]
 					write(t, from.Path+"/a/x", random(3<<20))
 					// The file system itself is looked at by another way.
 					behind := t.TempDir()
@@ -91,9 +91,9 @@ func TestADiskThatIsUnmountedAndMountedAgainDuringAMoveIsTheSame(t *testing.T) {
 }
 
 func TestAReleaseOnADiskThatGoesAwayDeletesNothing(t *testing.T) {
-	for how, away := range map[string]func(*testing.T, content.Level){
-		"unmounted": func(t *testing.T, l content.Level) { testdisk.Detach(t, l.Path) },
-		"exchanged": func(t *testing.T, l content.Level) {
+	for how, away := range map[string]func(*testing.T, policy.Level){
+		"unmounted": func(t *testing.T, l policy.Level) { testdisk.Detach(t, l.Path) },
+		"exchanged": func(t *testing.T, l policy.Level) {
 			other := mounted(t, l.Name)
 			write(t, other.Path+"/x", []byte("another disk's"))
 			testdisk.Mount(t, l.Path, "--bind", other.Path)
@@ -147,10 +147,10 @@ func TestTwoNamesOfOneFolderAreRefusedBeforeAnythingIsTouched(t *testing.T) {
 // TestWhereTheDeviceNumberLiesFilesAreCopied: st_dev says that both tiers are on one device, and the kernel links nothing
 // between them; or the other way round.
 func TestWhereTheDeviceNumberLiesFilesAreCopied(t *testing.T) {
-	tiers := map[string]func(t *testing.T) (from, to content.Level, method string){
-		"two bind mounts of one disk": func(t *testing.T) (from, to content.Level, method string) {
+	tiers := map[string]func(t *testing.T) (from, to policy.Level, method string){
+		"two bind mounts of one disk": func(t *testing.T) (from, to policy.Level, method string) {
 			base := testdisk.Memory(t, "64m")
-			var ls []content.Level
+			var ls []policy.Level
 			for _, name := range []string{"bronze", "gold"} {
 				inner, outer := filepath.Join(base, name), filepath.Join(t.TempDir(), name)
 				if err := os.Mkdir(inner, 0o755); err != nil {
@@ -167,13 +167,13 @@ func TestWhereTheDeviceNumberLiesFilesAreCopied(t *testing.T) {
 			}
 			return ls[0], ls[1], mover.Copied
 		},
-		"two subvolumes of one btrfs": func(t *testing.T) (from, to content.Level, method string) {
+		"two subvolumes of one btrfs": func(t *testing.T) (from, to policy.Level, method string) {
 			base, _ := testdisk.Disk(t, "btrfs", 256<<20)
 			testdisk.Run(t, "btrfs", "-q", "subvolume", "create", base+"/bronze")
 			testdisk.Run(t, "btrfs", "-q", "subvolume", "create", base+"/gold")
 			return newLevel(t, base, "bronze"), newLevel(t, base, "gold"), mover.Cloned
 		},
-		"an overlay and its upper layer": func(t *testing.T) (from, to content.Level, method string) {
+		"an overlay and its upper layer": func(t *testing.T) (from, to policy.Level, method string) {
 			base := overlay(t, func(string) {})
 			return newLevel(t, base, "bronze"), newLevel(t, base, "gold"), mover.Linked
 		},

@@ -15,6 +15,7 @@ import (
 	"github.com/tierflow/tierflow/relocator/internal/tier"
 	"github.com/tierflow/tierflow/shared/content"
 	"github.com/tierflow/tierflow/shared/fault"
+	"github.com/tierflow/tierflow/shared/policy"
 )
 
 // Verify says how a copy is checked before it is published.
@@ -97,7 +98,7 @@ func (m *Mover) buffer(size int64) (buf []byte, done func()) {
 
 // Probe tries whether the level's tier can be written to: is it the tier that fails, or one content? Kinds: TierRefused,
 // Suspect.
-func (m *Mover) Probe(level content.Level) error {
+func (m *Mover) Probe(level policy.Level) error {
 	root, err := m.tiers.Open(level)
 	if err != nil {
 		return err
@@ -112,7 +113,7 @@ type Request struct {
 	EventID  string
 	Token    string // names this attempt; never used twice
 	Filename string
-	From, To content.Level
+	From, To policy.Level
 
 	// Progress, when set, is called with the bytes copied and their total, from within Make, at least once a
 	// chunk of 256 KiB. Every call is a sign of life: while a copy is read back, done stays at total.
@@ -127,7 +128,7 @@ type Made struct {
 	Adopted bool   // the copy was there already
 
 	mover   *Mover
-	level   content.Level
+	level   policy.Level
 	attempt string // "" where nothing was left in tmp/
 }
 

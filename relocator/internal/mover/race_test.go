@@ -16,6 +16,7 @@ import (
 	"github.com/tierflow/tierflow/relocator/internal/mover"
 	"github.com/tierflow/tierflow/shared/content"
 	"github.com/tierflow/tierflow/shared/fault"
+	"github.com/tierflow/tierflow/shared/policy"
 )
 
 // row stands for MySQL: every method is one statement.
@@ -69,7 +70,7 @@ func race(t *testing.T, r route, kind string) {
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
 	a, b := r.tiers(t)
-	levels := []content.Level{a, b}
+	levels := []policy.Level{a, b}
 	var data []byte
 	name, open := "p/x", "p/x"
 	if kind == "file" {

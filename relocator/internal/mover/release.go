@@ -11,6 +11,7 @@ import (
 	"github.com/tierflow/tierflow/relocator/internal/tier"
 	"github.com/tierflow/tierflow/shared/content"
 	"github.com/tierflow/tierflow/shared/fault"
+	"github.com/tierflow/tierflow/shared/policy"
 )
 
 // ReleaseOutcome says how a release ended.
@@ -30,7 +31,7 @@ type ReleaseRequest struct {
 	ID       content.ID
 	Token    string // names this attempt; never used twice
 	Filename string
-	Tier     content.Level
+	Tier     policy.Level
 
 	// Fence raises the row's generation unless the row names the tier, in one statement; false means that it does.
 	// It is called once, after the attempt's folder is there and before the copy is touched: a move that has looked

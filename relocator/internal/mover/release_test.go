@@ -17,13 +17,14 @@ import (
 	"github.com/tierflow/tierflow/relocator/internal/mover"
 	"github.com/tierflow/tierflow/shared/content"
 	"github.com/tierflow/tierflow/shared/fault"
+	"github.com/tierflow/tierflow/shared/policy"
 )
 
 func fence(answer bool) func(context.Context) (bool, error) {
 	return func(context.Context) (bool, error) { return answer, nil }
 }
 
-func release(l content.Level, filename string) mover.ReleaseRequest {
+func release(l policy.Level, filename string) mover.ReleaseRequest {
 	return mover.ReleaseRequest{ID: 7, Token: token(), Filename: filename, Tier: l, Fence: fence(true)}
 }
 
@@ -190,7 +191,7 @@ func TestAReleaseThatWasCutShortIsFinishedByTheNextAndTheSweep(t *testing.T) {
 }
 
 // sweepAll sweeps whatever the age.
-func sweepAll(t testing.TB, m *mover.Mover, l content.Level) mover.SweepReport {
+func sweepAll(t testing.TB, m *mover.Mover, l policy.Level) mover.SweepReport {
 	t.Helper()
 	report, err := m.Sweep(context.Background(), l, -time.Minute, func(content.ID, string) bool { return false },
 		func(context.Context, content.ID, string) error { return nil })
@@ -305,7 +306,7 @@ func TestASweepOfALivingAttemptNeverLetsItPublishAPart(t *testing.T) {
 // TestAHalfDeletedDirectoryIsNeitherCopiedNorCompared lets a release take a directory away, and stop in the middle of
 // deleting it, while a late mover reads it through its open descriptor.
 func TestAHalfDeletedDirectoryIsNeitherCopiedNorCompared(t *testing.T) {
-	takeAway := func(l content.Level) {
+	takeAway := func(l policy.Level) {
 		n := 0
 		cut := fsys.FS{Hook: func(s fsys.Step, _ string) error {
 			if s == fsys.DeleteReleased {

@@ -13,8 +13,8 @@ import (
 
 	"github.com/tierflow/tierflow/relocator/internal/fsys"
 	"github.com/tierflow/tierflow/relocator/internal/mover"
-	"github.com/tierflow/tierflow/shared/content"
 	"github.com/tierflow/tierflow/shared/fault"
+	"github.com/tierflow/tierflow/shared/policy"
 )
 
 // TestAFolderThatIsSwappedForALinkAtAnyStepLeadsNowhere swaps, before every single operation of a move and of a release
@@ -87,7 +87,7 @@ func swapAt(t *testing.T, r route, name, where string, n int, kinds map[fault.Ki
 			t.Error(err)
 		}
 	}
-	for _, l := range []content.Level{from, to} {
+	for _, l := range []policy.Level{from, to} {
 		if _, err := m.Release(context.Background(), release(l, name)); err != nil {
 			kinds[fault.KindOf(err)]++
 		}
@@ -218,7 +218,7 @@ func TestLinksThatAreSwappedInNeverLeadOutside(t *testing.T) {
 			<-stopped
 			t.Logf("%d of 300 moves succeeded", succeeded)
 			equalTrees(t, "outside", tree(t, outside), before)
-			for _, l := range []content.Level{from, to} {
+			for _, l := range []policy.Level{from, to} {
 				for p, v := range tree(t, l.Path) {
 					if strings.HasSuffix(v, sha([]byte("secret"))) {
 						t.Errorf("%s of %s came from outside", p, l.Name)

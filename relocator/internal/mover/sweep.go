@@ -9,6 +9,7 @@ import (
 
 	"github.com/tierflow/tierflow/relocator/internal/fsys"
 	"github.com/tierflow/tierflow/shared/content"
+	"github.com/tierflow/tierflow/shared/policy"
 )
 
 // sweptName is what an attempt's tree is called from the moment on when it must not be published any more.
@@ -26,7 +27,7 @@ type SweepReport struct {
 // copy that may have been published, so stray is called first, and only when that has returned nil the temporary
 // goes; one that inUse claims stays. The sweep may meet anything, even an attempt that is alive: that fails then,
 // and nothing is lost. An entry that cannot be handled does not hold up the others: the error names them all.
-func (m *Mover) Sweep(ctx context.Context, level content.Level, olderThan time.Duration,
+func (m *Mover) Sweep(ctx context.Context, level policy.Level, olderThan time.Duration,
 	inUse func(id content.ID, token string) bool,
 	stray func(ctx context.Context, id content.ID, eventID string) error,
 ) (SweepReport, error) {

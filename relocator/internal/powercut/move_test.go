@@ -19,6 +19,7 @@ import (
 	"github.com/tierflow/tierflow/relocator/internal/mover"
 	"github.com/tierflow/tierflow/relocator/internal/tier"
 	"github.com/tierflow/tierflow/shared/content"
+	"github.com/tierflow/tierflow/shared/policy"
 )
 
 // route is a pair of tiers. Places are below the laboratory's folder.
@@ -169,7 +170,7 @@ type mutation struct {
 type run struct {
 	scenario
 	mutation
-	levels  [2]content.Level
+	levels  [2]policy.Level
 	machine *machine
 	want    map[string]string // the content
 
@@ -271,7 +272,7 @@ func record(s scenario, mu mutation) (r *run, err error) {
 // prepare makes tiers and content.
 func (r *run) prepare() (err error) {
 	for i, place := range []string{r.from, r.to} {
-		l := content.Level{Name: []string{"bronze", "gold"}[i], Max: content.Open, Path: filepath.Join(lab.dir, place)}
+		l := policy.Level{Name: []string{"bronze", "gold"}[i], Max: policy.Open, Path: filepath.Join(lab.dir, place)}
 		if l.TierID, err = tier.Init(fsys.FS{}, l, time.Now()); err != nil {
 			return err
 		}

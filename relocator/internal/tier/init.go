@@ -13,6 +13,7 @@ import (
 
 	"github.com/tierflow/tierflow/relocator/internal/fsys"
 	"github.com/tierflow/tierflow/shared/content"
+	"github.com/tierflow/tierflow/shared/policy"
 )
 
 // Init makes what the level's tier lacks, durably: root, .tierflow/, tmp/, released/, and last the identity. It
@@ -23,7 +24,7 @@ import (
 //   - The level has a TierID: the tier must be there and carry it. A folder without identity is then a disk that
 //     is not mounted: fault.TierRefused, nothing is written.
 //   - An identity of another level, or another id: fault.TierRefused.
-func Init(fs fsys.FS, level content.Level, now time.Time) (id string, err error) {
+func Init(fs fsys.FS, level policy.Level, now time.Time) (id string, err error) {
 	if level.TierID != "" {
 		r, err := Open(fs, level)
 		if err != nil {
@@ -58,7 +59,7 @@ func Init(fs fsys.FS, level content.Level, now time.Time) (id string, err error)
 }
 
 // makeRoot makes the root and the folders above it that are missing.
-func makeRoot(fs fsys.FS, level content.Level) error {
+func makeRoot(fs fsys.FS, level policy.Level) error {
 	above := level.Path
 	var missing []string
 	for {

@@ -5,7 +5,7 @@ import (
 	"time"
 
 	"github.com/tierflow/tierflow/relocator/internal/fsys"
-	"github.com/tierflow/tierflow/shared/content"
+	"github.com/tierflow/tierflow/shared/policy"
 )
 
 const (
@@ -21,12 +21,12 @@ const (
 type Opener struct {
 	fs     fsys.FS
 	mu     sync.Mutex
-	open   map[content.Level]*Root
+	open   map[policy.Level]*Root
 	coming int // jobs, see Coming
 }
 
 // NewOpener makes an Opener.
-func NewOpener(fs fsys.FS) *Opener { return &Opener{fs: fs, open: map[content.Level]*Root{}} }
+func NewOpener(fs fsys.FS) *Opener { return &Opener{fs: fs, open: map[policy.Level]*Root{}} }
 
 // Coming announces a release, which may have to wait for servers before it opens a tier, or a move, which a release will
 // follow. Until done is called, a Root outlives its users, for linger at most, and so do its folders to spare; when the last
@@ -53,7 +53,7 @@ func (o *Opener) Coming() (done func()) {
 }
 
 // Open is the function Open. The Root is to be closed all the same.
-func (o *Opener) Open(level content.Level) (*Root, error) {
+func (o *Opener) Open(level policy.Level) (*Root, error) {
 	now := time.Now()
 	o.mu.Lock()
 	r := o.open[level]

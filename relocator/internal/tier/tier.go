@@ -16,6 +16,7 @@ import (
 	"github.com/tierflow/tierflow/relocator/internal/fsys"
 	"github.com/tierflow/tierflow/shared/content"
 	"github.com/tierflow/tierflow/shared/fault"
+	"github.com/tierflow/tierflow/shared/policy"
 )
 
 // Names inside content.MetaFolder.
@@ -39,7 +40,7 @@ type Identity struct {
 // every job, or looked at again where jobs that overlap share it (Opener), asked to Check around what must not go
 // astray, and closed.
 type Root struct {
-	Level      content.Level
+	Level      policy.Level
 	ID         string
 	Dir        *fsys.File   // the root; contents lie below it
 	Tmp        *fsys.File   // .tierflow/tmp: attempts of moves
@@ -62,7 +63,7 @@ type Root struct {
 // Open opens the level's tier. Where the folder, or the identity that level.TierID asks for, is not there, the
 // error is fault.TierRefused and says what to do. tmp/ and released/ are made again where only they are missing:
 // the identity proves that this is the tier, and a lost scratch folder must not stop it.
-func Open(fs fsys.FS, level content.Level) (*Root, error) {
+func Open(fs fsys.FS, level policy.Level) (*Root, error) {
 	if level.TierID == "" {
 		return nil, refused(level, "run `relocator init-tiers`", errors.New("the level has no tier id yet"))
 	}
@@ -100,7 +101,7 @@ func (r *Root) finish(id *Identity) error {
 	return nil
 }
 
-func (id *Identity) check(level content.Level) error {
+func (id *Identity) check(level policy.Level) error {
 	const hint = "another tier is mounted here: mount the right disk, or set the level's path"
 	if id.Level != level.Name {
 		return refused(level, hint, fmt.Errorf("its identity is of level %q", id.Level))
@@ -112,7 +113,7 @@ func (id *Identity) check(level content.Level) error {
 }
 
 // open opens root and .tierflow and reads the identity: nil where there is none.
-func open(fs fsys.FS, level content.Level) (*Root, *Identity, error) {
+func open(fs fsys.FS, level policy.Level) (*Root, *Identity, error) {
 	dir, st, err := fs.OpenRoot(fsys.OpenTier, level.Path)
 	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
 		return nil, nil, refused(level, "make the folder or mount the disk", err)
@@ -312,14 +313,14 @@ func (r *Root) probeWrite() error {
 
 func full(err error) bool { return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) }
 
-func subject(level content.Level) string { return fmt.Sprintf("%s (%s)", level.Name, level.Path) }
+func subject(level policy.Level) string { return fmt.Sprintf("%s (%s)", level.Name, level.Path) }
 
-func refused(level content.Level, hint string, err error) error {
+func refused(level policy.Level, hint string, err error) error {
 	return &fault.Error{Kind: fault.TierRefused, Op: "use tier", Subject: subject(level), Hint: hint, Err: err, Level: level.Name}
 }
 
 // fail gives an error of the file system its kind.
-func fail(level content.Level, err error) error {
+func fail(level policy.Level, err error) error {
 	var known *fault.Error
 	if errors.As(err, &known) {
 		return err

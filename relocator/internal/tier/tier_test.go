@@ -17,15 +17,15 @@ import (
 
 	"github.com/tierflow/tierflow/relocator/internal/fsys"
 	"github.com/tierflow/tierflow/relocator/internal/tier"
-	"github.com/tierflow/tierflow/shared/content"
 	"github.com/tierflow/tierflow/shared/fault"
+	"github.com/tierflow/tierflow/shared/policy"
 )
 
 var when = time.Date(2026, 11, 22, 10, 0, 0, 123456789, time.UTC)
 
-func newLevel(t *testing.T, name string) content.Level {
+func newLevel(t *testing.T, name string) policy.Level {
 	t.Helper()
-	l := content.Level{Name: name, Max: content.Open, Path: filepath.Join(t.TempDir(), "srv", name)}
+	l := policy.Level{Name: name, Max: policy.Open, Path: filepath.Join(t.TempDir(), "srv", name)}
 	id, err := tier.Init(fsys.FS{}, l, when)
 	if err != nil {
 		t.Fatal(err)
@@ -132,7 +132,7 @@ func TestInitRefusesAnotherIdentity(t *testing.T) {
 }
 
 func TestInitNeverWritesToAFolderThatShouldHaveAnIdentity(t *testing.T) {
-	l := content.Level{Name: "gold", Path: t.TempDir(), TierID: "11111111-2222-4333-8444-555555555555"}
+	l := policy.Level{Name: "gold", Path: t.TempDir(), TierID: "11111111-2222-4333-8444-555555555555"}
 	_, err := tier.Init(fsys.FS{}, l, when)
 	wantRefused(t, err, "gold", l.Path, "mount the disk")
 	if es, _ := os.ReadDir(l.Path); len(es) != 0 {
@@ -149,7 +149,7 @@ func TestInitNeverWritesToAFolderThatShouldHaveAnIdentity(t *testing.T) {
 func TestInitThatIsCutShortAtAnyOperationIsFinishedByTheNext(t *testing.T) {
 	boom := errors.New("boom")
 	for n := 0; ; n++ {
-		l := content.Level{Name: "bronze", Path: filepath.Join(t.TempDir(), "a", "b")}
+		l := policy.Level{Name: "bronze", Path: filepath.Join(t.TempDir(), "a", "b")}
 		count := 0
 		broken := fsys.FS{Hook: func(fsys.Step, string) error {
 			if count++; count > n { // the disk is gone from here on
@@ -181,7 +181,7 @@ func TestInitThatIsCutShortAtAnyOperationIsFinishedByTheNext(t *testing.T) {
 }
 
 func TestInitsAtOnceAgreeOnOneIdentity(t *testing.T) {
-	l := content.Level{Name: "bronze", Path: filepath.Join(t.TempDir(), "a", "b")}
+	l := policy.Level{Name: "bronze", Path: filepath.Join(t.TempDir(), "a", "b")}
 	ids := make([]string, 16)
 	var wg sync.WaitGroup
 	for i := range ids {
@@ -202,7 +202,7 @@ func TestInitsAtOnceAgreeOnOneIdentity(t *testing.T) {
 
 func TestATierWithoutItsIdentityIsRefused(t *testing.T) {
 	l := newLevel(t, "bronze")
-	open := func(l content.Level) error {
+	open := func(l policy.Level) error {
 		r, err := tier.Open(fsys.FS{}, l)
 		r.Close()
 		return err
@@ -299,7 +299,7 @@ func TestCheckSeesADiskThatWentAway(t *testing.T) {
 
 func TestTiersThatAreOneFolderAreRefused(t *testing.T) {
 	a, b := newLevel(t, "bronze"), newLevel(t, "silver")
-	distinct := func(ls ...content.Level) error {
+	distinct := func(ls ...policy.Level) error {
 		var rs []*tier.Root
 		for _, l := range ls {
 			r, err := tier.Open(fsys.FS{}, l)
@@ -340,7 +340,7 @@ func TestTiersThatAreOneFolderAreRefused(t *testing.T) {
 		wantRefused(t, distinct(a, copied), "same identity", a.TierID)
 	})
 	t.Run("one within the other", func(t *testing.T) {
-		inner := content.Level{Name: "gold", Path: filepath.Join(t.TempDir(), "gold")}
+		inner := policy.Level{Name: "gold", Path: filepath.Join(t.TempDir(), "gold")}
 		real := filepath.Join(a.Path, "sub")
 		if err := errors.Join(os.Mkdir(real, 0o755), os.Symlink(real, inner.Path)); err != nil {
 			t.Fatal(err)

@@ -7,6 +7,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -14,6 +15,7 @@ import (
 	"github.com/tierflow/tierflow/relocator/internal/tier"
 	"github.com/tierflow/tierflow/shared/catalog"
 	"github.com/tierflow/tierflow/shared/content"
+	"github.com/tierflow/tierflow/shared/policy"
 	"github.com/tierflow/tierflow/shared/state"
 )
 
@@ -96,16 +98,20 @@ func (r *run) look(ctx context.Context, row catalog.Row, st *state.State) ([]Fin
 // lastCopy is said of a duplicate that may be all that is left.
 const lastCopy = ", where the file is missing"
 
-// wanted is the level that a content should be on, and what says so; "" where nothing is known. A pin of a level that is
-// no more says nothing.
+// wanted is the level that a content should be on, and what says so; "" where nothing is known.
 func (r *run) wanted(row catalog.Row, st *state.State) (target, why string) {
-	if _, ok := r.policy.Level(row.Pinned); ok {
-		return row.Pinned, "it is pinned to"
+	count := row.ViewCount
+	if st != nil {
+		count = st.Count
 	}
-	if st == nil {
+	switch d := r.policy.Decide(row.Item(count), time.Now()); {
+	case d.Reason == policy.ByPin:
+		return d.Target, "it is pinned to"
+	case st == nil:
 		return "", ""
+	default:
+		return d.Target, fmt.Sprintf("the newest count %d calls for", count)
 	}
-	return r.policy.Target(st.Count).Name, fmt.Sprintf("the newest count %d calls for", st.Count)
 }
 
 // differs says in what a row's file is not what the row says, "" where it is. An error is not of this file.

@@ -19,6 +19,7 @@ import (
 	"github.com/tierflow/tierflow/shared/catalog"
 	"github.com/tierflow/tierflow/shared/content"
 	"github.com/tierflow/tierflow/shared/event"
+	"github.com/tierflow/tierflow/shared/policy"
 	"github.com/tierflow/tierflow/shared/state"
 )
 
@@ -82,7 +83,7 @@ const page = 1000
 
 type run struct {
 	o        Options
-	policy   content.Policy
+	policy   policy.Policy
 	roots    map[string]*tier.Root
 	suspects []Finding
 	sum      Summary

@@ -23,6 +23,7 @@ import (
 	"github.com/tierflow/tierflow/shared/content"
 	"github.com/tierflow/tierflow/shared/event"
 	"github.com/tierflow/tierflow/shared/fault"
+	"github.com/tierflow/tierflow/shared/policy"
 	"github.com/tierflow/tierflow/shared/state"
 	"github.com/tierflow/tierflow/shared/testserver"
 )
@@ -61,7 +62,7 @@ func newWorld(t *testing.T) *world {
 		store: state.NewStore(state.Options{Redis: rdb, Keys: state.NewKeys(testserver.Prefix(t)), TTL: time.Hour, Lease: time.Minute})}
 	for _, name := range []string{"bronze", "silver", "gold"} {
 		path := w.path(name, "")
-		id, err := tier.Init(fsys.FS{}, content.Level{Name: name, Path: path}, time.Now())
+		id, err := tier.Init(fsys.FS{}, policy.Level{Name: name, Path: path}, time.Now())
 		if err != nil {
 			t.Fatal(err)
 		}

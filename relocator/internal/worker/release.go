@@ -13,9 +13,9 @@ import (
 
 	"github.com/tierflow/tierflow/relocator/internal/mover"
 	"github.com/tierflow/tierflow/shared/catalog"
-	"github.com/tierflow/tierflow/shared/content"
 	"github.com/tierflow/tierflow/shared/event"
 	"github.com/tierflow/tierflow/shared/fault"
+	"github.com/tierflow/tierflow/shared/policy"
 	"github.com/tierflow/tierflow/shared/state"
 	"github.com/tierflow/tierflow/shared/stream"
 )
@@ -112,7 +112,7 @@ func (r *Releaser) release(d *stream.Delivery) {
 
 // clear removes the copy; nil: there is nothing left to do for this entry.
 func (r *Releaser) clear(ctx context.Context, d *stream.Delivery, c event.Committed, random string, log *zap.Logger) error {
-	row, policy, err := r.rows.find(ctx, c.ID)
+	row, levels, err := r.rows.find(ctx, c.ID)
 	if fault.Is(err, fault.Unknown) {
 		log.Info("not cleared: the content was forgotten, its files stay")
 		return nil
@@ -125,7 +125,7 @@ func (r *Releaser) clear(ctx context.Context, d *stream.Delivery, c event.Commit
 			zap.String("row", row.Filename))
 		return nil
 	}
-	level, ok := policy.Level(c.Clears())
+	level, ok := levels.Level(c.Clears())
 	if !ok {
 		return fault.New(fault.Unprocessable, "clear: no such level any more:", c.Clears(), nil)
 	}
@@ -143,7 +143,7 @@ func (r *Releaser) clear(ctx context.Context, d *stream.Delivery, c event.Commit
 			d.Progress()
 			begun, now, err := r.rows.beginRelease(ctx, row, level.Name)
 			if err == nil && begun {
-				err = r.kept(ctx, d, c, now, policy)
+				err = r.kept(ctx, d, c, now, levels)
 			}
 			return begun, err
 		},
@@ -166,12 +166,12 @@ func (r *Releaser) clear(ctx context.Context, d *stream.Delivery, c event.Commit
 // the protocol it always is, but rows are restored from backups and changed by hand, and then the copy that nobody names
 // may be the last one. And it must have the other's bytes: whoever writes to a file that is being moved writes to the
 // old copy.
-func (r *Releaser) kept(ctx context.Context, d *stream.Delivery, c event.Committed, row catalog.Row, policy content.Policy) error {
-	named, ok := policy.Level(row.Level)
+func (r *Releaser) kept(ctx context.Context, d *stream.Delivery, c event.Committed, row catalog.Row, levels policy.Policy) error {
+	named, ok := levels.Level(row.Level)
 	if !ok {
 		return fault.New(fault.Unavailable, "look up level", row.Level, nil)
 	}
-	old, _ := policy.Level(c.Clears())
+	old, _ := levels.Level(c.Clears())
 	there, err := r.o.Mover.Compare(ctx, mover.Comparison{Filename: row.Filename, Old: old, Named: named,
 		Original: c.Outcome == event.OutcomeCommitted, Digest: row.Digest, Alive: d.Progress})
 	if err != nil || there {

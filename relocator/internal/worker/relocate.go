@@ -17,6 +17,7 @@ import (
 	"github.com/tierflow/tierflow/shared/content"
 	"github.com/tierflow/tierflow/shared/event"
 	"github.com/tierflow/tierflow/shared/fault"
+	"github.com/tierflow/tierflow/shared/policy"
 	"github.com/tierflow/tierflow/shared/state"
 	"github.com/tierflow/tierflow/shared/stream"
 )
@@ -109,19 +110,18 @@ func (r *Relocator) relocate(d *stream.Delivery) {
 
 // move does steps 3 to 5; the lock is ours. nil: the entry is settled.
 func (r *Relocator) move(ctx context.Context, d *stream.Delivery, view event.View, token state.Token, random string, p *progress, over func(), log *zap.Logger) error {
-	row, policy, err := r.rows.find(ctx, view.ID)
+	row, levels, err := r.rows.find(ctx, view.ID)
 	if err != nil {
 		return err
 	}
-	from, ok := policy.Level(row.Level)
+	from, ok := levels.Level(row.Level)
 	if !ok {
 		return fault.New(fault.Unprocessable, "look up level", row.Level, nil)
 	}
-	to := policy.Target(view.Count)
-	if row.Pinned != "" {
-		if to, ok = policy.Level(row.Pinned); !ok {
-			return fault.New(fault.Unprocessable, "look up pinned level", row.Pinned, nil)
-		}
+	decision := levels.Decide(row.Item(view.Count), time.Now())
+	to, ok := levels.Level(decision.Target)
+	if !ok {
+		return fault.New(fault.Unprocessable, "look up pinned level", decision.Target, nil)
 	}
 	st := state.State{
 		ID: view.ID, Count: view.Count, Target: to.Name, DBLevel: row.Level, Filename: row.Filename,
@@ -224,7 +224,7 @@ func (r *Relocator) giveBack(d *stream.Delivery, made *mover.Made, stray event.C
 
 // trouble takes an error of a tier down. A tier that fails is no content's fault: where the one that was written to
 // cannot be written to at all, the error becomes fault.TierRefused, and nobody loses an attempt.
-func (o Options) trouble(err error, target content.Level) error {
+func (o Options) trouble(err error, target policy.Level) error {
 	o.Tiers.note(err, target.Name)
 	var e *fault.Error
 	if !errors.As(err, &e) || e.Kind != fault.Suspect || e.Level != target.Name || o.Mover.Probe(target) == nil {

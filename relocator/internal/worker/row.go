@@ -13,6 +13,7 @@ import (
 	"github.com/tierflow/tierflow/shared/catalog"
 	"github.com/tierflow/tierflow/shared/content"
 	"github.com/tierflow/tierflow/shared/fault"
+	"github.com/tierflow/tierflow/shared/policy"
 	"github.com/tierflow/tierflow/shared/state"
 )
 
@@ -41,7 +42,7 @@ type rows struct {
 // found is the answer to one look-up: the row and the levels as they are now.
 type found struct {
 	row    catalog.Row
-	policy content.Policy
+	policy policy.Policy
 	err    error
 }
 
@@ -76,7 +77,7 @@ func newRows(c *catalog.Catalog, s *state.Store) *rows {
 
 // find reads a row, fault.Unknown where there is none, and the levels, afresh: an event that asks for a change of levels to
 // be applied must not meet the old ones. A level that the row names is among them, if it exists.
-func (r *rows) find(ctx context.Context, id content.ID) (catalog.Row, content.Policy, error) {
+func (r *rows) find(ctx context.Context, id content.ID) (catalog.Row, policy.Policy, error) {
 	f, err := r.finds.Do(ctx, id)
 	if err == nil {
 		err = f.err
@@ -88,15 +89,15 @@ func (r *rows) findAll(ids []content.ID) []found {
 	ctx, cancel := context.WithTimeout(context.Background(), rowsTimeout)
 	defer cancel()
 	fs := make([]found, len(ids))
-	var p content.Policy
+	var p policy.Policy
 	var perr error
 	var levels sync.WaitGroup
-	levels.Go(func() { p, perr = policy(ctx, r.catalog) })
+	levels.Go(func() { p, perr = readPolicy(ctx, r.catalog) })
 	there, err := r.catalog.Contents(ctx, ids)
 	levels.Wait()
 	for _, row := range there {
-		if perr == nil && !names(p, row) { // a level was made between the two
-			p, perr = policy(ctx, r.catalog)
+		if perr == nil && !p.Knows(row.Item(row.ViewCount)) { // a level was made between the two
+			p, perr = readPolicy(ctx, r.catalog)
 			break
 		}
 	}
@@ -117,15 +118,8 @@ func (r *rows) findAll(ids []content.ID) []found {
 	return fs
 }
 
-// names tells whether the levels that a row names are among these.
-func names(p content.Policy, row catalog.Row) bool {
-	_, on := p.Level(row.Level)
-	_, pinned := p.Level(row.Pinned)
-	return on && (pinned || row.Pinned == "")
-}
-
-// policy reads the levels. A table that is no valid policy is for an operator to mend; no event is at fault for it.
-func policy(ctx context.Context, c *catalog.Catalog) (content.Policy, error) {
+// readPolicy reads the levels. A table that is no valid policy is for an operator to mend; no event is at fault for it.
+func readPolicy(ctx context.Context, c *catalog.Catalog) (policy.Policy, error) {
 	p, err := c.Policy(ctx)
 	if fault.Is(err, fault.Unprocessable) {
 		return p, fault.New(fault.Unavailable, "read levels", "", err)

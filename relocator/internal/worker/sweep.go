@@ -10,6 +10,7 @@ import (
 	"github.com/tierflow/tierflow/shared/content"
 	"github.com/tierflow/tierflow/shared/event"
 	"github.com/tierflow/tierflow/shared/fault"
+	"github.com/tierflow/tierflow/shared/policy"
 )
 
 // Sweeper clears what crashed attempts have left in .tierflow/ (step 9).
@@ -35,12 +36,12 @@ func (s *Sweeper) Run(ctx context.Context) {
 
 // Once sweeps all tiers of what is older than that. A tier that is away is left out.
 func (s *Sweeper) Once(ctx context.Context, olderThan time.Duration) error {
-	policy, err := policy(ctx, s.o.Catalog)
+	levels, err := readPolicy(ctx, s.o.Catalog)
 	if err != nil {
 		return err
 	}
 	var first error
-	for _, level := range policy.Levels() {
+	for _, level := range levels.Levels() {
 		if s.o.Reach.check(level.Name) != nil {
 			continue // those who reach it sweep it
 		}
@@ -63,7 +64,7 @@ func (s *Sweeper) Once(ctx context.Context, olderThan time.Duration) error {
 }
 
 // stray has the releaser look at what the attempt may have published under the content's name.
-func (s *Sweeper) stray(ctx context.Context, level content.Level, id content.ID, eventID string) error {
+func (s *Sweeper) stray(ctx context.Context, level policy.Level, id content.ID, eventID string) error {
 	row, err := s.o.Catalog.Content(ctx, id)
 	if fault.Is(err, fault.Unknown) {
 		return nil // forgotten: its files stay

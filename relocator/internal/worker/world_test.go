@@ -26,6 +26,7 @@ import (
 	"github.com/tierflow/tierflow/shared/catalog"
 	"github.com/tierflow/tierflow/shared/content"
 	"github.com/tierflow/tierflow/shared/event"
+	"github.com/tierflow/tierflow/shared/policy"
 	"github.com/tierflow/tierflow/shared/state"
 	"github.com/tierflow/tierflow/shared/stream"
 	"github.com/tierflow/tierflow/shared/testserver"
@@ -90,7 +91,7 @@ func newWorldOn(t *testing.T, gold string) *world {
 	disk := t.TempDir()
 	w.roots = map[string]string{"bronze": disk + "/bronze", "silver": disk + "/silver", "gold": gold + "/gold"}
 	for name, path := range w.roots {
-		id, err := tier.Init(w.fs, content.Level{Name: name, Path: path}, time.Now())
+		id, err := tier.Init(w.fs, policy.Level{Name: name, Path: path}, time.Now())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -143,12 +144,12 @@ func (w *world) post(id, count int) string {
 	if err != nil {
 		row = catalog.Row{ID: content.ID(id), Level: "bronze", Filename: "unknown"}
 	}
-	policy, err := w.cat.Policy(ctx)
+	levels, err := w.cat.Policy(ctx)
 	if err != nil {
 		w.t.Fatal(err)
 	}
 	ids, err := w.store.Append(ctx, []event.View{{EventID: uuid.Must(uuid.NewV7()).String(), ID: content.ID(id),
-		Count: content.Count(count), Target: policy.Target(content.Count(count)).Name, DBLevel: row.Level, Filename: row.Filename,
+		Count: content.Count(count), Target: levels.Decide(row.Item(content.Count(count)), time.Now()).Target, DBLevel: row.Level, Filename: row.Filename,
 		PostedAt: time.Now()}})
 	if err != nil {
 		w.t.Fatal(err)

@@ -13,6 +13,7 @@ import (
 
 	"github.com/tierflow/tierflow/scripts/internal/stack"
 	"github.com/tierflow/tierflow/shared/content"
+	"github.com/tierflow/tierflow/shared/policy"
 	"github.com/tierflow/tierflow/shared/state"
 )
 
@@ -62,9 +63,9 @@ func (q *quickstart) tour(ctx context.Context) error {
 		if i == 0 {
 			word = "tiers"
 		}
-		upTo := fmt.Sprintf("%s to %s", l.Min, l.Max)
-		if l.Max == content.Open {
-			upTo = l.Min.String() + " and up"
+		upTo := fmt.Sprintf("%d to %d", l.Min, l.Max)
+		if l.Max == policy.Open {
+			upTo = fmt.Sprintf("%d and up", l.Min)
 		}
 		q.out.line(word, "%-6s  counts %-12s  %s", l.Name, upTo, l.Path)
 	}

@@ -9,11 +9,13 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 
 	"github.com/tierflow/tierflow/shared/catalog"
 	"github.com/tierflow/tierflow/shared/content"
+	"github.com/tierflow/tierflow/shared/policy"
 	"github.com/tierflow/tierflow/shared/state"
 	"github.com/tierflow/tierflow/shared/stream"
 )
@@ -122,7 +124,7 @@ func (s *Stack) noLeftovers(ctx context.Context) error {
 // check collects what is wrong.
 type check struct {
 	s        *Stack
-	policy   content.Policy
+	policy   policy.Policy
 	named    []catalog.Row
 	problems []error
 }
@@ -173,11 +175,8 @@ func (c *check) rows(ctx context.Context) error {
 
 func (c *check) expected(e expected, row catalog.Row, digest string) {
 	want := e.Level
-	switch {
-	case row.Pinned != "":
-		want = row.Pinned
-	case e.posted:
-		want = c.policy.Target(e.count).Name
+	if e.posted {
+		want = c.policy.Decide(row.Item(e.count), time.Now()).Target
 	}
 	if row.Level != want {
 		c.problem("content %s: it is on %s; its last count, %s, calls for %s", row.ID, row.Level, e.count, want)

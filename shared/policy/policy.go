@@ -1,4 +1,6 @@
-package content
+// Package policy decides where an item belongs. It is the only place that compares a count with a range or a pin; a house
+// test fails where another package does. It is pure: it imports the standard library alone and touches nothing.
+package policy
 
 import (
 	"errors"
@@ -12,21 +14,21 @@ import (
 // Level is a row of the `level` table: a range of counts and the tier where its files lie.
 type Level struct {
 	Name   string
-	Min    Count
-	Max    Count  // inclusive; Open where the range has no upper end
+	Min    int64
+	Max    int64  // inclusive; Open where the range has no upper end
 	Path   string // absolute folder of the tier's root
 	TierID string // the id that the tier's tier.json must carry; "" until init-tiers ran
 }
 
 // Open is the Max of the top level. No count is higher, so comparisons need no special case.
-const Open Count = math.MaxInt64
+const Open int64 = math.MaxInt64
 
 // Policy is a valid set of levels, ascending by Min: it covers every count once.
 type Policy struct{ levels []Level }
 
-// NewPolicy validates levels as a whole: names, absolute and disjoint paths, one level at 0, no gaps,
-// no overlaps, the top one open. The error names every problem.
-func NewPolicy(levels []Level) (Policy, error) {
+// New validates levels as a whole: names, absolute and disjoint paths, one level at 0, no gaps, no overlaps, the top one
+// open. The error names every problem, one a line.
+func New(levels []Level) (Policy, error) {
 	ls := slices.Clone(levels)
 	slices.SortFunc(ls, func(a, b Level) int {
 		if a.Min != b.Min {
@@ -53,6 +55,9 @@ func NewPolicy(levels []Level) (Policy, error) {
 		seen[l.Name] = true
 		if !path.IsAbs(l.Path) || path.Clean(l.Path) != l.Path || l.Path == "/" || strings.ContainsRune(l.Path, 0) {
 			problem("level %q: path %q is not a clean absolute path of a folder", l.Name, l.Path)
+		}
+		if l.Min < 0 {
+			problem("level %q: its lowest count %d is negative", l.Name, l.Min)
 		}
 		if l.Max < l.Min {
 			problem("level %q: its highest count %d is below its lowest %d", l.Name, l.Max, l.Min)
@@ -99,24 +104,6 @@ func validLevelName(s string) bool {
 
 // Levels returns the levels, ascending. The caller must not change them.
 func (p Policy) Levels() []Level { return p.levels }
-
-// Target is the level whose range holds the count. A count below 0, which only a row written by hand can have, is
-// taken for 0.
-func (p Policy) Target(c Count) Level {
-	i, found := slices.BinarySearchFunc(p.levels, c, func(l Level, c Count) int {
-		switch {
-		case l.Min < c:
-			return -1
-		case l.Min > c:
-			return 1
-		}
-		return 0
-	})
-	if found {
-		return p.levels[i]
-	}
-	return p.levels[max(i-1, 0)]
-}
 
 // Level finds a level by name.
 func (p Policy) Level(name string) (Level, bool) {
