@@ -11,7 +11,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
-	"github.com/tierflow/tierflow/shared/content"
+	"github.com/tierflow/tierflow/shared/item"
 	"github.com/tierflow/tierflow/shared/state"
 )
 
@@ -106,11 +106,11 @@ func (p *posts) account(ctx context.Context, ok, late int) error {
 type ledger struct {
 	entries        int
 	counts, events map[string]bool
-	newest         map[content.ID]redis.XMessage // of each content
+	newest         map[item.ID]redis.XMessage // of each content
 }
 
 func (p *posts) read(ctx context.Context) (ledger, error) {
-	l := ledger{counts: map[string]bool{}, events: map[string]bool{}, newest: map[content.ID]redis.XMessage{}}
+	l := ledger{counts: map[string]bool{}, events: map[string]bool{}, newest: map[item.ID]redis.XMessage{}}
 	for from := "(" + p.marked.last; ; {
 		page, err := p.stack.Redis.XRangeN(ctx, p.stack.Keys.Views(), from, "+", 10_000).Result()
 		if err != nil || len(page) == 0 {
@@ -120,7 +120,7 @@ func (p *posts) read(ctx context.Context) (ledger, error) {
 			count, _ := e.Values["count"].(string)
 			event, _ := e.Values["event_id"].(string)
 			cid, _ := e.Values["cid"].(string)
-			id, err := content.ParseID(cid)
+			id, err := item.ParseID(cid)
 			if err != nil {
 				return l, fmt.Errorf("entry %s: cid %w", e.ID, err)
 			}
@@ -138,7 +138,7 @@ func (p *posts) agrees(ctx context.Context, l ledger) error {
 			l.entries, len(l.counts), len(l.events))
 	}
 	store := state.NewStore(state.Options{Redis: p.stack.Redis, Keys: p.stack.Keys})
-	var ids []content.ID
+	var ids []item.ID
 	for id := range l.newest {
 		ids = append(ids, id)
 	}

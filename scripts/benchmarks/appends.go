@@ -12,8 +12,8 @@ import (
 	"strings"
 	"time"
 
-	"github.com/tierflow/tierflow/shared/content"
 	"github.com/tierflow/tierflow/shared/event"
+	"github.com/tierflow/tierflow/shared/item"
 	"github.com/tierflow/tierflow/shared/state"
 )
 
@@ -108,7 +108,7 @@ func (p *posts) fullCall(ctx context.Context) ([]string, error) {
 }
 
 func sampleView(id int) event.View {
-	return event.View{EventID: fmt.Sprintf("01890a5d-ac96-774b-bcce-%012x", id), ID: content.ID(id), Count: 1_000_000_000, Target: "gold",
+	return event.View{EventID: fmt.Sprintf("01890a5d-ac96-774b-bcce-%012x", id), ID: item.ID(id), Count: 1_000_000_000, Target: "gold",
 		DBLevel: "bronze", Filename: fmt.Sprintf("videos/%d.mp4", id), PostedAt: time.Now()}
 }
 

@@ -11,8 +11,8 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/tierflow/tierflow/scripts/internal/stack"
-	"github.com/tierflow/tierflow/shared/content"
 	"github.com/tierflow/tierflow/shared/event"
+	"github.com/tierflow/tierflow/shared/item"
 )
 
 var commit = Part{
@@ -114,7 +114,7 @@ func (c *commits) fill(ctx context.Context, from, to string) error {
 	for at := 0; at < c.rows; at += 1000 {
 		_, err := c.stack.Redis.Pipelined(ctx, func(pipe redis.Pipeliner) error {
 			for i := at; i < min(at+1000, c.rows); i++ {
-				r := event.Relocated{EventID: c.eventID(i + 1), ID: content.ID(i + 1), From: from, To: to,
+				r := event.Relocated{EventID: c.eventID(i + 1), ID: item.ID(i + 1), From: from, To: to,
 					Filename: fmt.Sprintf("videos/%d.mp4", i+1), Generation: int64(c.round), Count: 1, Bytes: 16 << 10, Method: "link",
 					WorkerID: "bench", StartedAt: now, FinishedAt: now}
 				pipe.XAdd(ctx, &redis.XAddArgs{Stream: c.stack.Keys.Relocated(), Values: r.Fields()})

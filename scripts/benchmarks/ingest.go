@@ -12,7 +12,7 @@ import (
 
 	"github.com/tierflow/tierflow/scripts/internal/stack"
 	"github.com/tierflow/tierflow/shared/child"
-	"github.com/tierflow/tierflow/shared/content"
+	"github.com/tierflow/tierflow/shared/item"
 	"github.com/tierflow/tierflow/shared/localserver"
 )
 
@@ -52,12 +52,12 @@ func runIngest(ctx context.Context, b *Bench) error {
 	if err := s.startBaselines(ctx); err != nil {
 		return err
 	}
-	uniform, err := newLoad(b, "uniform", func() content.ID { return content.ID(firstID + rand.IntN(contents)) })
+	uniform, err := newLoad(b, "uniform", func() item.ID { return item.ID(firstID + rand.IntN(contents)) })
 	if err != nil {
 		return err
 	}
 	zipf := rand.NewZipf(rand.New(rand.NewPCG(1, 2)), 1.1, 1, contents-1)
-	skewed, err := newLoad(b, "skewed", func() content.ID { return content.ID(firstID + zipf.Uint64()) })
+	skewed, err := newLoad(b, "skewed", func() item.ID { return item.ID(firstID + zipf.Uint64()) })
 	if err != nil {
 		return err
 	}

@@ -13,7 +13,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/tierflow/tierflow/shared/content"
+	"github.com/tierflow/tierflow/shared/item"
 )
 
 //go:embed post.lua
@@ -28,7 +28,7 @@ type load struct {
 }
 
 // newLoad prepares a load of contents in the order in which next names them.
-func newLoad(b *Bench, name string, next func() content.ID) (*load, error) {
+func newLoad(b *Bench, name string, next func() item.ID) (*load, error) {
 	l := &load{name: name, lasts: 3 * time.Second}
 	if b.Quick {
 		l.lasts = time.Second

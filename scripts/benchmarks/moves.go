@@ -13,7 +13,7 @@ import (
 	"time"
 
 	"github.com/tierflow/tierflow/scripts/internal/stack"
-	"github.com/tierflow/tierflow/shared/content"
+	"github.com/tierflow/tierflow/shared/item"
 )
 
 var moves = Part{
@@ -239,7 +239,7 @@ func largeMoves(ctx context.Context, b *Bench) error {
 	} {
 		files := make([]stack.Sample, 4)
 		for i := range files {
-			files[i] = stack.Sample{ID: content.ID(firstID + i), Level: "gold", Size: size, Filename: fmt.Sprintf("%d.mp4", i)}
+			files[i] = stack.Sample{ID: item.ID(firstID + i), Level: "gold", Size: size, Filename: fmt.Sprintf("%d.mp4", i)}
 		}
 		dir := filepath.Join(b.Dir, c.verify)
 		gold := filepath.Join(memory, c.verify)

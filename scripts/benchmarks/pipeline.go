@@ -12,8 +12,8 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/tierflow/tierflow/scripts/internal/stack"
-	"github.com/tierflow/tierflow/shared/content"
 	"github.com/tierflow/tierflow/shared/event"
+	"github.com/tierflow/tierflow/shared/item"
 )
 
 var pipeline = Part{
@@ -51,7 +51,7 @@ func runPipeline(ctx context.Context, b *Bench) error {
 		})
 		if err == nil && relocators == 1 {
 			count := counts[at]
-			stay := func(more content.Count) func(context.Context) (float64, error) {
+			stay := func(more item.Count) func(context.Context) (float64, error) {
 				return func(ctx context.Context) (float64, error) {
 					count += more
 					took, err := t.postAll(ctx, count)
@@ -83,7 +83,7 @@ func (t *tierflow) latencies(ctx context.Context) error {
 	} else if row.Level == to {
 		to = "bronze"
 	}
-	posted := make(map[content.ID]time.Time, n)
+	posted := make(map[item.ID]time.Time, n)
 	var mu sync.Mutex
 	var took []time.Duration
 	last := "$"
@@ -128,7 +128,7 @@ func (t *tierflow) latencies(ctx context.Context) error {
 }
 
 // watch reads `committed` until n of what was posted is in it.
-func (t *tierflow) watch(ctx context.Context, last string, n int, posted map[content.ID]time.Time, mu *sync.Mutex, took *[]time.Duration) error {
+func (t *tierflow) watch(ctx context.Context, last string, n int, posted map[item.ID]time.Time, mu *sync.Mutex, took *[]time.Duration) error {
 	for deadline := time.Now().Add(2 * time.Minute); len(*took) < n; {
 		streams, err := t.stack.Redis.XRead(ctx, &redis.XReadArgs{Streams: []string{t.stack.Keys.Committed(), last}, Block: time.Second}).Result()
 		now := time.Now()
@@ -142,7 +142,7 @@ func (t *tierflow) watch(ctx context.Context, last string, n int, posted map[con
 			for _, m := range s.Messages {
 				last = m.ID
 				cid, _ := m.Values["cid"].(string)
-				id, err := content.ParseID(cid)
+				id, err := item.ParseID(cid)
 				if err != nil {
 					return err
 				}

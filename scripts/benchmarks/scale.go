@@ -13,7 +13,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
-	"github.com/tierflow/tierflow/shared/content"
+	"github.com/tierflow/tierflow/shared/item"
 	"github.com/tierflow/tierflow/shared/state"
 )
 
@@ -57,17 +57,17 @@ func runScale(ctx context.Context, b *Bench) error {
 
 // ingest posts to the api alone: relocators would take their share of the CPU.
 func (c *comparison) ingest(ctx context.Context) error {
-	large, err := c.loadOf(c.large, "large", func() content.ID { return c.large.hot[rand.IntN(len(c.large.hot))] })
+	large, err := c.loadOf(c.large, "large", func() item.ID { return c.large.hot[rand.IntN(len(c.large.hot))] })
 	if err != nil {
 		return err
 	}
-	small, err := c.loadOf(c.small, "small", func() content.ID { return c.small.hot[rand.IntN(len(c.small.hot))] })
+	small, err := c.loadOf(c.small, "small", func() item.ID { return c.small.hot[rand.IntN(len(c.small.hot))] })
 	if err != nil {
 		return err
 	}
 	busy := c.large.size.moving + c.large.size.pending
-	random, err := c.loadOf(c.large, "random", func() content.ID {
-		return content.ID(firstInWorld + busy + rand.IntN(c.large.size.contents-busy))
+	random, err := c.loadOf(c.large, "random", func() item.ID {
+		return item.ID(firstInWorld + busy + rand.IntN(c.large.size.contents-busy))
 	})
 	if err != nil {
 		return err
@@ -101,7 +101,7 @@ func (c *comparison) ingest(ctx context.Context) error {
 }
 
 // loadOf posts contents as next names them, and accounts for what the api has answered.
-func (c *comparison) loadOf(w *world, name string, next func() content.ID) (func(context.Context) (float64, error), error) {
+func (c *comparison) loadOf(w *world, name string, next func() item.ID) (func(context.Context) (float64, error), error) {
 	l, err := newLoad(c.Bench, name, next)
 	return func(ctx context.Context) (float64, error) {
 		if err := errors.Join(w.posts.mark(ctx), w.resetCommands(ctx)); err != nil {

@@ -13,12 +13,12 @@ import (
 	"time"
 
 	"github.com/tierflow/tierflow/scripts/internal/stack"
-	"github.com/tierflow/tierflow/shared/content"
+	"github.com/tierflow/tierflow/shared/item"
 	"github.com/tierflow/tierflow/shared/localserver"
 )
 
 // counts are what calls for each level of a new database.
-var counts = map[string]content.Count{"bronze": 0, "silver": 1000, "gold": 2000}
+var counts = map[string]item.Count{"bronze": 0, "silver": 1000, "gold": 2000}
 
 // tierflow is a whole Tierflow with files, all of one size, which are moved from level to level. Redis syncs every second
 // and MySQL every commit, as both do by default; the grace is 0, so that a move ends with the release.
@@ -66,7 +66,7 @@ func prepareTierflow(ctx context.Context, b *Bench, o stack.Options, files []sta
 func smallFiles(n int, level string) []stack.Sample {
 	files := make([]stack.Sample, n)
 	for i := range files {
-		files[i] = stack.Sample{ID: content.ID(firstID + i), Level: level, Size: 16 << 10,
+		files[i] = stack.Sample{ID: item.ID(firstID + i), Level: level, Size: 16 << 10,
 			Filename: fmt.Sprintf("videos/%02d/%05d.mp4", i/1000, i)}
 	}
 	return files
@@ -80,7 +80,7 @@ func (t *tierflow) moveAll(ctx context.Context, level string) (time.Duration, er
 // postAll posts a count for every file, in one call, and waits until all that comes of it is over, the last release included.
 // It returns the time from the call on, and checks everything: every file identical and in its one place, every row and every
 // history right.
-func (t *tierflow) postAll(ctx context.Context, count content.Count) (time.Duration, error) {
+func (t *tierflow) postAll(ctx context.Context, count item.Count) (time.Duration, error) {
 	var lines strings.Builder
 	for _, f := range t.files {
 		fmt.Fprintf(&lines, "{\"cid\":%d,\"count\":%d}\n", f.ID, count)

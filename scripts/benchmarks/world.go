@@ -18,8 +18,8 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/tierflow/tierflow/scripts/internal/stack"
-	"github.com/tierflow/tierflow/shared/content"
 	"github.com/tierflow/tierflow/shared/event"
+	"github.com/tierflow/tierflow/shared/item"
 	"github.com/tierflow/tierflow/shared/policy"
 	"github.com/tierflow/tierflow/shared/state"
 )
@@ -37,8 +37,8 @@ type world struct {
 	*tierflow
 	posts *posts
 	size  size
-	hot   []content.ID // as many for every size, all over the table
-	at    string       // the level where the files that move are
+	hot   []item.ID // as many for every size, all over the table
+	at    string    // the level where the files that move are
 
 	digests []string // of those files
 
@@ -61,7 +61,7 @@ func newWorld(ctx context.Context, b *Bench, name string, s size) (*world, error
 	}
 	files := make([]stack.Sample, s.moving)
 	for i := range files {
-		files[i] = stack.Sample{ID: content.ID(firstInWorld + i), Level: "bronze", Size: 16 << 10, Filename: filename(firstInWorld + i)}
+		files[i] = stack.Sample{ID: item.ID(firstInWorld + i), Level: "bronze", Size: 16 << 10, Filename: filename(firstInWorld + i)}
 	}
 	t, err := prepareTierflow(ctx, b, stack.Options{Dir: dir, Settings: map[string]string{
 		"TIERFLOW_MIN_IDLE":    minIdle.String(),
@@ -73,7 +73,7 @@ func newWorld(ctx context.Context, b *Bench, name string, s size) (*world, error
 	w := &world{tierflow: t, size: s, at: "bronze", commands: map[string]calls{}, posts: &posts{Bench: b, stack: t.stack, redis: t.redis, mysql: t.mysql}}
 	rest := s.contents - s.moving - s.pending
 	for i := range contents {
-		w.hot = append(w.hot, content.ID(firstInWorld+s.moving+s.pending+i*rest/contents))
+		w.hot = append(w.hot, item.ID(firstInWorld+s.moving+s.pending+i*rest/contents))
 	}
 	bronze, err := w.level(ctx, w.at)
 	if err != nil {
@@ -172,7 +172,7 @@ func (w *world) fillStream(ctx context.Context) error {
 	for from := 0; from < w.size.pending; from += perCall {
 		var views []event.View
 		for id := first + from; id < first+min(from+perCall, w.size.pending); id++ {
-			views = append(views, event.View{EventID: fmt.Sprintf("01890a5d-ac96-774b-bcce-%012x", id), ID: content.ID(id), Count: counts["gold"],
+			views = append(views, event.View{EventID: fmt.Sprintf("01890a5d-ac96-774b-bcce-%012x", id), ID: item.ID(id), Count: counts["gold"],
 				Target: "gold", DBLevel: "bronze", Filename: filename(id), PostedAt: time.Now()})
 		}
 		if _, err := store.Append(ctx, views); err != nil {
@@ -320,7 +320,7 @@ func (w *world) check(ctx context.Context, from, to string) error {
 	if err != nil {
 		return err
 	}
-	ids := make([]content.ID, len(w.files))
+	ids := make([]item.ID, len(w.files))
 	for i, f := range w.files {
 		ids[i] = f.ID
 	}

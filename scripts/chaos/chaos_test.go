@@ -12,7 +12,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/tierflow/tierflow/scripts/internal/stack"
-	"github.com/tierflow/tierflow/shared/content"
+	"github.com/tierflow/tierflow/shared/item"
 	"github.com/tierflow/tierflow/shared/testserver"
 )
 
@@ -32,7 +32,7 @@ func (t tidy) Run() int {
 func library() []stack.Sample {
 	levels := []string{"bronze", "silver", "gold"}
 	var all []stack.Sample
-	for id := content.ID(1); id <= 12; id++ {
+	for id := item.ID(1); id <= 12; id++ {
 		s := stack.Sample{ID: id, Filename: fmt.Sprintf("videos/%s.mp4", id), Level: levels[id%3], Size: 1 << (8 + id)}
 		if id%6 == 0 {
 			s.Parts = map[string]int64{"master.m3u8": 300, "low/0.ts": 50_000, "high/0.ts": 200_000}

@@ -15,37 +15,37 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
-	"github.com/tierflow/tierflow/shared/content"
+	"github.com/tierflow/tierflow/shared/item"
 )
 
 // post is a count that somebody has sent.
 type post struct {
-	count   content.Count
+	count   item.Count
 	eventID string // "" where nobody knows whether it was accepted
 }
 
 // ledger is the model: it knows every post of every content, in order.
 type ledger struct {
 	mu    sync.Mutex
-	posts map[content.ID][]post
+	posts map[item.ID][]post
 	from  map[string]string // of each stream of views: entries before this are of no concern
 	wrong []error
 }
 
-func newLedger() *ledger { return &ledger{posts: map[content.ID][]post{}} }
+func newLedger() *ledger { return &ledger{posts: map[item.ID][]post{}} }
 
 // forget begins a new book: everything before may be lost.
 func (l *ledger) forget(from map[string]string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.posts, l.from = map[content.ID][]post{}, from
+	l.posts, l.from = map[item.ID][]post{}, from
 }
 
 // answerTimeout is when a client gives up.
 const answerTimeout = 2 * time.Second
 
 // post sends one count. Its error means that it was not accepted, or that nobody knows.
-func (w *world) post(ctx context.Context, id content.ID, count content.Count) error {
+func (w *world) post(ctx context.Context, id item.ID, count item.Count) error {
 	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
 	defer cancel()
 	a, err := w.Call(ctx, http.MethodPost, "/v1/views", "application/json", fmt.Sprintf(`{"cid":%d,"count":%d}`, id, count))
@@ -86,7 +86,7 @@ func (w *world) traffic(seed uint64, every time.Duration) (stop func() int) {
 		tick := time.NewTicker(every)
 		defer tick.Stop()
 		for {
-			id, count := ids[random.IntN(len(ids))], content.Count(random.IntN(3000))
+			id, count := ids[random.IntN(len(ids))], item.Count(random.IntN(3000))
 			// What is under way when the traffic ends is waited for: its fate is known.
 			if w.post(context.WithoutCancel(ctx), id, count) == nil {
 				accepted++
@@ -134,18 +134,18 @@ func (l *ledger) check(ctx context.Context, w *world) (problems []error) {
 	}
 	type view struct {
 		entry, eventID string
-		count          content.Count
+		count          item.Count
 	}
-	views := map[content.ID][]view{} // each event once, where it stands first
-	last := map[content.ID]view{}
+	views := map[item.ID][]view{} // each event once, where it stands first
+	last := map[item.ID]view{}
 	postedAt := map[string]string{} // of each event
 	for _, e := range entries {
-		id, err := content.ParseID(e.Values["cid"].(string))
+		id, err := item.ParseID(e.Values["cid"].(string))
 		if err != nil {
 			problem("views: entry %s: %w", e.ID, err)
 			continue
 		}
-		count, err := content.ParseCount(e.Values["count"].(string))
+		count, err := item.ParseCount(e.Values["count"].(string))
 		if err != nil {
 			problem("views: entry %s: %w", e.ID, err)
 			continue
@@ -162,7 +162,7 @@ func (l *ledger) check(ctx context.Context, w *world) (problems []error) {
 	}
 	for id, posts := range l.posts {
 		known := map[string]int{} // accepted posts, by event
-		doubtful := map[content.Count]int{}
+		doubtful := map[item.Count]int{}
 		newest := ""
 		for i, p := range posts {
 			if p.eventID == "" {

@@ -8,14 +8,14 @@ import (
 	"time"
 
 	"github.com/tierflow/tierflow/scripts/internal/stack"
-	"github.com/tierflow/tierflow/shared/content"
+	"github.com/tierflow/tierflow/shared/item"
 )
 
 // reader looks each content up and reads it, again and again (G1).
 type reader struct {
 	w     *world
-	roots map[string]string     // of the levels
-	want  map[content.ID]string // digests
+	roots map[string]string  // of the levels
+	want  map[item.ID]string // digests
 	stop  func()
 
 	mu    sync.Mutex
@@ -25,7 +25,7 @@ type reader struct {
 // read starts a reader, which knows the bytes of the samples.
 func (w *world) read(samples []stack.Sample) *reader {
 	w.t.Helper()
-	r := &reader{w: w, roots: map[string]string{}, want: map[content.ID]string{}}
+	r := &reader{w: w, roots: map[string]string{}, want: map[item.ID]string{}}
 	levels, err := w.Catalog.Levels(w.t.Context())
 	w.must("read the levels", err)
 	for _, l := range levels {
@@ -59,7 +59,7 @@ func (w *world) read(samples []stack.Sample) *reader {
 
 // look reads one content where its row says. Whatever it finds counts only where the row is the same afterwards: a commit
 // and a release both raise the generation before they change anything that is read.
-func (r *reader) look(ctx context.Context, id content.ID) {
+func (r *reader) look(ctx context.Context, id item.ID) {
 	before, err := r.w.Catalog.Content(ctx, id)
 	if err != nil {
 		return // MySQL is away

@@ -15,7 +15,7 @@ import (
 	"testing"
 
 	"github.com/tierflow/tierflow/scripts/internal/stack"
-	"github.com/tierflow/tierflow/shared/content"
+	"github.com/tierflow/tierflow/shared/item"
 	"github.com/tierflow/tierflow/shared/testserver"
 )
 
@@ -142,7 +142,7 @@ func TestEveryKindOfRequestMayGetLostOnItsWayThereOrBack(t *testing.T) {
 	for name, g := range w.redis.(*single).byName {
 		g.Judge(s.judge(name, redisKind))
 	}
-	next := content.ID(100)
+	next := item.ID(100)
 	for quiet, n := 0, 1; quiet < 2; n++ {
 		if n > 100 {
 			t.Fatal("there are new kinds of requests all the time")
@@ -194,20 +194,20 @@ func TestEveryKindOfRequestMayGetLostOnItsWayThereOrBack(t *testing.T) {
 }
 
 // oneOfEach adds contents and posts counts that make every step happen.
-func (w *world) oneOfEach(id content.ID) (next content.ID) {
+func (w *world) oneOfEach(id item.ID) (next item.ID) {
 	w.t.Helper()
 	ctx, cancel := context.WithTimeout(w.t.Context(), patience)
 	defer cancel()
 	for _, one := range []struct {
 		level  string
 		size   int64
-		counts []content.Count
+		counts []item.Count
 	}{
-		{"bronze", 6 << 20, []content.Count{2500}},        // a copy that lasts longer than a third of a lease
-		{"bronze", 1000, []content.Count{1500}},           // a link
-		{"gold", 1000, []content.Count{5}},                // a copy
-		{"bronze", 1000, []content.Count{1500, 2500, 10}}, // the last one wins
-		{"silver", 1000, []content.Count{1200}},           // no move
+		{"bronze", 6 << 20, []item.Count{2500}},        // a copy that lasts longer than a third of a lease
+		{"bronze", 1000, []item.Count{1500}},           // a link
+		{"gold", 1000, []item.Count{5}},                // a copy
+		{"bronze", 1000, []item.Count{1500, 2500, 10}}, // the last one wins
+		{"silver", 1000, []item.Count{1200}},           // no move
 	} {
 		s := stack.Sample{ID: id, Filename: fmt.Sprintf("more/%s", id), Level: one.level, Size: one.size}
 		w.must("add", w.Add(ctx, s))

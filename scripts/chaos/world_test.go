@@ -14,7 +14,7 @@ import (
 	"time"
 
 	"github.com/tierflow/tierflow/scripts/internal/stack"
-	"github.com/tierflow/tierflow/shared/content"
+	"github.com/tierflow/tierflow/shared/item"
 	"github.com/tierflow/tierflow/shared/localserver"
 	"github.com/tierflow/tierflow/shared/testserver"
 )
@@ -245,7 +245,7 @@ func (w *world) look() {
 		}
 		w.ledger.forget(from)
 		for id := range w.reader.want {
-			w.must("post again", eventually(ctx, func() error { return w.post(ctx, id, content.Count(id%3)*1000) }))
+			w.must("post again", eventually(ctx, func() error { return w.post(ctx, id, item.Count(id%3)*1000) }))
 		}
 		settle()
 		if out, code, err := w.Run(ctx, stack.Relocator, "verify", "--repair"); err != nil || code > 1 {

@@ -11,7 +11,7 @@ import (
 	"testing"
 
 	"github.com/tierflow/tierflow/scripts/internal/stack"
-	"github.com/tierflow/tierflow/shared/content"
+	"github.com/tierflow/tierflow/shared/item"
 	"github.com/tierflow/tierflow/shared/testserver"
 )
 
@@ -86,7 +86,7 @@ func TestRedisClusterIsOneLineAndGoesOnWhenAMasterDiesAndWhenAllNodesHaveNewAddr
 	if len(partitions) < 10 {
 		t.Fatalf("the contents are in %d partitions only", len(partitions))
 	}
-	move := func(count content.Count) {
+	move := func(count item.Count) {
 		t.Helper()
 		for _, id := range ids {
 			testserver.Eventually(t, "a view is accepted", patience, func() error { return accepted(on.Post(t.Context(), id, count)) })

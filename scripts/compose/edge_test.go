@@ -15,13 +15,13 @@ import (
 	"time"
 
 	"github.com/tierflow/tierflow/shared/catalog"
-	"github.com/tierflow/tierflow/shared/content"
+	"github.com/tierflow/tierflow/shared/item"
 	"github.com/tierflow/tierflow/shared/state"
 	"github.com/tierflow/tierflow/shared/testserver"
 )
 
 // fetch asks the edge for a content, or a range of it, as a viewer does.
-func (w *world) fetch(ctx context.Context, id content.ID, viewer, bytesRange string) ([]byte, error) {
+func (w *world) fetch(ctx context.Context, id item.ID, viewer, bytesRange string) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+w.edge+"/v1/contents/"+id.String()+"/file", nil)
@@ -113,7 +113,7 @@ func TestAContentThatIsWatchedMovesUpAndWhenNobodyWatchesItAnyMoreItMovesDown(t 
 	cancel()
 	viewers.Wait()
 	t.Logf("%d reads", reads.Load())
-	for _, id := range []content.ID{dragged, ignored} {
+	for _, id := range []item.ID{dragged, ignored} {
 		if moves := must[int](t)(w.count(t.Context(), "SELECT COUNT(*) FROM update_history WHERE cid = ?", id)); moves > 0 {
 			t.Errorf("content %s was moved %d times", id, moves)
 		}

@@ -20,20 +20,20 @@ import (
 
 	"github.com/tierflow/tierflow/scripts/internal/stack"
 	"github.com/tierflow/tierflow/shared/catalog"
-	"github.com/tierflow/tierflow/shared/content"
+	"github.com/tierflow/tierflow/shared/item"
 	"github.com/tierflow/tierflow/shared/state"
 	"github.com/tierflow/tierflow/shared/testserver"
 )
 
 // traffic is views that come in, and readers who look contents up and open them, until stop.
 type traffic struct {
-	ids               []content.ID
+	ids               []item.ID
 	accepted, refused atomic.Int64
 	read              atomic.Int64
 	end               chan struct{}
 	running           sync.WaitGroup
 	mu                sync.Mutex
-	uncertain         map[content.ID]bool // a post had no answer: nobody knows whether it counts
+	uncertain         map[item.ID]bool // a post had no answer: nobody knows whether it counts
 	problems          []error
 }
 
@@ -42,11 +42,11 @@ const (
 	readers = 2
 )
 
-func (w *world) traffic(t *testing.T, ids []content.ID) *traffic {
+func (w *world) traffic(t *testing.T, ids []item.ID) *traffic {
 	t.Helper()
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
-	tr := &traffic{ids: ids, end: make(chan struct{}), uncertain: map[content.ID]bool{}}
+	tr := &traffic{ids: ids, end: make(chan struct{}), uncertain: map[item.ID]bool{}}
 	for p := range posters {
 		random := rand.New(rand.NewPCG(seed, uint64(p)))
 		tr.running.Go(func() {
@@ -56,7 +56,7 @@ func (w *world) traffic(t *testing.T, ids []content.ID) *traffic {
 					return
 				case <-time.After(2 * time.Millisecond): // a stream of views, not a load test
 				}
-				tr.post(w, ids[i%len(ids)/posters*posters+p], content.Count(random.IntN(3000)))
+				tr.post(w, ids[i%len(ids)/posters*posters+p], item.Count(random.IntN(3000)))
 			}
 		})
 	}
@@ -91,7 +91,7 @@ func (tr *traffic) halt() {
 }
 
 // post posts a count. One poster only posts those of a content.
-func (tr *traffic) post(w *world, id content.ID, count content.Count) {
+func (tr *traffic) post(w *world, id item.ID, count item.Count) {
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
 	defer cancel()
 	a, err := w.Post(ctx, id, count)
@@ -106,7 +106,7 @@ func (tr *traffic) post(w *world, id content.ID, count content.Count) {
 }
 
 // open reads as a web server does: it looks the row up and opens the file. Whoever is faster than the grace must find it.
-func (tr *traffic) open(w *world, id content.ID) error {
+func (tr *traffic) open(w *world, id item.ID) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
 	defer cancel()
 	start := time.Now()

@@ -19,7 +19,7 @@ import (
 	"time"
 
 	"github.com/tierflow/tierflow/scripts/internal/stack"
-	"github.com/tierflow/tierflow/shared/content"
+	"github.com/tierflow/tierflow/shared/item"
 	"github.com/tierflow/tierflow/shared/localserver"
 	"github.com/tierflow/tierflow/shared/testserver"
 )
@@ -42,7 +42,7 @@ type world struct {
 	edge    string // host:port of the web server, in the profile edge
 	dsn     string // of MySQL, as owner of the tables
 	env     []string
-	next    content.ID // the next content's id
+	next    item.ID // the next content's id
 
 	elsewhere *sync.Map // by level: its folder, where that is not in tiers()
 }
@@ -353,9 +353,9 @@ func (w *world) waitHealthy(t *testing.T) {
 var jobs = []string{"migrate", "accounts", "tiers", "cluster"}
 
 // add makes contents of some bytes each on a level, owned by the user that the relocator runs as.
-func (w *world) add(t *testing.T, level string, n int, size int64) []content.ID {
+func (w *world) add(t *testing.T, level string, n int, size int64) []item.ID {
 	t.Helper()
-	var ids []content.ID
+	var ids []item.ID
 	var samples []stack.Sample
 	for range n {
 		w.next++

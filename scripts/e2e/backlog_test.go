@@ -8,19 +8,19 @@ import (
 	"testing"
 	"time"
 
-	"github.com/tierflow/tierflow/shared/content"
+	"github.com/tierflow/tierflow/shared/item"
 	"github.com/tierflow/tierflow/shared/state"
 	"github.com/tierflow/tierflow/shared/testserver"
 )
 
 func TestAThousandEventsDuringAMoveCostOneFurtherMoveToWhereTheLastCountSays(t *testing.T) {
 	w := start(t, options{settings: slowly})
-	for id, last := range map[content.ID]content.Count{1: 1500, 2: 2000} {
+	for id, last := range map[item.ID]item.Count{1: 1500, 2: 2000} {
 		w.add(id, "bronze", big)
 		w.post(id, 5000)
 		w.waitCopying(id, "relocator-1")
 		var lines strings.Builder
-		for n := range content.Count(999) {
+		for n := range item.Count(999) {
 			fmt.Fprintf(&lines, "{\"cid\":%s,\"count\":%s}\n", id, n*7%3000)
 		}
 		fmt.Fprintf(&lines, "{\"cid\":%s,\"count\":%s}\n", id, last)
@@ -35,7 +35,7 @@ func TestAThousandEventsDuringAMoveCostOneFurtherMoveToWhereTheLastCountSays(t *
 		}
 	}
 	w.checkSettled()
-	for id, want := range map[content.ID]int{1: 2, 2: 1} { // gold, then silver; gold, and it stays
+	for id, want := range map[item.ID]int{1: 2, 2: 1} { // gold, then silver; gold, and it stays
 		if n := w.moves(id); n != want {
 			t.Errorf("content %s was moved %d times, want %d", id, n, want)
 		}
@@ -47,7 +47,7 @@ func TestWhoeverIsAwayViewsAreAcceptedUpToTheLimitAndNoneOfThemIsLost(t *testing
 	gate, dsn := testserver.MySQLGate(t, testserver.MySQL(t))
 	w := start(t, options{mysqlDSN: dsn, settings: map[string]string{"TIERFLOW_MAX_BACKLOG": fmt.Sprint(limit)}})
 	const n = 200
-	for id := content.ID(1); id <= n; id++ {
+	for id := item.ID(1); id <= n; id++ {
 		w.add(id, "bronze", 1000)
 	}
 	store := state.NewStore(state.Options{Redis: w.Redis, Keys: w.Keys})
@@ -59,13 +59,13 @@ func TestWhoeverIsAwayViewsAreAcceptedUpToTheLimitAndNoneOfThemIsLost(t *testing
 		{"committer", func() { w.must("kill", w.Committer.Kill()) }, func() { w.must("start", w.Committer.Start(t.Context())) }},
 		{"MySQL", gate.Close, gate.Open},
 	} {
-		for id := content.ID(1); id <= n; id++ { // now the api knows it
+		for id := item.ID(1); id <= n; id++ { // now the api knows it
 			w.wantAccepted(id, 10)
 		}
 		w.checkSettled()
 		c.away()
 		var accepted, refused int
-		for id := content.ID(1); id <= n; id++ {
+		for id := item.ID(1); id <= n; id++ {
 			switch status, retryAfter, body := w.postWithHeader(id, 1500); {
 			case status == http.StatusOK:
 				accepted++
@@ -93,7 +93,7 @@ func TestWhoeverIsAwayViewsAreAcceptedUpToTheLimitAndNoneOfThemIsLost(t *testing
 }
 
 // postWithHeader is post without a wish.
-func (w *world) postWithHeader(id content.ID, count content.Count) (status int, retryAfter, body string) {
+func (w *world) postWithHeader(id item.ID, count item.Count) (status int, retryAfter, body string) {
 	w.t.Helper()
 	client := http.Client{Timeout: 30 * time.Second}
 	r, err := client.Post("http://"+w.API.Addr+"/post_sentence", "application/x-www-form-urlencoded",

@@ -16,14 +16,14 @@ import (
 
 	"github.com/redis/go-redis/v9"
 	"github.com/tierflow/tierflow/scripts/internal/stack"
-	"github.com/tierflow/tierflow/shared/content"
+	"github.com/tierflow/tierflow/shared/item"
 )
 
 // way is one of the ways in which a content moves from bronze to another level.
 type way struct {
 	name   string
 	level  string
-	count  content.Count
+	count  item.Count
 	folder bool
 }
 
@@ -36,7 +36,7 @@ var ways = []way{
 
 // flow is one content whose move meets with something at one step, or with nothing.
 type flow struct {
-	id      content.ID
+	id      item.ID
 	way     way
 	step    string // the step at which it happens; "" at none, or not any more
 	aim     string // the same, for good
@@ -64,9 +64,9 @@ type campaign struct {
 
 	mu    sync.Mutex
 	look  func(at) verdict
-	flows map[content.ID]*flow
+	flows map[item.ID]*flow
 	order []*flow // for the readers
-	next  content.ID
+	next  item.ID
 
 	reads, late atomic.Int64
 }
@@ -81,7 +81,7 @@ const shortLease = 500 * time.Millisecond
 
 func newCampaign(t *testing.T, relocators, committers int, lease time.Duration) *campaign {
 	t.Helper()
-	c := &campaign{t: t, grace: campaignGrace, flows: map[content.ID]*flow{}, next: firstID}
+	c := &campaign{t: t, grace: campaignGrace, flows: map[item.ID]*flow{}, next: firstID}
 	c.w, c.d = directed(t, options{relocators: relocators, committers: committers, settings: map[string]string{
 		"TIERFLOW_RELEASE_GRACE": campaignGrace.String(), "TIERFLOW_MIN_IDLE": lease.String(), "TIERFLOW_CONCURRENCY": "2",
 		// Whoever is near a crash counts an attempt, and here hundreds of processes crash.
@@ -267,7 +267,7 @@ func (c *campaign) story(f *flow) string {
 // place is what a look-up brings, and a mark that tells one commit from the next.
 type place struct{ level, path, updated string }
 
-func lookUp(db *sql.DB, id content.ID) (p place, err error) {
+func lookUp(db *sql.DB, id item.ID) (p place, err error) {
 	err = db.QueryRow("SELECT c.content_level, l.path, CAST(c.update_time AS CHAR) FROM contents c"+
 		" JOIN level l ON l.content_level = c.content_level WHERE c.cid = ?", id).Scan(&p.level, &p.path, &p.updated)
 	return p, err
@@ -377,7 +377,7 @@ func (c *campaign) each(flows []*flow, atOnce int, run func(*flow)) {
 }
 
 // post posts without ending the test: it is for flows.
-func (c *campaign) post(f *flow, count content.Count) {
+func (c *campaign) post(f *flow, count item.Count) {
 	a, err := c.w.Post(context.Background(), f.id, count)
 	if err != nil || a.Status != 200 {
 		c.t.Errorf("post: %d %s (%v)", a.Status, a.Body, err)

@@ -12,7 +12,7 @@ import (
 	"time"
 
 	"github.com/tierflow/tierflow/scripts/internal/stack"
-	"github.com/tierflow/tierflow/shared/content"
+	"github.com/tierflow/tierflow/shared/item"
 	"github.com/tierflow/tierflow/shared/localserver"
 	"github.com/tierflow/tierflow/shared/state"
 	"github.com/tierflow/tierflow/shared/testserver"
@@ -22,9 +22,9 @@ import (
 // refuses is posted again, as a client would.
 func (w *world) postMany(random *rand.Rand, n, lines int) {
 	w.t.Helper()
-	counts := map[content.ID]content.Count{}
+	counts := map[item.ID]item.Count{}
 	for range lines {
-		counts[content.ID(1+random.IntN(n))] = content.Count(random.IntN(3000))
+		counts[item.ID(1+random.IntN(n))] = item.Count(random.IntN(3000))
 	}
 	ctx, cancel := context.WithTimeout(w.t.Context(), patience)
 	defer cancel()
@@ -33,7 +33,7 @@ func (w *world) postMany(random *rand.Rand, n, lines int) {
 	}
 }
 
-func (w *world) postUntilAccepted(ctx context.Context, id content.ID, count content.Count) {
+func (w *world) postUntilAccepted(ctx context.Context, id item.ID, count item.Count) {
 	for {
 		a, err := w.Post(ctx, id, count)
 		switch {
@@ -60,7 +60,7 @@ func (w *world) addMany(random *rand.Rand, n int) {
 	levels := []string{"bronze", "silver", "gold"}
 	samples := make([]stack.Sample, n)
 	for i := range samples {
-		samples[i] = stack.Sample{ID: content.ID(i + 1), Filename: fmt.Sprintf("%02d/%d.mp4", i%50, i), Level: levels[random.IntN(3)],
+		samples[i] = stack.Sample{ID: item.ID(i + 1), Filename: fmt.Sprintf("%02d/%d.mp4", i%50, i), Level: levels[random.IntN(3)],
 			Size: int64(random.IntN(4096))}
 	}
 	w.must("add contents", w.Add(w.t.Context(), samples...))
@@ -189,14 +189,14 @@ func TestWhileAMasterIsAwayThePartitionsOfTheOthersGoOn(t *testing.T) {
 		return owner
 	}
 	const n = 40
-	for id := content.ID(1); id <= n; id++ {
+	for id := item.ID(1); id <= n; id++ {
 		w.add(id, "bronze", 1000)
 	}
-	counts := []content.Count{1500, 2500}
+	counts := []item.Count{1500, 2500}
 	for i, key := range []string{w.Keys.Count(), w.Keys.Workers(state.GroupRelocator)} {
 		dead := ownerOf(key)
-		var others []content.ID
-		for id := content.ID(1); id <= n; id++ {
+		var others []item.ID
+		for id := item.ID(1); id <= n; id++ {
 			if ownerOf(w.Keys.Of(id).Views()) != dead {
 				others = append(others, id)
 			}
@@ -250,13 +250,13 @@ func TestMovesGoToRelocatorsThatReachTheirTiers(t *testing.T) {
 		w.waitAttends(w.Relocators[i], 2) // each reaches other tiers, so each has all
 	}
 	const n = 20
-	for id := content.ID(1); id <= n; id++ {
+	for id := item.ID(1); id <= n; id++ {
 		w.add(id, "bronze", 1000)
 	}
-	for id := content.ID(1); id <= n; id++ {
-		w.post(id, []content.Count{1500, 2500}[id%2])
+	for id := item.ID(1); id <= n; id++ {
+		w.post(id, []item.Count{1500, 2500}[id%2])
 	}
-	for id := content.ID(1); id <= n; id++ {
+	for id := item.ID(1); id <= n; id++ {
 		w.waitLevel(id, []string{"silver", "gold"}[id%2])
 	}
 	w.checkSettled()
@@ -281,7 +281,7 @@ func TestMovesGoToRelocatorsThatReachTheirTiers(t *testing.T) {
 	w.must("start one that reaches all", w.Relocators[2].Start(t.Context()))
 	w.waitLevel(1, "silver")
 	w.checkSettled()
-	for id := content.ID(1); id <= n; id++ {
+	for id := item.ID(1); id <= n; id++ {
 		rows, err := w.Catalog.History(t.Context(), id, 0, 10)
 		w.must("read the history", err)
 		for _, r := range rows {

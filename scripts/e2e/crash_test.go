@@ -8,7 +8,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/tierflow/tierflow/shared/content"
+	"github.com/tierflow/tierflow/shared/item"
 	"github.com/tierflow/tierflow/shared/testserver"
 )
 
@@ -18,7 +18,7 @@ var slowly = map[string]string{"TIERFLOW_BANDWIDTH": "8MiB"}
 const big = 24 << 20
 
 // startBigMove posts a count that takes a big content to another file system, and returns when the worker is copying it.
-func (w *world) startBigMove(id content.ID, worker string) {
+func (w *world) startBigMove(id item.ID, worker string) {
 	w.t.Helper()
 	w.add(id, "bronze", big)
 	w.post(id, 5000)
@@ -26,7 +26,7 @@ func (w *world) startBigMove(id content.ID, worker string) {
 }
 
 // waitCopying waits until the worker has the content's lock and an attempt of its lies on the target.
-func (w *world) waitCopying(id content.ID, worker string) {
+func (w *world) waitCopying(id item.ID, worker string) {
 	w.t.Helper()
 	testserver.Eventually(w.t, worker+" is copying", patience, func() error {
 		lock, err := w.Redis.Get(context.Background(), w.Keys.Lock(id)).Result()
@@ -57,14 +57,14 @@ func (w *world) tier(level string) string {
 func TestTwoRelocatorsShareTheWorkAndMoveNothingTwice(t *testing.T) {
 	w := start(t, options{relocators: 2})
 	const n = 60
-	for id := content.ID(1); id <= n; id++ {
+	for id := item.ID(1); id <= n; id++ {
 		w.add(id, "bronze", 200_000)
 	}
-	for id := content.ID(1); id <= n; id++ {
-		w.post(id, 1000+content.Count(id%2)*1000)
+	for id := item.ID(1); id <= n; id++ {
+		w.post(id, 1000+item.Count(id%2)*1000)
 	}
 	w.checkSettled()
-	for id := content.ID(1); id <= n; id++ {
+	for id := item.ID(1); id <= n; id++ {
 		if m := w.moves(id); m != 1 {
 			t.Errorf("content %s was moved %d times", id, m)
 		}
@@ -102,12 +102,12 @@ func TestARelocatorThatWakesUpLateChangesNothing(t *testing.T) {
 func TestACommitterThatIsKilledAgainAndAgainLosesNothingAndCommitsNothingTwice(t *testing.T) {
 	w := start(t, options{})
 	const n = 80
-	for id := content.ID(1); id <= n; id++ {
+	for id := item.ID(1); id <= n; id++ {
 		w.add(id, "bronze", 1000)
 	}
-	for round := content.Count(1); round <= 4; round++ {
-		for id := content.ID(1); id <= n; id++ {
-			w.post(id, 1000*(1+(round+content.Count(id))%2)) // silver and gold in turn
+	for round := item.Count(1); round <= 4; round++ {
+		for id := item.ID(1); id <= n; id++ {
+			w.post(id, 1000*(1+(round+item.Count(id))%2)) // silver and gold in turn
 			if id == n/2 {
 				w.must("kill", w.Committer.Kill())
 				w.must("start", w.Committer.Launch())

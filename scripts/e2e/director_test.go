@@ -27,7 +27,7 @@ import (
 
 	"github.com/go-sql-driver/mysql"
 	"github.com/tierflow/tierflow/scripts/internal/stack"
-	"github.com/tierflow/tierflow/shared/content"
+	"github.com/tierflow/tierflow/shared/item"
 	"github.com/tierflow/tierflow/shared/testserver"
 )
 
@@ -73,7 +73,7 @@ type director struct {
 	wg     sync.WaitGroup
 
 	mu    sync.Mutex
-	about map[string][]content.ID // what a goroutine or transaction was last at work on
+	about map[string][]item.ID // what a goroutine or transaction was last at work on
 	open  map[net.Conn]bool
 	lives map[*stack.Service]*sync.Mutex
 }
@@ -81,9 +81,9 @@ type director struct {
 // at is one occurrence of a step.
 type at struct {
 	service *stack.Service
-	pid     int        // of the process that is there
-	id      content.ID // the content that it is at work on; 0 where nobody can tell
-	step    string     // such as "relocator: fsys publish", or "committer: mysql COMMIT, answered"
+	pid     int     // of the process that is there
+	id      item.ID // the content that it is at work on; 0 where nobody can tell
+	step    string  // such as "relocator: fsys publish", or "committer: mysql COMMIT, answered"
 }
 
 type verdict int
@@ -104,7 +104,7 @@ func newDirector(t *testing.T) *director {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d := &director{t: t, dir: dir, scripts: scriptNames(t, root), closed: make(chan struct{}), about: map[string][]content.ID{},
+	d := &director{t: t, dir: dir, scripts: scriptNames(t, root), closed: make(chan struct{}), about: map[string][]item.ID{},
 		open: map[net.Conn]bool{}, lives: map[*stack.Service]*sync.Mutex{}}
 	t.Cleanup(func() { // after the services have ended
 		close(d.closed)
@@ -206,7 +206,7 @@ func (d *director) reached(v *stack.Service, pid int, by, step string, text []by
 		d.mu.Unlock()
 	}
 	if len(ids) == 0 {
-		ids = []content.ID{0}
+		ids = []item.ID{0}
 	}
 	result := goOn
 	for _, id := range ids {
@@ -222,10 +222,10 @@ const firstID = 7_000_001
 
 var idPattern = regexp.MustCompile(`(?:^|[^0-9])(7[0-9]{6})(?:$|[^0-9])`)
 
-func idsIn(text []byte) (ids []content.ID) {
+func idsIn(text []byte) (ids []item.ID) {
 	for _, m := range idPattern.FindAllSubmatch(text, -1) {
 		n, _ := strconv.ParseInt(string(m[1]), 10, 64)
-		id := content.ID(n)
+		id := item.ID(n)
 		if !slices.Contains(ids, id) {
 			ids = append(ids, id)
 		}

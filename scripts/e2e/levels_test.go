@@ -10,7 +10,7 @@ import (
 	"time"
 
 	"github.com/tierflow/tierflow/scripts/internal/stack"
-	"github.com/tierflow/tierflow/shared/content"
+	"github.com/tierflow/tierflow/shared/item"
 	"github.com/tierflow/tierflow/shared/state"
 	"github.com/tierflow/tierflow/shared/testserver"
 )
@@ -23,7 +23,7 @@ func TestAChangeOfLevelsSurvivesAnAPIThatIsKilledHalfWay(t *testing.T) {
 	w.API.Settings["TIERFLOW_REDIS_URL"] = url
 	w.must("start", w.Start(t.Context()))
 	const n, before = 30, 10
-	for id := content.ID(1); id <= n; id++ {
+	for id := item.ID(1); id <= n; id++ {
 		w.add(id, "bronze", 1000)
 		w.post(id, 500)
 	}
@@ -59,7 +59,7 @@ func TestAChangeOfLevelsSurvivesAnAPIThatIsKilledHalfWay(t *testing.T) {
 	}
 	w.must("kill the api", w.API.Kill())
 	left := 0
-	for id := content.ID(1); id <= n; id++ {
+	for id := item.ID(1); id <= n; id++ {
 		v, err := w.Redis.Get(t.Context(), w.Keys.Content(id)).Result()
 		w.must("read a state", err)
 		if st, err := state.Parse(v); err != nil || st.Target == "bronze" {
@@ -71,7 +71,7 @@ func TestAChangeOfLevelsSurvivesAnAPIThatIsKilledHalfWay(t *testing.T) {
 	}
 	gate.Judge(nil)
 	w.must("start it again", w.API.Start(t.Context()))
-	for id := content.ID(1); id <= n; id++ {
+	for id := item.ID(1); id <= n; id++ {
 		w.waitLevel(id, "silver")
 	}
 	w.checkSettled()

@@ -9,7 +9,7 @@ import (
 	"testing"
 
 	_ "github.com/go-sql-driver/mysql" // the driver of ownMySQL
-	"github.com/tierflow/tierflow/shared/content"
+	"github.com/tierflow/tierflow/shared/item"
 	"github.com/tierflow/tierflow/shared/localserver"
 	"github.com/tierflow/tierflow/shared/testserver"
 )
@@ -54,7 +54,7 @@ func ownMySQL(t *testing.T) (dsn string, stop func() error, again func() error) 
 }
 
 // wantRefused posts until the api refuses with 503 and says when to come back.
-func (w *world) wantRefused(id content.ID, count content.Count) {
+func (w *world) wantRefused(id item.ID, count item.Count) {
 	w.t.Helper()
 	testserver.Eventually(w.t, "503 unavailable", patience, func() error {
 		a, err := w.Post(context.Background(), id, count)
@@ -66,7 +66,7 @@ func (w *world) wantRefused(id content.ID, count content.Count) {
 }
 
 // wantAccepted posts until the api accepts again, by itself.
-func (w *world) wantAccepted(id content.ID, count content.Count) {
+func (w *world) wantAccepted(id item.ID, count item.Count) {
 	w.t.Helper()
 	testserver.Eventually(w.t, "200", patience, func() error {
 		a, err := w.Post(context.Background(), id, count)
@@ -80,10 +80,10 @@ func (w *world) wantAccepted(id content.ID, count content.Count) {
 func TestARedisThatIsKilledAndComesBackCostsNoAcceptedCount(t *testing.T) {
 	url, stop, again := ownRedis(t)
 	w := start(t, options{redisURL: url, relocators: 2})
-	for id := content.ID(1); id <= 40; id++ {
+	for id := item.ID(1); id <= 40; id++ {
 		w.add(id, "bronze", 50_000)
 	}
-	for id := content.ID(1); id <= 40; id++ {
+	for id := item.ID(1); id <= 40; id++ {
 		w.post(id, 1500)
 	}
 	w.must("kill Redis", stop())

@@ -21,13 +21,13 @@ import (
 	"github.com/tierflow/tierflow/scripts/internal/stack"
 	"github.com/tierflow/tierflow/shared/catalog"
 	"github.com/tierflow/tierflow/shared/child"
-	"github.com/tierflow/tierflow/shared/content"
+	"github.com/tierflow/tierflow/shared/item"
 	"github.com/tierflow/tierflow/shared/localserver"
 )
 
 // served is a content that is read while it moves.
 type served struct {
-	id    content.ID
+	id    item.ID
 	name  string
 	files map[string][]byte // by sub-path, "" for a file
 }
@@ -118,7 +118,7 @@ func (a *audience) fail(format string, args ...any) {
 	a.t.Errorf(format, args...)
 }
 
-func (a *audience) location(ctx context.Context, client *http.Client, id content.ID) (path string, err error) {
+func (a *audience) location(ctx context.Context, client *http.Client, id item.ID) (path string, err error) {
 	b, err := get(ctx, client, "http://"+a.w.API.Addr+"/v1/contents/"+id.String()+"/location", "", http.StatusOK)
 	if err != nil {
 		return "", err
@@ -212,7 +212,7 @@ func TestReadersOfContentsThatMoveAllTheTimeFindEveryFileWhole(t *testing.T) {
 	a.w = start(t, options{relocators: 2, settings: map[string]string{
 		"TIERFLOW_RELEASE_GRACE": a.grace.String(), "TIERFLOW_MIN_IDLE": "10s", "TIERFLOW_LOG_LEVEL": "warn"}})
 	for n := range 24 {
-		s := served{id: content.ID(n + 1), name: fmt.Sprintf("%d/x.mp4", n+1)}
+		s := served{id: item.ID(n + 1), name: fmt.Sprintf("%d/x.mp4", n+1)}
 		sample := stack.Sample{ID: s.id, Level: "bronze"}
 		paths := []string{""}
 		switch {
@@ -241,7 +241,7 @@ func TestReadersOfContentsThatMoveAllTheTimeFindEveryFileWhole(t *testing.T) {
 		a.w.must("count the moves", a.w.DB().QueryRow("SELECT COUNT(*) FROM update_history").Scan(&n))
 		return n
 	}
-	levels, wanted := []string{"bronze", "silver", "gold"}, map[content.ID]string{}
+	levels, wanted := []string{"bronze", "silver", "gold"}, map[item.ID]string{}
 	arrived := func() (n int) {
 		a.w.must("read the rows", a.w.Catalog.Each(t.Context(), func(row catalog.Row) error {
 			if row.Level == wanted[row.ID] {
@@ -257,7 +257,7 @@ func TestReadersOfContentsThatMoveAllTheTimeFindEveryFileWhole(t *testing.T) {
 		for _, s := range a.contents {
 			level := random.IntN(len(levels))
 			wanted[s.id] = levels[level]
-			count := content.Count(level * 1000)
+			count := item.Count(level * 1000)
 			fmt.Fprintf(&lines, "{\"cid\":%s,\"count\":%s}\n", s.id, count)
 			a.w.Posted(s.id, count)
 		}

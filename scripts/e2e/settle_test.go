@@ -9,7 +9,7 @@ import (
 	"time"
 
 	"github.com/tierflow/tierflow/scripts/internal/stack"
-	"github.com/tierflow/tierflow/shared/content"
+	"github.com/tierflow/tierflow/shared/item"
 )
 
 // TestTenThousandContentsSettleToExactlyWhatTheirLastCountsCallFor is the whole of it: two file systems, two
@@ -23,15 +23,15 @@ func TestTenThousandContentsSettleToExactlyWhatTheirLastCountsCallFor(t *testing
 	levels := []string{"bronze", "silver", "gold"}
 	samples := make([]stack.Sample, n)
 	for i := range samples {
-		samples[i] = stack.Sample{ID: content.ID(i + 1), Filename: fmt.Sprintf("%02d/%d.mp4", i%50, i), Level: levels[random.IntN(3)],
+		samples[i] = stack.Sample{ID: item.ID(i + 1), Filename: fmt.Sprintf("%02d/%d.mp4", i%50, i), Level: levels[random.IntN(3)],
 			Size: int64(random.IntN(4096))}
 	}
 	w.must("add contents", w.Add(t.Context(), samples...))
 	for range 15 {
 		var lines strings.Builder
-		last := map[content.ID]content.Count{}
+		last := map[item.ID]item.Count{}
 		for range 1000 {
-			id, count := content.ID(1+random.IntN(n)), content.Count(random.IntN(3000))
+			id, count := item.ID(1+random.IntN(n)), item.Count(random.IntN(3000))
 			fmt.Fprintf(&lines, "{\"cid\":%d,\"count\":%d}\n", id, count)
 			last[id] = count
 		}

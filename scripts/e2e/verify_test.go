@@ -14,7 +14,7 @@ import (
 	"time"
 
 	"github.com/tierflow/tierflow/scripts/internal/stack"
-	"github.com/tierflow/tierflow/shared/content"
+	"github.com/tierflow/tierflow/shared/item"
 )
 
 // TestVerifyBesideAWorkingPipelineFindsNothingAndHarmsNothing runs verify --repair again and again while every content is
@@ -28,7 +28,7 @@ func TestVerifyBesideAWorkingPipelineFindsNothingAndHarmsNothing(t *testing.T) {
 	const n, runs = 120, 10
 	samples := make([]stack.Sample, n)
 	for i := range samples {
-		samples[i] = stack.Sample{ID: content.ID(i + 1), Filename: fmt.Sprintf("%02d/%d.mp4", i%5, i), Level: "bronze", Size: int64(1 + random.IntN(40_000))}
+		samples[i] = stack.Sample{ID: item.ID(i + 1), Filename: fmt.Sprintf("%02d/%d.mp4", i%5, i), Level: "bronze", Size: int64(1 + random.IntN(40_000))}
 	}
 	w.must("add contents", w.Add(t.Context(), samples...))
 
@@ -69,9 +69,9 @@ func TestVerifyBesideAWorkingPipelineFindsNothingAndHarmsNothing(t *testing.T) {
 	posts := 0
 	for busy := true; busy; posts++ {
 		var lines strings.Builder
-		last := map[content.ID]content.Count{}
+		last := map[item.ID]item.Count{}
 		for range n / 4 {
-			id, count := content.ID(1+random.IntN(n)), content.Count(random.IntN(3000))
+			id, count := item.ID(1+random.IntN(n)), item.Count(random.IntN(3000))
 			fmt.Fprintf(&lines, "{\"cid\":%d,\"count\":%d}\n", id, count)
 			last[id] = count
 		}

@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"github.com/tierflow/tierflow/scripts/internal/stack"
-	"github.com/tierflow/tierflow/shared/content"
+	"github.com/tierflow/tierflow/shared/item"
 	"github.com/tierflow/tierflow/shared/testserver"
 )
 
@@ -118,7 +118,7 @@ func (w *world) must(what string, err error) {
 }
 
 // add makes a content of one file and returns it. Its name follows from its id.
-func (w *world) add(id content.ID, level string, size int64) stack.Sample {
+func (w *world) add(id item.ID, level string, size int64) stack.Sample {
 	w.t.Helper()
 	p := stack.Sample{ID: id, Filename: fmt.Sprintf("videos/%s.mp4", id), Level: level, Size: size}
 	w.must("add a content", w.Add(w.t.Context(), p))
@@ -126,7 +126,7 @@ func (w *world) add(id content.ID, level string, size int64) stack.Sample {
 }
 
 // post posts a view count, which must be accepted, and returns the answer.
-func (w *world) post(id content.ID, count content.Count) string {
+func (w *world) post(id item.ID, count item.Count) string {
 	w.t.Helper()
 	a, err := w.Post(w.t.Context(), id, count)
 	w.must("post a view", err)
@@ -137,7 +137,7 @@ func (w *world) post(id content.ID, count content.Count) string {
 }
 
 // waitLevel waits until MySQL names the level as the content's.
-func (w *world) waitLevel(id content.ID, level string) {
+func (w *world) waitLevel(id item.ID, level string) {
 	w.t.Helper()
 	ctx, cancel := context.WithTimeout(w.t.Context(), patience)
 	defer cancel()
@@ -168,7 +168,7 @@ func (w *world) path(p stack.Sample, level string) string {
 }
 
 // moves is the number of relocations of the content that were committed.
-func (w *world) moves(id content.ID) int {
+func (w *world) moves(id item.ID) int {
 	w.t.Helper()
 	rows, err := w.Catalog.History(w.t.Context(), id, 0, 1000)
 	w.must("read the history", err)

@@ -14,8 +14,8 @@ import (
 	"github.com/go-sql-driver/mysql"
 
 	"github.com/tierflow/tierflow/shared/catalog"
-	"github.com/tierflow/tierflow/shared/content"
 	"github.com/tierflow/tierflow/shared/fault"
+	"github.com/tierflow/tierflow/shared/item"
 	"github.com/tierflow/tierflow/shared/policy"
 	"github.com/tierflow/tierflow/shared/testserver"
 )
@@ -379,7 +379,7 @@ func TestNamesAreComparedByteByByte(t *testing.T) {
 	}
 	for i, name := range names {
 		r, err := c.ByFilename(t.Context(), name)
-		if err != nil || r.ID != content.ID(i+1) || r.Filename != name {
+		if err != nil || r.ID != item.ID(i+1) || r.Filename != name {
 			t.Errorf("%q: %+v, %v", name, r, err)
 		}
 	}
@@ -414,13 +414,13 @@ func TestContentsAreFoundByTheirIds(t *testing.T) {
 }
 
 // fill inserts n contents with odd ids, alternating between bronze and silver, and returns their ids.
-func fill(t *testing.T, c *catalog.Catalog, n int) []content.ID {
+func fill(t *testing.T, c *catalog.Catalog, n int) []item.ID {
 	t.Helper()
-	var ids []content.ID
+	var ids []item.ID
 	var values []string
 	for i := range n {
 		id := 2*i + 1
-		ids = append(ids, content.ID(id))
+		ids = append(ids, item.ID(id))
 		values = append(values, fmt.Sprintf("(%d, '%s', 'f%d')", id, []string{"bronze", "silver"}[i%2], id))
 	}
 	exec(t, c, "INSERT INTO contents (cid, content_level, filename) VALUES "+strings.Join(values, ", "))
@@ -431,13 +431,13 @@ func TestListingsArePagedByID(t *testing.T) {
 	c := migrated(t)
 	ids := fill(t, c, 25)
 	for _, level := range []string{"", "silver"} {
-		var want, got []content.ID
+		var want, got []item.ID
 		for i, id := range ids {
 			if level == "" || i%2 == 1 {
 				want = append(want, id)
 			}
 		}
-		for after := content.ID(0); ; {
+		for after := item.ID(0); ; {
 			rows, err := c.List(t.Context(), level, after, 4)
 			if err != nil {
 				t.Fatal(err)
@@ -459,7 +459,7 @@ func TestListingsArePagedByID(t *testing.T) {
 func TestEachSeesEveryRowOnceAndStopsAtTheCallersError(t *testing.T) {
 	c := migrated(t)
 	want := fill(t, c, 2000)
-	var got []content.ID
+	var got []item.ID
 	if err := c.Each(t.Context(), func(r catalog.Row) error {
 		got = append(got, r.ID)
 		return nil

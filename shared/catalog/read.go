@@ -7,8 +7,8 @@ import (
 	"strings"
 	"time"
 
-	"github.com/tierflow/tierflow/shared/content"
 	"github.com/tierflow/tierflow/shared/fault"
+	"github.com/tierflow/tierflow/shared/item"
 	"github.com/tierflow/tierflow/shared/policy"
 )
 
@@ -17,13 +17,13 @@ const pageSize = 1000
 
 // Row is a row of contents. Times are in UTC, with microseconds.
 type Row struct {
-	ID         content.ID
+	ID         item.ID
 	Level      string
 	Filename   string
 	Generated  time.Time // generate_time
 	Updated    time.Time // update_time: when the level last changed
 	Generation int64     // one higher after every commit and every begun release
-	ViewCount  content.Count
+	ViewCount  item.Count
 	SizeBytes  int64
 	Digest     string // "sha256:<hex>" of the last copy, "" where none was made
 	Pinned     string // the level it is held on, "" for none
@@ -31,7 +31,7 @@ type Row struct {
 
 // Item is what the policy needs to know of the row, with its newest count, which an event or the state may know better
 // than the row.
-func (r Row) Item(count content.Count) policy.Item {
+func (r Row) Item(count item.Count) policy.Item {
 	return policy.Item{Level: r.Level, Count: int64(count), Pin: r.Pinned}
 }
 
@@ -39,12 +39,12 @@ func (r Row) Item(count content.Count) policy.Item {
 type History struct {
 	ID             int64
 	EventID        string
-	CID            content.ID
+	CID            item.ID
 	OldLevel       string
 	NewLevel       string
 	PrevUpdateTime time.Time
 	UpdateTime     time.Time
-	ViewCount      content.Count
+	ViewCount      item.Count
 	Bytes          int64
 	Duration       time.Duration // whole microseconds
 	WorkerID       string
@@ -58,14 +58,14 @@ const (
 )
 
 // Content reads one row; fault.Unknown where there is none.
-func (c *Catalog) Content(ctx context.Context, id content.ID) (Row, error) {
+func (c *Catalog) Content(ctx context.Context, id item.ID) (Row, error) {
 	row, err := scanRow(c.db.QueryRowContext(ctx, "SELECT "+rowColumns+" FROM contents WHERE cid = ?", id))
 	return row, Wrap("look up content", id.String(), err)
 }
 
 // Contents reads the rows of these ids; an id that has none is not in the map.
-func (c *Catalog) Contents(ctx context.Context, ids []content.ID) (map[content.ID]Row, error) {
-	found := make(map[content.ID]Row, len(ids))
+func (c *Catalog) Contents(ctx context.Context, ids []item.ID) (map[item.ID]Row, error) {
+	found := make(map[item.ID]Row, len(ids))
 	err := inPages(ids, func(in string, args []any) error {
 		rows, err := c.rows(ctx, "WHERE cid "+in, args...)
 		for _, r := range rows {
@@ -81,7 +81,7 @@ func (c *Catalog) Contents(ctx context.Context, ids []content.ID) (map[content.I
 
 // Placements reads where the contents of these ids lie, and calls fn for each row, in no order, with ID, Level, Filename
 // and Pinned; the rest of the row is not read. It is for those who look up thousands of contents a second.
-func (c *Catalog) Placements(ctx context.Context, ids []content.ID, fn func(Row)) error {
+func (c *Catalog) Placements(ctx context.Context, ids []item.ID, fn func(Row)) error {
 	err := inPages(ids, func(in string, args []any) error {
 		rows, err := c.db.QueryContext(ctx, "SELECT cid, content_level, filename, COALESCE(pinned_level, '') FROM contents WHERE cid "+in, args...)
 		if err != nil {
@@ -101,7 +101,7 @@ func (c *Catalog) Placements(ctx context.Context, ids []content.ID, fn func(Row)
 }
 
 // inPages calls query for the ids, page by page, with the SQL "IN (?, ...)" and its arguments.
-func inPages(ids []content.ID, query func(in string, args []any) error) error {
+func inPages(ids []item.ID, query func(in string, args []any) error) error {
 	for len(ids) > 0 {
 		part := ids[:min(pageSize, len(ids))]
 		ids = ids[len(part):]
@@ -126,7 +126,7 @@ func (c *Catalog) ByFilename(ctx context.Context, name string) (Row, error) {
 }
 
 // List reads rows with ids above after, ascending, limit at most; of one level, or of all where level is "".
-func (c *Catalog) List(ctx context.Context, level string, after content.ID, limit int) ([]Row, error) {
+func (c *Catalog) List(ctx context.Context, level string, after item.ID, limit int) ([]Row, error) {
 	where, args := "WHERE cid > ? ORDER BY cid LIMIT ?", []any{after, limit}
 	if level != "" {
 		where, args = "WHERE content_level = ? AND "+where[len("WHERE "):], append([]any{level}, args...)
@@ -138,7 +138,7 @@ func (c *Catalog) List(ctx context.Context, level string, after content.ID, limi
 // Each calls fn for every row, ascending by id, and stops at its first error, which it returns as it is. It reads
 // pages: fn may take its time, and rows may change meanwhile.
 func (c *Catalog) Each(ctx context.Context, fn func(Row) error) error {
-	for after := content.ID(0); ; {
+	for after := item.ID(0); ; {
 		rows, err := c.List(ctx, "", after, pageSize)
 		if err != nil {
 			return err
@@ -157,7 +157,7 @@ func (c *Catalog) Each(ctx context.Context, fn func(Row) error) error {
 
 // History reads a content's relocations, newest first, limit at most, with row ids below before; 0 starts at the
 // newest. The history outlives its content: an unknown one without history has an empty one.
-func (c *Catalog) History(ctx context.Context, id content.ID, before int64, limit int) ([]History, error) {
+func (c *Catalog) History(ctx context.Context, id item.ID, before int64, limit int) ([]History, error) {
 	const op = "read the history of content"
 	if before == 0 {
 		before = math.MaxInt64

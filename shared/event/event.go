@@ -12,8 +12,8 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/tierflow/tierflow/shared/content"
 	"github.com/tierflow/tierflow/shared/fault"
+	"github.com/tierflow/tierflow/shared/item"
 )
 
 // timeLayout is RFC 3339 with microseconds, always UTC.
@@ -25,8 +25,8 @@ func FormatTime(t time.Time) string { return t.UTC().Format(timeLayout) }
 // View is an entry of `views`: one accepted view count.
 type View struct {
 	EventID  string // UUIDv7, made by the api
-	ID       content.ID
-	Count    content.Count
+	ID       item.ID
+	Count    item.Count
 	Target   string // level for the count when it was posted; the relocator decides again
 	DBLevel  string // level in MySQL when it was posted
 	Filename string
@@ -54,11 +54,11 @@ func ParseView(values map[string]string) (View, error) {
 // Relocated is an entry of `relocated`: a copy at To is durable, and the row may name it.
 type Relocated struct {
 	EventID    string
-	ID         content.ID
+	ID         item.ID
 	From, To   string
 	Filename   string
 	Generation int64 // of the row when it was looked up: the commit's guard
-	Count      content.Count
+	Count      item.Count
 	Bytes      int64
 	Digest     string // "sha256:<hex>", "" where the bytes were not read
 	Method     string // link, clone, copy
@@ -102,7 +102,7 @@ const (
 // Committed is an entry of `committed`: the order to clear one copy, and the news for caches.
 type Committed struct {
 	EventID     string
-	ID          content.ID
+	ID          item.ID
 	From, To    string
 	Filename    string
 	Generation  int64
@@ -261,16 +261,16 @@ func ValidEventID(s string) bool {
 	return true
 }
 
-func (p *parser) id() content.ID {
-	id, err := content.ParseID(p.values["cid"])
+func (p *parser) id() item.ID {
+	id, err := item.ParseID(p.values["cid"])
 	if err != nil {
 		p.fail("cid", err)
 	}
 	return id
 }
 
-func (p *parser) count() content.Count {
-	c, err := content.ParseCount(p.values["count"])
+func (p *parser) count() item.Count {
+	c, err := item.ParseCount(p.values["count"])
 	if err != nil {
 		p.fail("count", err)
 	}

@@ -3,8 +3,8 @@ package state
 import (
 	"context"
 
-	"github.com/tierflow/tierflow/shared/content"
 	"github.com/tierflow/tierflow/shared/event"
+	"github.com/tierflow/tierflow/shared/item"
 )
 
 // NewState is the state of a view event that is about to be appended.
@@ -33,7 +33,7 @@ func (s *Store) Append(ctx context.Context, views []event.View) ([]string, error
 	ttl := s.seconds()
 	args := append(make([]any, 0, 1+8*len(views)), &ttl)
 	texts := make([]string, 2*len(views))
-	newer := make(map[content.ID]bool, len(views)) // of this call: only the newest event's state need be written
+	newer := make(map[item.ID]bool, len(views)) // of this call: only the newest event's state need be written
 	var b []byte
 	for i := len(views) - 1; i >= 0; i-- {
 		v := &views[i]

@@ -8,8 +8,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/tierflow/tierflow/shared/content"
 	"github.com/tierflow/tierflow/shared/event"
+	"github.com/tierflow/tierflow/shared/item"
 	"github.com/tierflow/tierflow/shared/state"
 	"github.com/tierflow/tierflow/shared/testserver"
 )
@@ -34,7 +34,7 @@ func BenchmarkAppend(b *testing.B) {
 			s := state.NewStore(state.Options{Redis: rdb, Keys: keys, TTL: ttl, Lease: lease})
 			groups := make([][]event.View, max(c.partitions, 2))
 			for lane := range groups {
-				for id := content.ID(1); len(groups[lane]) < 256; id++ {
+				for id := item.ID(1); len(groups[lane]) < 256; id++ {
 					if keys.Partition(id) == lane%c.partitions {
 						groups[lane] = append(groups[lane], view(int(id), id, 1500, "silver", "bronze", fmt.Sprintf("videos/%d.mp4", id)))
 					}

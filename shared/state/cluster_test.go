@@ -9,9 +9,9 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
-	"github.com/tierflow/tierflow/shared/content"
 	"github.com/tierflow/tierflow/shared/event"
 	"github.com/tierflow/tierflow/shared/fault"
+	"github.com/tierflow/tierflow/shared/item"
 	"github.com/tierflow/tierflow/shared/state"
 	"github.com/tierflow/tierflow/shared/testserver"
 )
@@ -37,7 +37,7 @@ func clusterWorld(t *testing.T, maxRetries int) *world {
 }
 
 // mate is another content of the same partition.
-func (w *world) mate(id content.ID) content.ID {
+func (w *world) mate(id item.ID) item.ID {
 	other := id + 1
 	for w.keys.Partition(other) != w.keys.Partition(id) {
 		other++
@@ -50,8 +50,8 @@ func TestOnAClusterEveryScriptTouchesOneSlot(t *testing.T) {
 	w := clusterWorld(t, -1)
 	ctx := t.Context()
 	w.must(w.Agree(ctx))
-	finished := map[int][]state.Finished{}    // by partition
-	for id := content.ID(1); id <= 40; id++ { // over all partitions
+	finished := map[int][]state.Finished{} // by partition
+	for id := item.ID(1); id <= 40; id++ { // over all partitions
 		k := w.keys.Of(id)
 		ids, err := w.Append(ctx, []event.View{view(1, id, 1500, "silver", "bronze", "f"), view(2, w.mate(id), 1, "bronze", "bronze", "g")})
 		w.must(err)
@@ -101,10 +101,10 @@ func TestOnAClusterEveryScriptTouchesOneSlot(t *testing.T) {
 	if flying, err := w.InFlight(ctx); err != nil || len(flying) != 40 {
 		t.Fatalf("%d contents are in flight, %v", len(flying), err)
 	}
-	for id := content.ID(1); id <= 40; id++ {
+	for id := item.ID(1); id <= 40; id++ {
 		k := w.keys.Of(id)
 		for _, m := range w.read(k.Committed(), state.GroupReleaser) {
-			owner, err := content.ParseID(m.Values["cid"].(string))
+			owner, err := item.ParseID(m.Values["cid"].(string))
 			w.must(err)
 			if who, err := w.Lock(ctx, owner, "t"); err != nil || who != "" {
 				t.Fatalf("%q, %v", who, err)
@@ -135,7 +135,7 @@ func TestOnAClusterEveryScriptTouchesOneSlot(t *testing.T) {
 	if n, err := w.Unsettled(ctx); err != nil || n != 40+partitions {
 		t.Fatalf("%d unsettled, %v", n, err)
 	}
-	states, err := w.GetMany(ctx, []content.ID{3, 1, 2})
+	states, err := w.GetMany(ctx, []item.ID{3, 1, 2})
 	w.must(err)
 	if len(states) != 3 || states[0].ID != 3 || states[1].ID != 1 || states[2].ID != 2 {
 		t.Fatalf("%+v", states)
@@ -150,7 +150,7 @@ func TestOnAClusterEveryScriptTouchesOneSlot(t *testing.T) {
 // repeats by default, and even with MaxRetries -1.
 func TestAClusterClientThatAppendsSendsNothingTwice(t *testing.T) {
 	cluster := testserver.RedisCluster(t)
-	id := content.ID(1)
+	id := item.ID(1)
 	for ; ; id++ {
 		slot, err := cluster.Slot(t.Context(), state.NewKeys("p:").Partitioned(partitions).Of(id).Views())
 		if err != nil {
@@ -195,7 +195,7 @@ func TestAnAppendFollowsItsSlot(t *testing.T) {
 	w := clusterWorld(t, -1)
 	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
 	defer cancel()
-	id := content.ID(1)
+	id := item.ID(1)
 	slot, err := cluster.Slot(ctx, w.keys.Of(id).Views())
 	w.must(err)
 	home, err := cluster.Owner(ctx, slot)
@@ -206,12 +206,12 @@ func TestAnAppendFollowsItsSlot(t *testing.T) {
 		done := make(chan error, 1)
 		w.must(cluster.MoveSlot(ctx, slot, to, func() {
 			go func() {
-				_, err := w.Append(ctx, []event.View{view(10+n, w.mate(id), content.Count(n), "silver", "bronze", "g")})
+				_, err := w.Append(ctx, []event.View{view(10+n, w.mate(id), item.Count(n), "silver", "bronze", "g")})
 				done <- err
 			}()
 		}))
 		w.must(<-done)
-		_, err := w.Append(ctx, []event.View{view(20+n, id, content.Count(n), "silver", "bronze", "f")})
+		_, err := w.Append(ctx, []event.View{view(20+n, id, item.Count(n), "silver", "bronze", "f")})
 		w.must(err)
 	}
 	_, entries := w.entries(w.keys.Of(id).Views())

@@ -6,22 +6,22 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
-	"github.com/tierflow/tierflow/shared/content"
+	"github.com/tierflow/tierflow/shared/item"
 	"github.com/tierflow/tierflow/shared/stream"
 )
 
 // InFlight returns which of these contents, or of all where none is given, an unsettled entry of any stage names. It may
 // return more of them: of each stream it takes everything from the first unsettled entry on. Stages are read in the order
 // in which an entry goes through them, so none slips by.
-func (s *Store) InFlight(ctx context.Context, among ...content.ID) (map[content.ID]bool, error) {
+func (s *Store) InFlight(ctx context.Context, among ...item.ID) (map[item.ID]bool, error) {
 	if err := s.agreed(ctx); err != nil {
 		return nil, err
 	}
-	asked := make(map[content.ID]bool, len(among))
+	asked := make(map[item.ID]bool, len(among))
 	for _, id := range among {
 		asked[id] = true
 	}
-	ids := map[content.ID]bool{}
+	ids := map[item.ID]bool{}
 	for _, g := range s.queues() {
 		start, err := s.firstUnsettled(ctx, g.stream, g.group)
 		if err != nil {
@@ -34,7 +34,7 @@ func (s *Store) InFlight(ctx context.Context, among ...content.ID) (map[content.
 			}
 			for _, e := range page {
 				cid, _ := e.Values["cid"].(string)
-				if id, err := content.ParseID(cid); err == nil && (len(asked) == 0 || asked[id]) {
+				if id, err := item.ParseID(cid); err == nil && (len(asked) == 0 || asked[id]) {
 					ids[id] = true
 				}
 			}

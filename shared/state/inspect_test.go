@@ -9,9 +9,9 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
-	"github.com/tierflow/tierflow/shared/content"
 	"github.com/tierflow/tierflow/shared/event"
 	"github.com/tierflow/tierflow/shared/fault"
+	"github.com/tierflow/tierflow/shared/item"
 	"github.com/tierflow/tierflow/shared/state"
 	"github.com/tierflow/tierflow/shared/testserver"
 )
@@ -56,7 +56,7 @@ func TestUnsettledCountsWhatIsUnreadAndWhatIsPending(t *testing.T) {
 
 func TestInFlightNamesEveryContentOfAnUnsettledEntry(t *testing.T) {
 	w := newWorld(t)
-	inFlight := func(want ...content.ID) {
+	inFlight := func(want ...item.ID) {
 		t.Helper()
 		got, err := w.InFlight(t.Context())
 		w.must(err)
@@ -106,7 +106,7 @@ func TestInFlightSeesMoreThanOnePage(t *testing.T) {
 	w := newWorld(t)
 	var views []event.View
 	for i := range 2500 {
-		views = append(views, view(i, content.ID(i+1), 1, "silver", "bronze", "f"))
+		views = append(views, view(i, item.ID(i+1), 1, "silver", "bronze", "f"))
 	}
 	_, err := w.Append(t.Context(), views)
 	w.must(err)
@@ -138,7 +138,7 @@ func TestGetManyAnswersAsGetDoes(t *testing.T) {
 	}
 	w.append(view(1, 7, 1, "silver", "bronze", hostile))
 	w.must(w.rdb.Set(t.Context(), w.keys.Content(8), "hello", 0).Err())
-	states, err := w.GetMany(t.Context(), []content.ID{9, 7, 8, 7})
+	states, err := w.GetMany(t.Context(), []item.ID{9, 7, 8, 7})
 	w.must(err)
 	if len(states) != 4 || states[0] != nil || states[2] != nil || *states[1] != w.get(7) || *states[3] != w.get(7) {
 		t.Errorf("%v", states)
@@ -206,7 +206,7 @@ func TestWithoutRedisEveryCallSaysUnavailable(t *testing.T) {
 		"Unlock":      func() error { return s.Unlock(ctx, 7, "t") },
 		"Released":    func() error { return s.Released(ctx, 7, "t", "1-0") },
 		"Holder":      func() error { _, err := s.Holder(ctx, 7); return err },
-		"Holders":     func() error { _, err := s.Holders(ctx, []content.ID{7}); return err },
+		"Holders":     func() error { _, err := s.Holders(ctx, []item.ID{7}); return err },
 		"Bury":        func() error { _, err := s.Bury(ctx, "g", "c", nil, event.Failure{SourceStream: "x:views"}); return err },
 		"RetryView":   func() error { _, err := s.RetryView(ctx, "1-0", "1-0", v); return err },
 		"Retry":       func() error { _, err := s.Retry(ctx, "x:dead", "1-0", "x", v.Fields()); return err },
@@ -218,7 +218,7 @@ func TestWithoutRedisEveryCallSaysUnavailable(t *testing.T) {
 		"SetPaused":   func() error { return s.SetPaused(ctx, true, "") },
 		"SetProgress": func() error { return s.SetProgress(ctx, 7, state.Progress{}) },
 		"GetProgress": func() error { _, _, err := s.GetProgress(ctx, 7); return err },
-		"GetMany":     func() error { _, err := s.GetMany(ctx, []content.ID{7}); return err },
+		"GetMany":     func() error { _, err := s.GetMany(ctx, []item.ID{7}); return err },
 		"Forget":      func() error { return s.Forget(ctx, 7) },
 		"Now":         func() error { _, err := s.Now(ctx, "x:views"); return err },
 	} {
@@ -230,8 +230,8 @@ func TestWithoutRedisEveryCallSaysUnavailable(t *testing.T) {
 
 func TestTheHoldersOfManyContentsAreReadOnOneTrip(t *testing.T) {
 	w := newWorld(t)
-	ids := []content.ID{7, 8, 9}
-	for _, id := range []content.ID{7, 9} {
+	ids := []item.ID{7, 8, 9}
+	for _, id := range []item.ID{7, 9} {
 		_, err := w.Lock(t.Context(), id, state.NewReleaseToken("me", id.String()))
 		w.must(err)
 	}

@@ -6,7 +6,7 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/tierflow/tierflow/shared/content"
+	"github.com/tierflow/tierflow/shared/item"
 )
 
 // DefaultPrefix begins every key unless a setting says otherwise.
@@ -43,7 +43,7 @@ func (k Keys) Partitions() int { return k.n }
 
 // Partition is where a content's keys lie: the CRC-32 (IEEE) of its decimal digits modulo the number of partitions.
 // MySQL computes the same: CRC32(cid) MOD n. It must never change: entries under way would be looked for elsewhere.
-func (k Keys) Partition(id content.ID) int {
+func (k Keys) Partition(id item.ID) int {
 	if k.n == 1 {
 		return 0
 	}
@@ -60,7 +60,7 @@ func (k Keys) In(p int) Keys {
 }
 
 // Of are the keys of a content's partition.
-func (k Keys) Of(id content.ID) Keys { return k.In(k.Partition(id)) }
+func (k Keys) Of(id item.ID) Keys { return k.In(k.Partition(id)) }
 
 // Each are the keys of every partition, in order.
 func (k Keys) Each() []Keys {
@@ -118,15 +118,15 @@ func (k Keys) Dead() string { return k.stream("dead") }
 func (k Keys) Backoff(group string) string { return k.stream("backoff:" + group) }
 
 // Content is a content's state, JSON.
-func (k Keys) Content(id content.ID) string { return k.of("content:", id) }
+func (k Keys) Content(id item.ID) string { return k.of("content:", id) }
 
 // Lock says who is at work on a content.
-func (k Keys) Lock(id content.ID) string { return k.of("lock:", id) }
+func (k Keys) Lock(id item.ID) string { return k.of("lock:", id) }
 
 // Progress has the bytes of the move in flight.
-func (k Keys) Progress(id content.ID) string { return k.of("progress:", id) }
+func (k Keys) Progress(id item.ID) string { return k.of("progress:", id) }
 
-func (k Keys) of(name string, id content.ID) string {
+func (k Keys) of(name string, id item.ID) string {
 	return k.prefix + k.Of(id).tag + name + id.String()
 }
 

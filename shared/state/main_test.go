@@ -9,8 +9,8 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
-	"github.com/tierflow/tierflow/shared/content"
 	"github.com/tierflow/tierflow/shared/event"
+	"github.com/tierflow/tierflow/shared/item"
 	"github.com/tierflow/tierflow/shared/state"
 	"github.com/tierflow/tierflow/shared/testserver"
 )
@@ -60,7 +60,7 @@ func (w *world) must(err error) {
 
 func uuid(n int) string { return fmt.Sprintf("01900000-0000-7000-8000-%012d", n) }
 
-func view(n int, id content.ID, count content.Count, target, level, filename string) event.View {
+func view(n int, id item.ID, count item.Count, target, level, filename string) event.View {
 	return event.View{EventID: uuid(n), ID: id, Count: count, Target: target, DBLevel: level, Filename: filename, PostedAt: posted}
 }
 
@@ -126,7 +126,7 @@ func (w *world) set(s state.State) {
 	w.must(w.rdb.Set(w.Context(), w.keys.Content(s.ID), s.JSON(), life).Err())
 }
 
-func (w *world) get(id content.ID) state.State {
+func (w *world) get(id item.ID) state.State {
 	w.Helper()
 	s, ok, err := w.Get(w.Context(), id)
 	w.must(err)
@@ -136,7 +136,7 @@ func (w *world) get(id content.ID) state.State {
 	return s
 }
 
-func (w *world) raw(id content.ID) string {
+func (w *world) raw(id item.ID) string {
 	w.Helper()
 	v, err := w.rdb.Get(w.Context(), w.keys.Content(id)).Result()
 	if err != nil && err != redis.Nil {
@@ -146,7 +146,7 @@ func (w *world) raw(id content.ID) string {
 }
 
 // lives checks a state's time to live: 0 is for ever.
-func (w *world) lives(id content.ID, want time.Duration) {
+func (w *world) lives(id item.ID, want time.Duration) {
 	w.Helper()
 	d, err := w.rdb.TTL(w.Context(), w.keys.Content(id)).Result()
 	w.must(err)
@@ -164,7 +164,7 @@ func (w *world) same(got, want state.State) {
 	}
 }
 
-func (w *world) holder(id content.ID) state.Token {
+func (w *world) holder(id item.ID) state.Token {
 	w.Helper()
 	h, err := w.Holder(w.Context(), id)
 	w.must(err)

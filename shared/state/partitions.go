@@ -11,8 +11,8 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
-	"github.com/tierflow/tierflow/shared/content"
 	"github.com/tierflow/tierflow/shared/fault"
+	"github.com/tierflow/tierflow/shared/item"
 )
 
 // Agree records the number of partitions where none is recorded, and tells whether it is the recorded one: with
@@ -124,7 +124,7 @@ func (s *Store) agreed(ctx context.Context) error {
 
 // CheckPlace tells whether a stream is one of a content's partition. fault.Malformed: somebody put an entry into the
 // wrong one, where a script would ack it in another stream than it came from.
-func (s *Store) CheckPlace(stream string, id content.ID) error {
+func (s *Store) CheckPlace(stream string, id item.ID) error {
 	if s.keys.Partitions() == 1 {
 		return nil
 	}

@@ -9,8 +9,8 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
-	"github.com/tierflow/tierflow/shared/content"
 	"github.com/tierflow/tierflow/shared/event"
+	"github.com/tierflow/tierflow/shared/item"
 )
 
 // Token is the value of a lock: what its holder does, for whom, and a random part that makes it the holder's own.
@@ -41,7 +41,7 @@ const (
 )
 
 // Take begins the work on a view event (step 2). who is the holder's lock value where the answer is Busy.
-func (s *Store) Take(ctx context.Context, entryID string, id content.ID, token Token, workerID string) (t Taken, who string, err error) {
+func (s *Store) Take(ctx context.Context, entryID string, id item.ID, token Token, workerID string) (t Taken, who string, err error) {
 	k := s.keys.Of(id)
 	r, err := s.run(ctx, id, takeScript, []string{k.Content(id), k.Lock(id), k.Views()},
 		entryID, string(token), s.lock.Milliseconds(), GroupRelocator, string(appendString(nil, workerID)),
@@ -96,7 +96,7 @@ func (s *Store) Stray(ctx context.Context, c event.Committed) error {
 }
 
 // Lock takes the lock for a release (step 8). who is "" where it is ours, else the holder's value.
-func (s *Store) Lock(ctx context.Context, id content.ID, token Token) (who string, err error) {
+func (s *Store) Lock(ctx context.Context, id item.ID, token Token) (who string, err error) {
 	who, err = s.run(ctx, id, lockScript, []string{s.keys.Lock(id)}, string(token), s.lock.Milliseconds()).Text()
 	if err != nil {
 		return "", unavailable("lock", id.String(), err)
@@ -105,7 +105,7 @@ func (s *Store) Lock(ctx context.Context, id content.ID, token Token) (who strin
 }
 
 // Renew prolongs a lock. false: it is not ours any more, and the work must be cancelled.
-func (s *Store) Renew(ctx context.Context, id content.ID, token Token) (bool, error) {
+func (s *Store) Renew(ctx context.Context, id item.ID, token Token) (bool, error) {
 	n, err := s.run(ctx, id, renewScript, []string{s.keys.Lock(id)}, string(token), s.lock.Milliseconds()).Int()
 	if err != nil {
 		return false, unavailable("renew lock", id.String(), err)
@@ -114,16 +114,16 @@ func (s *Store) Renew(ctx context.Context, id content.ID, token Token) (bool, er
 }
 
 // Unlock lets go of a lock that is still ours; the entry stays pending.
-func (s *Store) Unlock(ctx context.Context, id content.ID, token Token) error {
+func (s *Store) Unlock(ctx context.Context, id item.ID, token Token) error {
 	return s.unlock(ctx, id, token, s.keys.Of(id).Views(), "", "")
 }
 
 // Released ends a release: unlock and ack (step 8).
-func (s *Store) Released(ctx context.Context, id content.ID, token Token, entryID string) error {
+func (s *Store) Released(ctx context.Context, id item.ID, token Token, entryID string) error {
 	return s.unlock(ctx, id, token, s.keys.Of(id).Committed(), GroupReleaser, entryID)
 }
 
-func (s *Store) unlock(ctx context.Context, id content.ID, token Token, stream, group, entryID string) error {
+func (s *Store) unlock(ctx context.Context, id item.ID, token Token, stream, group, entryID string) error {
 	err := s.run(ctx, id, unlockScript, []string{s.keys.Lock(id), s.keys.Progress(id), stream},
 		string(token), group, entryID).Err()
 	if err != nil {
@@ -133,7 +133,7 @@ func (s *Store) unlock(ctx context.Context, id content.ID, token Token, stream, 
 }
 
 // Holder reads the value of a content's lock, "" where it is free.
-func (s *Store) Holder(ctx context.Context, id content.ID) (Token, error) {
+func (s *Store) Holder(ctx context.Context, id item.ID) (Token, error) {
 	v, err := s.rdb.Get(ctx, s.keys.Lock(id)).Result()
 	if err != nil && !errors.Is(err, redis.Nil) {
 		return "", unavailable("read lock", id.String(), err)
@@ -142,7 +142,7 @@ func (s *Store) Holder(ctx context.Context, id content.ID) (Token, error) {
 }
 
 // Holders is Holder of many contents, on one trip.
-func (s *Store) Holders(ctx context.Context, ids []content.ID) ([]Token, error) {
+func (s *Store) Holders(ctx context.Context, ids []item.ID) ([]Token, error) {
 	texts, err := s.texts(ctx, ids, s.keys.Lock)
 	if err != nil {
 		return nil, unavailable("read locks", "", err)
@@ -166,7 +166,7 @@ type Progress struct {
 }
 
 // SetProgress publishes how far a move is. It expires with the lock, and is no part of the protocol.
-func (s *Store) SetProgress(ctx context.Context, id content.ID, p Progress) error {
+func (s *Store) SetProgress(ctx context.Context, id item.ID, p Progress) error {
 	key := s.keys.Progress(id)
 	_, err := s.rdb.Pipelined(ctx, func(pipe redis.Pipeliner) error {
 		pipe.HSet(ctx, key, "event_id", p.EventID, "from", p.From, "to", p.To, "filename", p.Filename,
@@ -181,7 +181,7 @@ func (s *Store) SetProgress(ctx context.Context, id content.ID, p Progress) erro
 }
 
 // GetProgress reads how far a move is; ok is false where none is in flight.
-func (s *Store) GetProgress(ctx context.Context, id content.ID) (p Progress, ok bool, err error) {
+func (s *Store) GetProgress(ctx context.Context, id item.ID) (p Progress, ok bool, err error) {
 	m, err := s.rdb.HGetAll(ctx, s.keys.Progress(id)).Result()
 	if err != nil {
 		return Progress{}, false, unavailable("read progress", id.String(), err)

@@ -10,8 +10,8 @@ import (
 	"time"
 	"unicode/utf8"
 
-	"github.com/tierflow/tierflow/shared/content"
 	"github.com/tierflow/tierflow/shared/event"
+	"github.com/tierflow/tierflow/shared/item"
 )
 
 // Status of a content's newest event.
@@ -25,8 +25,8 @@ const (
 
 // State is what `content:{cid}` holds: the newest event of a content and what became of it.
 type State struct {
-	ID        content.ID
-	Count     content.Count
+	ID        item.ID
+	Count     item.Count
 	Target    string // level that the count, or a pin, calls for
 	DBLevel   string // level that MySQL names
 	Filename  string
@@ -102,10 +102,10 @@ func Parse(value string) (State, error) {
 		EventID: j.EventID, EntryID: j.EntryID,
 	}
 	var err error
-	if s.ID, err = content.ParseID(j.CID); err != nil {
+	if s.ID, err = item.ParseID(j.CID); err != nil {
 		return State{}, fmt.Errorf("state: cid %w", err)
 	}
-	if s.Count, err = content.ParseCount(j.Count); err != nil {
+	if s.Count, err = item.ParseCount(j.Count); err != nil {
 		return State{}, fmt.Errorf("state: count %w", err)
 	}
 	if j.WorkerID != nil {

@@ -12,9 +12,9 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
-	"github.com/tierflow/tierflow/shared/content"
 	"github.com/tierflow/tierflow/shared/event"
 	"github.com/tierflow/tierflow/shared/fault"
+	"github.com/tierflow/tierflow/shared/item"
 	"github.com/tierflow/tierflow/shared/state"
 )
 
@@ -81,8 +81,8 @@ func TestAnAnswerIsByteForByteAsPythonHasWrittenIt(t *testing.T) {
 		} else {
 			answers++
 			v := strings.Split(in, "|")
-			s.ID, _ = content.ParseID(text(v[0]))
-			s.Count, _ = content.ParseCount(text(v[1]))
+			s.ID, _ = item.ParseID(text(v[0]))
+			s.Count, _ = item.ParseCount(text(v[1]))
 			s.Target, s.DBLevel, s.Filename, s.Status = text(v[2]), text(v[3]), text(v[4]), state.Status(text(v[6]))
 			if v[5] != "-" {
 				s.WorkerID = text(v[5])
@@ -149,7 +149,7 @@ func TestKeysAreThoseOfTheContract(t *testing.T) {
 func TestKeysOfPartitionsCarryTheirTag(t *testing.T) {
 	k := state.NewKeys("p:").Partitioned(16)
 	p7 := k.In(7)
-	id := content.ID(1)
+	id := item.ID(1)
 	for k.Partition(id) != 7 {
 		id++
 	}
@@ -186,16 +186,16 @@ func TestKeysOfPartitionsCarryTheirTag(t *testing.T) {
 // The place of a content must never change: these are zlib.crc32(b"1") % 16 and so on, as Python computes them.
 func TestAContentsPartitionIsFixed(t *testing.T) {
 	k := state.NewKeys("p:").Partitioned(16)
-	for id, want := range map[content.ID]int{1: 7, 2: 13, 7: 2, 1964: 7, 9223372036854775807: 14} {
+	for id, want := range map[item.ID]int{1: 7, 2: 13, 7: 2, 1964: 7, 9223372036854775807: 14} {
 		if got := k.Partition(id); got != want {
 			t.Errorf("%s is in %d, not in %d", id, got, want)
 		}
 	}
 	for _, n := range []int{2, 16, 64, 100} {
 		k := k.Partitioned(n)
-		for _, step := range []content.ID{1, 2, 10, 16, 1000} {
+		for _, step := range []item.ID{1, 2, 10, 16, 1000} {
 			counts := make([]int, n)
-			for i := range content.ID(1000 * n) {
+			for i := range item.ID(1000 * n) {
 				counts[k.Partition(1+i*step)]++
 			}
 			if slices.Min(counts) < 700 || slices.Max(counts) > 1300 {

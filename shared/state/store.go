@@ -10,9 +10,9 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
-	"github.com/tierflow/tierflow/shared/content"
 	"github.com/tierflow/tierflow/shared/event"
 	"github.com/tierflow/tierflow/shared/fault"
+	"github.com/tierflow/tierflow/shared/item"
 )
 
 // Options of a Store. All are required.
@@ -44,7 +44,7 @@ func (s *Store) Keys() Keys { return s.keys }
 
 // Get reads a content's state. ok is false where there is none, or one that cannot be read: both mean that no
 // newer event is known.
-func (s *Store) Get(ctx context.Context, id content.ID) (st State, ok bool, err error) {
+func (s *Store) Get(ctx context.Context, id item.ID) (st State, ok bool, err error) {
 	v, err := s.rdb.Get(ctx, s.keys.Content(id)).Result()
 	if errors.Is(err, redis.Nil) {
 		return State{}, false, nil
@@ -57,7 +57,7 @@ func (s *Store) Get(ctx context.Context, id content.ID) (st State, ok bool, err 
 }
 
 // GetMany reads the states of many contents on one trip, nil for each that Get has none for.
-func (s *Store) GetMany(ctx context.Context, ids []content.ID) ([]*State, error) {
+func (s *Store) GetMany(ctx context.Context, ids []item.ID) ([]*State, error) {
 	states := make([]*State, len(ids))
 	texts, err := s.texts(ctx, ids, s.keys.Content)
 	if err != nil {
@@ -72,7 +72,7 @@ func (s *Store) GetMany(ctx context.Context, ids []content.ID) ([]*State, error)
 }
 
 // texts reads a key of each content on one trip; "" where there is none.
-func (s *Store) texts(ctx context.Context, ids []content.ID, key func(content.ID) string) ([]string, error) {
+func (s *Store) texts(ctx context.Context, ids []item.ID, key func(item.ID) string) ([]string, error) {
 	texts := make([]string, len(ids))
 	if len(ids) == 0 {
 		return texts, nil
@@ -114,7 +114,7 @@ func (s *Store) texts(ctx context.Context, ids []content.ID, key func(content.ID
 }
 
 // Forget deletes the state of a content that is no more.
-func (s *Store) Forget(ctx context.Context, id content.ID) error {
+func (s *Store) Forget(ctx context.Context, id item.ID) error {
 	if err := s.rdb.Del(ctx, s.keys.Content(id)).Err(); err != nil {
 		return unavailable("forget state", id.String(), err)
 	}

@@ -7,7 +7,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/tierflow/tierflow/shared/batch"
-	"github.com/tierflow/tierflow/shared/content"
+	"github.com/tierflow/tierflow/shared/item"
 )
 
 const (
@@ -42,7 +42,7 @@ func newTrips(rdb redis.UniversalClient, partitions int) []*trip {
 
 // run is Script.Run on a shared trip, for a script that is safe to run again: go-redis repeats a whole trip whose replies
 // were lost. All its keys are of the content's partition.
-func (s *Store) run(ctx context.Context, id content.ID, script *redis.Script, keys []string, args ...any) *redis.Cmd {
+func (s *Store) run(ctx context.Context, id item.ID, script *redis.Script, keys []string, args ...any) *redis.Cmd {
 	cmd, err := s.trips[s.keys.Partition(id)].Do(ctx, call{script, keys, args})
 	if err != nil {
 		cmd = redis.NewCmd(ctx)

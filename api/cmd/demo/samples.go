@@ -16,13 +16,13 @@ import (
 
 	"go.uber.org/zap"
 
-	"github.com/tierflow/tierflow/shared/content"
+	"github.com/tierflow/tierflow/shared/item"
 )
 
 const (
 	sampleCount = 40
 	sampleSize  = 1 << 20
-	firstSample = content.ID(1_000_000_001) // far from what somebody would take by hand
+	firstSample = item.ID(1_000_000_001) // far from what somebody would take by hand
 	timeout     = 30 * time.Second
 )
 
@@ -71,7 +71,7 @@ func (c client) call(ctx context.Context, method, path string, body, answer any)
 }
 
 // samples makes those samples that are not there yet, and returns the ids of all. While the api is away it waits.
-func (c client) samples(ctx context.Context, log *zap.Logger) ([]content.ID, error) {
+func (c client) samples(ctx context.Context, log *zap.Logger) ([]item.ID, error) {
 	var levels struct {
 		Levels []struct {
 			MinCounts int64  `json:"min_counts"`
@@ -95,9 +95,9 @@ func (c client) samples(ctx context.Context, log *zap.Logger) ([]content.ID, err
 	}
 	for _, l := range levels.Levels {
 		if l.MinCounts == 0 {
-			var ids []content.ID
+			var ids []item.ID
 			for n := range sampleCount {
-				id := firstSample + content.ID(n)
+				id := firstSample + item.ID(n)
 				if err := c.sample(ctx, id, l.Path, fmt.Sprintf("demo/%02d.mp4", n+1)); err != nil {
 					return nil, err
 				}
@@ -110,7 +110,7 @@ func (c client) samples(ctx context.Context, log *zap.Logger) ([]content.ID, err
 }
 
 // sample makes one where it is not there yet. A file that nobody has registered is one that was interrupted.
-func (c client) sample(ctx context.Context, id content.ID, root, filename string) error {
+func (c client) sample(ctx context.Context, id item.ID, root, filename string) error {
 	var is struct {
 		Filename string `json:"filename"`
 	}

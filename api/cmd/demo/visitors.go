@@ -11,7 +11,7 @@ import (
 
 	"go.uber.org/zap"
 
-	"github.com/tierflow/tierflow/shared/content"
+	"github.com/tierflow/tierflow/shared/item"
 )
 
 const (
@@ -23,20 +23,20 @@ const (
 
 // visit is a visitor who wants to see a content.
 type visit struct {
-	id     content.ID
+	id     item.ID
 	viewer string
 }
 
 // crowd are visitors, of whom each is another. What they like follows Zipf's law: the second of the ranking is watched
 // half as often as the first, the third a third.
 type crowd struct {
-	ranking []content.ID
+	ranking []item.ID
 	random  *rand.Rand
 	zipf    *rand.Zipf
 	visits  int
 }
 
-func newCrowd(ids []content.ID) *crowd {
+func newCrowd(ids []item.ID) *crowd {
 	random := rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64()))
 	return &crowd{ranking: ids, random: random, zipf: rand.NewZipf(random, 1.05, 1, uint64(len(ids)-1))}
 }
@@ -47,7 +47,7 @@ func (c *crowd) next() visit {
 }
 
 // change makes another content the favourite, and forgets the one before.
-func (c *crowd) change() content.ID {
+func (c *crowd) change() item.ID {
 	last := len(c.ranking) - 1
 	at := 1 + c.random.IntN(last)
 	c.ranking[0], c.ranking[at] = c.ranking[at], c.ranking[0]

@@ -12,9 +12,9 @@ import (
 
 	"github.com/tierflow/tierflow/api/internal/registry"
 	"github.com/tierflow/tierflow/shared/catalog"
-	"github.com/tierflow/tierflow/shared/content"
 	"github.com/tierflow/tierflow/shared/event"
 	"github.com/tierflow/tierflow/shared/fault"
+	"github.com/tierflow/tierflow/shared/item"
 	"github.com/tierflow/tierflow/shared/policy"
 	"github.com/tierflow/tierflow/shared/state"
 )
@@ -38,7 +38,7 @@ type Appraiser struct {
 func New(o Options) *Appraiser { return &Appraiser{Options: o, kick: make(chan struct{}, 1)} }
 
 // NewView makes the view event of a count, now, with a new id.
-func NewView(row *catalog.Row, p policy.Policy, count content.Count) event.View {
+func NewView(row *catalog.Row, p policy.Policy, count item.Count) event.View {
 	now := time.Now()
 	return event.View{
 		EventID: uuid.Must(uuid.NewV7()).String(), ID: row.ID, Count: count, Target: p.Decide(row.Item(count), now).Target,
@@ -142,7 +142,7 @@ func (a *Appraiser) all(ctx context.Context, c registry.Change) error {
 	}
 }
 
-func (a *Appraiser) page(ctx context.Context, before []policy.Level, after content.ID) (posted int, rows []catalog.Row, err error) {
+func (a *Appraiser) page(ctx context.Context, before []policy.Level, after item.ID) (posted int, rows []catalog.Row, err error) {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
 	p, err := a.Catalog.Policy(ctx)
@@ -153,7 +153,7 @@ func (a *Appraiser) page(ctx context.Context, before []policy.Level, after conte
 	if err != nil || len(rows) == 0 {
 		return 0, nil, err
 	}
-	ids := make([]content.ID, len(rows))
+	ids := make([]item.ID, len(rows))
 	for i, r := range rows {
 		ids[i] = r.ID
 	}

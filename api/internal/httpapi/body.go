@@ -15,8 +15,8 @@ import (
 
 	"github.com/labstack/echo/v4"
 
-	"github.com/tierflow/tierflow/shared/content"
 	"github.com/tierflow/tierflow/shared/fault"
+	"github.com/tierflow/tierflow/shared/item"
 )
 
 // Media types of bodies.
@@ -248,16 +248,16 @@ func unquote(b []byte) ([]byte, error) {
 	return []byte(s), nil
 }
 
-func parseID(f field) (content.ID, error) {
-	id, err := content.ParseID(string(f.value))
+func parseID(f field) (item.ID, error) {
+	id, err := item.ParseID(string(f.value))
 	if err != nil {
 		return 0, malformed("%s %v", f.name, err)
 	}
 	return id, nil
 }
 
-func parseCount(f field) (content.Count, error) {
-	n, err := content.ParseCount(string(f.value))
+func parseCount(f field) (item.Count, error) {
+	n, err := item.ParseCount(string(f.value))
 	if err != nil {
 		return 0, malformed("%s %v", f.name, err)
 	}
@@ -333,7 +333,7 @@ func limit(q url.Values) (int, error) {
 	if !q.Has("limit") {
 		return defaultLimit, nil
 	}
-	n, err := content.ParseCount(q.Get("limit"))
+	n, err := item.ParseCount(q.Get("limit"))
 	if err != nil || n < 1 || n > maxLimit {
 		return 0, malformed("limit must be a whole number from 1 to %d", maxLimit)
 	}
@@ -341,7 +341,7 @@ func limit(q url.Values) (int, error) {
 }
 
 // pathID is the cid in the path.
-func pathID(c echo.Context) (content.ID, error) {
+func pathID(c echo.Context) (item.ID, error) {
 	return parseID(field{name: "cid", value: []byte(c.Param("cid"))})
 }
 
@@ -350,7 +350,7 @@ func number(q url.Values, name string) (int64, error) {
 	if !q.Has(name) {
 		return 0, nil
 	}
-	n, err := content.ParseCount(q.Get(name))
+	n, err := item.ParseCount(q.Get(name))
 	if err != nil {
 		return 0, malformed("%s %v", name, err)
 	}

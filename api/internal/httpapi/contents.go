@@ -12,20 +12,20 @@ import (
 
 	"github.com/tierflow/tierflow/api/internal/registry"
 	"github.com/tierflow/tierflow/shared/catalog"
-	"github.com/tierflow/tierflow/shared/content"
 	"github.com/tierflow/tierflow/shared/event"
 	"github.com/tierflow/tierflow/shared/fault"
+	"github.com/tierflow/tierflow/shared/item"
 	"github.com/tierflow/tierflow/shared/policy"
 	"github.com/tierflow/tierflow/shared/state"
 )
 
 // contentAnswer is a content: its row, its newest event, its place.
 type contentAnswer struct {
-	CID          content.ID      `json:"cid"`
+	CID          item.ID         `json:"cid"`
 	Level        string          `json:"level"`
 	Filename     string          `json:"filename"`
 	Generation   int64           `json:"generation"`
-	ViewCount    content.Count   `json:"view_count"`
+	ViewCount    item.Count      `json:"view_count"`
 	SizeBytes    int64           `json:"size_bytes"`
 	Digest       string          `json:"digest"`
 	PinnedLevel  *string         `json:"pinned_level"`
@@ -36,14 +36,14 @@ type contentAnswer struct {
 }
 
 type stateAnswer struct {
-	Count     content.Count `json:"count"`
-	Target    string        `json:"target"`
-	DBLevel   string        `json:"db_level"`
-	WorkerID  *string       `json:"worker_id"`
-	Status    state.Status  `json:"status"`
-	EventID   string        `json:"event_id"`
-	EntryID   string        `json:"entry_id"`
-	UpdatedAt string        `json:"updated_at"`
+	Count     item.Count   `json:"count"`
+	Target    string       `json:"target"`
+	DBLevel   string       `json:"db_level"`
+	WorkerID  *string      `json:"worker_id"`
+	Status    state.Status `json:"status"`
+	EventID   string       `json:"event_id"`
+	EntryID   string       `json:"entry_id"`
+	UpdatedAt string       `json:"updated_at"`
 }
 
 type locationAnswer struct {
@@ -99,14 +99,14 @@ func (s *Server) listContents(c echo.Context) error {
 		case err == nil && (level == "" || level == row.Level) && int64(row.ID) > after:
 			rows = append(rows, row)
 		}
-	} else if rows, err = s.Catalog.List(ctx, q.Get("level"), content.ID(after), most); err != nil {
+	} else if rows, err = s.Catalog.List(ctx, q.Get("level"), item.ID(after), most); err != nil {
 		return err
 	}
 	p, err := s.Lookup.Policy(ctx)
 	if err != nil {
 		return err
 	}
-	ids := make([]content.ID, len(rows))
+	ids := make([]item.ID, len(rows))
 	for i, r := range rows {
 		ids[i] = r.ID
 	}
@@ -116,7 +116,7 @@ func (s *Server) listContents(c echo.Context) error {
 	}
 	list := struct {
 		Contents  []contentAnswer `json:"contents"`
-		NextAfter *content.ID     `json:"next_after"` // null at the end
+		NextAfter *item.ID        `json:"next_after"` // null at the end
 	}{Contents: []contentAnswer{}}
 	for i, r := range rows {
 		list.Contents = append(list.Contents, describe(r, p, states[i]))
@@ -136,7 +136,7 @@ func (s *Server) showContent(c echo.Context) error {
 }
 
 // onlyID is the cid of a path, for a call without a query.
-func (s *Server) onlyID(c echo.Context) (content.ID, error) {
+func (s *Server) onlyID(c echo.Context) (item.ID, error) {
 	if _, err := query(c); err != nil {
 		return 0, err
 	}
@@ -144,15 +144,15 @@ func (s *Server) onlyID(c echo.Context) (content.ID, error) {
 }
 
 // answerContent answers with a content as MySQL and Redis have it now.
-func (s *Server) answerContent(c echo.Context, status int, id content.ID) error {
-	states, err := s.Reads.GetMany(c.Request().Context(), []content.ID{id})
+func (s *Server) answerContent(c echo.Context, status int, id item.ID) error {
+	states, err := s.Reads.GetMany(c.Request().Context(), []item.ID{id})
 	if err != nil {
 		return err
 	}
 	return s.answerRow(c, status, id, states[0])
 }
 
-func (s *Server) answerRow(c echo.Context, status int, id content.ID, st *state.State) error {
+func (s *Server) answerRow(c echo.Context, status int, id item.ID, st *state.State) error {
 	ctx := c.Request().Context()
 	row, err := s.Catalog.Content(ctx, id)
 	if err != nil {
@@ -198,7 +198,7 @@ func (s *Server) createContent(c echo.Context) error {
 	}
 	c.Response().Header().Set("Location", "/v1/contents/"+id.String())
 	var st *state.State // one that an earlier content of this cid may have left
-	if states, err := s.Reads.GetMany(c.Request().Context(), []content.ID{id}); err == nil {
+	if states, err := s.Reads.GetMany(c.Request().Context(), []item.ID{id}); err == nil {
 		st = states[0]
 	} // else Redis is away: the content is registered all the same
 	return s.answerRow(c, http.StatusCreated, id, st)
@@ -269,7 +269,7 @@ func (s *Server) handOver(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := content.CheckFilename(l.Filename); err != nil {
+	if err := item.CheckFilename(l.Filename); err != nil {
 		return fault.New(fault.Unprocessable, "hand over content", id.String(), err)
 	}
 	c.Response().Header().Set("X-Accel-Redirect", redirect(l, sub))
@@ -300,17 +300,17 @@ func redirect(l registry.Location, sub string) string {
 }
 
 type historyAnswer struct {
-	ID             int64         `json:"id"`
-	EventID        string        `json:"event_id"`
-	CID            content.ID    `json:"cid"`
-	OldLevel       string        `json:"old_level"`
-	NewLevel       string        `json:"new_level"`
-	PrevUpdateTime string        `json:"prev_update_time"`
-	UpdateTime     string        `json:"update_time"`
-	ViewCount      content.Count `json:"view_count"`
-	Bytes          int64         `json:"bytes"`
-	DurationUS     int64         `json:"duration_us"`
-	WorkerID       string        `json:"worker_id"`
+	ID             int64      `json:"id"`
+	EventID        string     `json:"event_id"`
+	CID            item.ID    `json:"cid"`
+	OldLevel       string     `json:"old_level"`
+	NewLevel       string     `json:"new_level"`
+	PrevUpdateTime string     `json:"prev_update_time"`
+	UpdateTime     string     `json:"update_time"`
+	ViewCount      item.Count `json:"view_count"`
+	Bytes          int64      `json:"bytes"`
+	DurationUS     int64      `json:"duration_us"`
+	WorkerID       string     `json:"worker_id"`
 }
 
 // listHistory shows what became of a content, also of one that has been forgotten.
@@ -382,7 +382,7 @@ func (s *Server) deletePin(c echo.Context) error {
 }
 
 // pin changes the pin and posts the last count again, so that a relocator looks at the content.
-func (s *Server) pin(c echo.Context, id content.ID, level string) error {
+func (s *Server) pin(c echo.Context, id item.ID, level string) error {
 	ctx := c.Request().Context()
 	if err := s.Registry.Pin(ctx, id, level); err != nil {
 		return err

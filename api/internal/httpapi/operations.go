@@ -12,27 +12,27 @@ import (
 
 	"github.com/tierflow/tierflow/api/internal/appraise"
 	"github.com/tierflow/tierflow/api/internal/live"
-	"github.com/tierflow/tierflow/shared/content"
 	"github.com/tierflow/tierflow/shared/event"
 	"github.com/tierflow/tierflow/shared/fault"
+	"github.com/tierflow/tierflow/shared/item"
 	"github.com/tierflow/tierflow/shared/state"
 )
 
 type relocationAnswer struct {
-	EntryID    string        `json:"entry_id"`
-	EventID    string        `json:"event_id"`
-	CID        content.ID    `json:"cid"`
-	Count      content.Count `json:"count"`
-	Filename   string        `json:"filename"`
-	From       string        `json:"from"` // where bytes move now, else as the event was posted
-	To         string        `json:"to"`
-	WorkerID   string        `json:"worker_id"` // who has it, or had it last
-	Deliveries int64         `json:"deliveries"`
-	IdleMS     int64         `json:"idle_ms"` // since anybody was last heard of
-	Moving     bool          `json:"moving"`  // else it waits: for a lock, a back-off, a release
-	BytesDone  *int64        `json:"bytes_done"`
-	BytesTotal *int64        `json:"bytes_total"`
-	UpdatedAt  *string       `json:"updated_at"`
+	EntryID    string     `json:"entry_id"`
+	EventID    string     `json:"event_id"`
+	CID        item.ID    `json:"cid"`
+	Count      item.Count `json:"count"`
+	Filename   string     `json:"filename"`
+	From       string     `json:"from"` // where bytes move now, else as the event was posted
+	To         string     `json:"to"`
+	WorkerID   string     `json:"worker_id"` // who has it, or had it last
+	Deliveries int64      `json:"deliveries"`
+	IdleMS     int64      `json:"idle_ms"` // since anybody was last heard of
+	Moving     bool       `json:"moving"`  // else it waits: for a lock, a back-off, a release
+	BytesDone  *int64     `json:"bytes_done"`
+	BytesTotal *int64     `json:"bytes_total"`
+	UpdatedAt  *string    `json:"updated_at"`
 }
 
 // unreachable are tiers that no living relocator reaches together, though entries wait for one.

@@ -7,7 +7,7 @@ import (
 	"github.com/labstack/echo/v4"
 
 	"github.com/tierflow/tierflow/api/internal/appraise"
-	"github.com/tierflow/tierflow/shared/content"
+	"github.com/tierflow/tierflow/shared/item"
 	"github.com/tierflow/tierflow/shared/state"
 )
 
@@ -59,7 +59,7 @@ func (s *Server) postSentence(c echo.Context) error {
 }
 
 // parseView reads one view count.
-func parseView(kind string, b []byte) (content.ID, content.Count, error) {
+func parseView(kind string, b []byte) (item.ID, item.Count, error) {
 	fields := [...]field{{name: "cid"}, {name: "count"}}
 	if err := parseBody(kind, b, fields[:]); err != nil {
 		return 0, 0, err

@@ -15,9 +15,9 @@ import (
 
 	"github.com/tierflow/tierflow/api/internal/appraise"
 	"github.com/tierflow/tierflow/api/internal/lookup"
-	"github.com/tierflow/tierflow/shared/content"
 	"github.com/tierflow/tierflow/shared/event"
 	"github.com/tierflow/tierflow/shared/fault"
+	"github.com/tierflow/tierflow/shared/item"
 	"github.com/tierflow/tierflow/shared/state"
 )
 
@@ -102,8 +102,8 @@ type batch struct {
 	batchAnswer
 	line    int64 // the last one that was read
 	done    int64 // the last one that was accepted or refused, and all before it
-	ids     []content.ID
-	counts  []content.Count
+	ids     []item.ID
+	counts  []item.Count
 	lines   []int64
 	views   []event.View
 	refused []refusal // of this part, in no order

@@ -17,7 +17,7 @@ import (
 	"github.com/tierflow/tierflow/api/internal/ingest"
 	"github.com/tierflow/tierflow/api/internal/lookup"
 	"github.com/tierflow/tierflow/shared/catalog"
-	"github.com/tierflow/tierflow/shared/content"
+	"github.com/tierflow/tierflow/shared/item"
 	"github.com/tierflow/tierflow/shared/state"
 	"github.com/tierflow/tierflow/shared/testserver"
 )
@@ -69,9 +69,9 @@ func BenchmarkAppend(b *testing.B) {
 	for range 2 * ingest.MaxGroup {
 		callers.Go(func() {
 			for n := next.Add(1); n <= int64(b.N); n = next.Add(1) {
-				found, err := find.Find(ctx, content.ID(n%contents+1))
+				found, err := find.Find(ctx, item.ID(n%contents+1))
 				if err == nil {
-					err = batcher.Append(appraise.NewView(found.Row, found.Policy, content.Count(n)))
+					err = batcher.Append(appraise.NewView(found.Row, found.Policy, item.Count(n)))
 				}
 				if err != nil {
 					b.Error(err)

@@ -14,9 +14,9 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/tierflow/tierflow/api/internal/ingest"
-	"github.com/tierflow/tierflow/shared/content"
 	"github.com/tierflow/tierflow/shared/event"
 	"github.com/tierflow/tierflow/shared/fault"
+	"github.com/tierflow/tierflow/shared/item"
 	"github.com/tierflow/tierflow/shared/state"
 	"github.com/tierflow/tierflow/shared/testserver"
 )
@@ -42,7 +42,7 @@ func (s *slow) Append(ctx context.Context, views []event.View) ([]string, error)
 }
 
 func view(id, count int) event.View {
-	return event.View{EventID: uuid.Must(uuid.NewV7()).String(), ID: content.ID(id), Count: content.Count(count), Target: "bronze",
+	return event.View{EventID: uuid.Must(uuid.NewV7()).String(), ID: item.ID(id), Count: item.Count(count), Target: "bronze",
 		DBLevel: "bronze", Filename: "f", PostedAt: time.Now()}
 }
 

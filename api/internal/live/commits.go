@@ -13,8 +13,8 @@ import (
 	"github.com/redis/go-redis/v9"
 	"go.uber.org/zap"
 
-	"github.com/tierflow/tierflow/shared/content"
 	"github.com/tierflow/tierflow/shared/event"
+	"github.com/tierflow/tierflow/shared/item"
 	"github.com/tierflow/tierflow/shared/state"
 )
 
@@ -34,15 +34,15 @@ type Commits struct {
 	rdb  redis.UniversalClient
 	keys []string // of every partition
 	log  *zap.Logger
-	tell func(content.ID)
+	tell func(item.ID)
 
 	mu      sync.Mutex
-	waiting map[content.ID]map[chan struct{}]bool
+	waiting map[item.ID]map[chan struct{}]bool
 }
 
 // NewCommits makes a Commits, which calls tell with the content of each entry. Run must be started.
-func NewCommits(rdb redis.UniversalClient, keys state.Keys, tell func(content.ID), log *zap.Logger) *Commits {
-	c := &Commits{rdb: rdb, tell: tell, log: log, waiting: map[content.ID]map[chan struct{}]bool{}}
+func NewCommits(rdb redis.UniversalClient, keys state.Keys, tell func(item.ID), log *zap.Logger) *Commits {
+	c := &Commits{rdb: rdb, tell: tell, log: log, waiting: map[item.ID]map[chan struct{}]bool{}}
 	for _, k := range keys.Each() {
 		c.keys = append(c.keys, k.Committed())
 	}
@@ -50,7 +50,7 @@ func NewCommits(rdb redis.UniversalClient, keys state.Keys, tell func(content.ID
 }
 
 // Next returns a channel that gets a value at each news of a content, and what to call when nobody listens any more.
-func (c *Commits) Next(id content.ID) (news <-chan struct{}, stop func()) {
+func (c *Commits) Next(id item.ID) (news <-chan struct{}, stop func()) {
 	ch := make(chan struct{}, 1)
 	c.mu.Lock()
 	defer c.mu.Unlock()

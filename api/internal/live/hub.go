@@ -12,9 +12,9 @@ import (
 	"github.com/redis/go-redis/v9"
 	"go.uber.org/zap"
 
-	"github.com/tierflow/tierflow/shared/content"
 	"github.com/tierflow/tierflow/shared/event"
 	"github.com/tierflow/tierflow/shared/fault"
+	"github.com/tierflow/tierflow/shared/item"
 	"github.com/tierflow/tierflow/shared/state"
 	"github.com/tierflow/tierflow/shared/stream"
 )
@@ -373,7 +373,7 @@ func (h *Hub) spread(events []Event) {
 
 // progress looks at the moves in flight and tells what has changed.
 func (h *Hub) progress(ctx context.Context) {
-	last := map[content.ID]state.Progress{}
+	last := map[item.ID]state.Progress{}
 	for ctx.Err() == nil {
 		pause(ctx, progressEvery)
 		if ctx.Err() != nil {
@@ -383,7 +383,7 @@ func (h *Hub) progress(ctx context.Context) {
 		if err != nil {
 			continue
 		}
-		now := map[content.ID]state.Progress{}
+		now := map[item.ID]state.Progress{}
 		var events []Event
 		for _, m := range moves {
 			if m.Progress == nil {

@@ -15,8 +15,8 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/tierflow/tierflow/shared/catalog"
-	"github.com/tierflow/tierflow/shared/content"
 	"github.com/tierflow/tierflow/shared/fault"
+	"github.com/tierflow/tierflow/shared/item"
 	"github.com/tierflow/tierflow/shared/policy"
 )
 
@@ -45,7 +45,7 @@ const (
 
 // Catalog is what lookup needs of catalog.Catalog.
 type Catalog interface {
-	Placements(ctx context.Context, ids []content.ID, fn func(catalog.Row)) error
+	Placements(ctx context.Context, ids []item.ID, fn func(catalog.Row)) error
 	Policy(ctx context.Context) (policy.Policy, error)
 }
 
@@ -61,7 +61,7 @@ type Options struct {
 type Cache struct {
 	catalog Catalog
 	log     *zap.Logger
-	rows    *otter.Cache[content.ID, *entry]
+	rows    *otter.Cache[item.ID, *entry]
 	policy  atomic.Pointer[levels]
 	down    atomic.Bool // MySQL does not answer: do not ask, do not wait
 	begin   time.Time
@@ -104,17 +104,17 @@ const expired = -int64(time.Hour)
 
 // trip is one query for the rows of many requests. The fields below done are set before it is closed.
 type trip struct {
-	ids   map[content.ID]bool
-	dirty []content.ID       // invalidated while the query was under way
-	stale bool               // so was the policy
-	idle  map[content.ID]int // of entries that are renewed; Run's own
+	ids   map[item.ID]bool
+	dirty []item.ID       // invalidated while the query was under way
+	stale bool            // so was the policy
+	idle  map[item.ID]int // of entries that are renewed; Run's own
 	done  chan struct{}
-	rows  map[content.ID]*entry
+	rows  map[item.ID]*entry
 	err   error
 }
 
 func newTrip() *trip {
-	return &trip{ids: map[content.ID]bool{}, idle: map[content.ID]int{}, done: make(chan struct{})}
+	return &trip{ids: map[item.ID]bool{}, idle: map[item.ID]int{}, done: make(chan struct{})}
 }
 
 // Found is a content and the levels, as they were read at most a second ago, or, while MySQL is away, before that.
@@ -130,7 +130,7 @@ func New(o Options) *Cache {
 	}
 	c := &Cache{
 		catalog: o.Catalog, log: o.Log, begin: time.Now(), kick: make(chan struct{}, 1), next: newTrip(),
-		rows: otter.Must(&otter.Options[content.ID, *entry]{MaximumSize: o.Size}),
+		rows: otter.Must(&otter.Options[item.ID, *entry]{MaximumSize: o.Size}),
 		queries: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "tierflow_lookup_queries_total", Help: "Queries for rows; each serves many requests."}),
 	}
@@ -144,7 +144,7 @@ func (c *Cache) now() int64 { return int64(time.Since(c.begin)) }
 
 // Find looks a content up. The error is fault.Unknown, or fault.Unavailable while MySQL is away and the content
 // is not in the cache.
-func (c *Cache) Find(ctx context.Context, id content.ID) (Found, error) {
+func (c *Cache) Find(ctx context.Context, id item.ID) (Found, error) {
 	e, p := c.cached(id), c.policy.Load()
 	if since := c.now() - int64(fresh); e != nil && p != nil && e.read.Load() > since && p.read > since {
 		return Found{&e.row, p.Policy}, nil
@@ -161,9 +161,9 @@ func (c *Cache) Find(ctx context.Context, id content.ID) (Found, error) {
 
 // FindMany looks contents up with one query at most, and calls fn for each id, in order. Its arguments are as
 // Find returns them.
-func (c *Cache) FindMany(ctx context.Context, ids []content.ID, fn func(i int, f Found, err error)) {
+func (c *Cache) FindMany(ctx context.Context, ids []item.ID, fn func(i int, f Found, err error)) {
 	known := make([]*entry, len(ids))
-	var missing []content.ID
+	var missing []item.ID
 	p, since := c.policy.Load(), c.now()-int64(fresh)
 	for i, id := range ids {
 		if e := c.cached(id); e != nil && e.read.Load() > since {
@@ -200,7 +200,7 @@ func (c *Cache) FindMany(ctx context.Context, ids []content.ID, fn func(i int, f
 }
 
 // Fresh reads a row now, from MySQL: the query begins after the call.
-func (c *Cache) Fresh(ctx context.Context, id content.ID) (Found, error) {
+func (c *Cache) Fresh(ctx context.Context, id item.ID) (Found, error) {
 	if c.down.Load() {
 		return Found{}, errAway
 	}
@@ -229,7 +229,7 @@ func (c *Cache) Policy(ctx context.Context) (policy.Policy, error) {
 }
 
 // Invalidate has a content read again before it serves: somebody has changed its row.
-func (c *Cache) Invalidate(id content.ID) {
+func (c *Cache) Invalidate(id item.ID) {
 	c.mu.Lock()
 	if c.flying != nil && c.flying.ids[id] {
 		c.flying.dirty = append(c.flying.dirty, id)
@@ -252,7 +252,7 @@ func (c *Cache) InvalidatePolicy() {
 	}
 }
 
-func (c *Cache) cached(id content.ID) *entry {
+func (c *Cache) cached(id item.ID) *entry {
 	e, ok := c.rows.GetIfPresent(id)
 	if !ok {
 		return nil
@@ -264,7 +264,7 @@ func (c *Cache) cached(id content.ID) *entry {
 }
 
 // stale answers from the cache, however old, else with err.
-func (c *Cache) stale(id content.ID, err error) (Found, error) {
+func (c *Cache) stale(id item.ID, err error) (Found, error) {
 	e, p := c.cached(id), c.policy.Load()
 	if e == nil || p == nil {
 		return Found{}, err
@@ -272,7 +272,7 @@ func (c *Cache) stale(id content.ID, err error) (Found, error) {
 	return Found{&e.row, p.Policy}, nil
 }
 
-func (c *Cache) from(t *trip, id content.ID) (Found, error) {
+func (c *Cache) from(t *trip, id item.ID) (Found, error) {
 	e := t.rows[id]
 	if e == nil {
 		return Found{}, fault.New(fault.Unknown, "look up content", id.String(), errors.New("there is no such content"))
@@ -285,7 +285,7 @@ var errAway = &fault.Error{Kind: fault.Unavailable, Op: "look up content", Err: 
 
 // join adds ids to a query: to the next one, or, unless it must begin after the call, to the one under way where
 // that asks for the id already.
-func (c *Cache) join(after bool, ids ...content.ID) *trip {
+func (c *Cache) join(after bool, ids ...item.ID) *trip {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if !after && len(ids) == 1 && c.flying != nil && c.flying.ids[ids[0]] {
@@ -425,12 +425,12 @@ func (c *Cache) fly(ctx context.Context, t *trip) error {
 	if len(t.ids) == 0 {
 		return nil
 	}
-	ids := make([]content.ID, 0, len(t.ids))
+	ids := make([]item.ID, 0, len(t.ids))
 	for id := range t.ids {
 		ids = append(ids, id)
 	}
 	c.queries.Inc()
-	t.rows = make(map[content.ID]*entry, len(ids))
+	t.rows = make(map[item.ID]*entry, len(ids))
 	err := c.catalog.Placements(ctx, ids, func(row catalog.Row) {
 		e := &entry{row: row, idle: t.idle[row.ID], most: renewUnused}
 		if was, ok := c.rows.GetEntryQuietly(row.ID); ok {

@@ -13,8 +13,8 @@ import (
 
 	"github.com/tierflow/tierflow/api/internal/lookup"
 	"github.com/tierflow/tierflow/shared/catalog"
-	"github.com/tierflow/tierflow/shared/content"
 	"github.com/tierflow/tierflow/shared/fault"
+	"github.com/tierflow/tierflow/shared/item"
 	"github.com/tierflow/tierflow/shared/policy"
 	"github.com/tierflow/tierflow/shared/testserver"
 )
@@ -29,7 +29,7 @@ type counted struct {
 	hold    chan chan struct{} // nil, or asked before a query returns
 }
 
-func (c *counted) Placements(ctx context.Context, ids []content.ID, fn func(catalog.Row)) error {
+func (c *counted) Placements(ctx context.Context, ids []item.ID, fn func(catalog.Row)) error {
 	c.queries.Add(1)
 	err := c.Catalog.Placements(ctx, ids, fn)
 	if c.hold != nil {
@@ -77,8 +77,8 @@ func TestManyRequestsShareFewQueries(t *testing.T) {
 	var wg sync.WaitGroup
 	for i := range 500 {
 		wg.Go(func() {
-			f, err := cache.Find(t.Context(), content.ID(i%50+1))
-			if err != nil || f.Row.ID != content.ID(i%50+1) || f.Policy.Decide(f.Row.Item(1500), time.Now()).Target != "silver" {
+			f, err := cache.Find(t.Context(), item.ID(i%50+1))
+			if err != nil || f.Row.ID != item.ID(i%50+1) || f.Policy.Decide(f.Row.Item(1500), time.Now()).Target != "silver" {
 				t.Error(f, err)
 			}
 		})
@@ -88,7 +88,7 @@ func TestManyRequestsShareFewQueries(t *testing.T) {
 		t.Fatalf("%d queries for 500 requests of 50 contents", n)
 	}
 	before := db.queries.Load()
-	ids := []content.ID{1, 99, 2, 1}
+	ids := []item.ID{1, 99, 2, 1}
 	var got []string
 	cache.FindMany(t.Context(), ids, func(i int, f lookup.Found, err error) {
 		got = append(got, fmt.Sprintf("%d %s %t", i, fault.KindOf(err), err == nil && f.Row.ID == ids[i]))

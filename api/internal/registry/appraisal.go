@@ -10,7 +10,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/tierflow/tierflow/shared/catalog"
-	"github.com/tierflow/tierflow/shared/content"
+	"github.com/tierflow/tierflow/shared/item"
 	"github.com/tierflow/tierflow/shared/policy"
 )
 
@@ -19,7 +19,7 @@ import (
 type Change struct {
 	ID     string
 	Before []policy.Level // the levels before the first change that is not done; names and ranges
-	After  content.ID     // contents up to here were looked at
+	After  item.ID        // contents up to here were looked at
 
 	conn *sql.Conn // which holds the lock: MySQL ends it when it asks nothing for long
 }
@@ -86,7 +86,7 @@ func (r *Registry) change(ctx context.Context) (c Change, ok bool, err error) {
 }
 
 // Looked notes that a change's contents up to after were looked at. false: the levels have changed again.
-func (c Change) Looked(ctx context.Context, after content.ID) (bool, error) {
+func (c Change) Looked(ctx context.Context, after item.ID) (bool, error) {
 	return c.still(ctx, "UPDATE appraisal SET after_cid = ? WHERE id = 1 AND change_id = ?", after, c.ID)
 }
 

@@ -13,8 +13,8 @@ import (
 	"time"
 
 	"github.com/tierflow/tierflow/shared/catalog"
-	"github.com/tierflow/tierflow/shared/content"
 	"github.com/tierflow/tierflow/shared/fault"
+	"github.com/tierflow/tierflow/shared/item"
 	"github.com/tierflow/tierflow/shared/policy"
 )
 
@@ -32,8 +32,8 @@ const (
 
 // Register adds a content, on the level whose range starts at 0 where level is "". fault.Conflict: the cid or the
 // filename is taken, or one filename is a path prefix of another, which would make a content lie inside another.
-func (r *Registry) Register(ctx context.Context, id content.ID, filename, level string) error {
-	if err := content.CheckFilename(filename); err != nil {
+func (r *Registry) Register(ctx context.Context, id item.ID, filename, level string) error {
+	if err := item.CheckFilename(filename); err != nil {
 		return fault.New(fault.Unprocessable, "register content", id.String(), err)
 	}
 	return r.locked(ctx, "contents", lockWait, func(conn *sql.Conn) error {
@@ -67,7 +67,7 @@ func noLevel(name string) error {
 }
 
 // free tells whether cid and filename can be taken. The lock makes sure that they still can when they are.
-func (r *Registry) free(ctx context.Context, conn *sql.Conn, id content.ID, filename string) error {
+func (r *Registry) free(ctx context.Context, conn *sql.Conn, id item.ID, filename string) error {
 	names := []any{filename}
 	for i, c := range filename {
 		if c == '/' {
@@ -79,7 +79,7 @@ func (r *Registry) free(ctx context.Context, conn *sql.Conn, id content.ID, file
 	next := filename + "0"
 	args := append([]any{id}, names...)
 	args = append(args, filename+"/\x00", next+"\x00", next)
-	var otherID content.ID
+	var otherID item.ID
 	var other string
 	// Three selects and no OR: each takes its own index, however many contents there are.
 	err := conn.QueryRowContext(ctx, "SELECT cid, filename FROM contents WHERE cid = ? "+
@@ -105,14 +105,14 @@ func (r *Registry) free(ctx context.Context, conn *sql.Conn, id content.ID, file
 }
 
 // Forget deletes a row; the file stays. fault.Unknown where there is none.
-func (r *Registry) Forget(ctx context.Context, id content.ID) error {
+func (r *Registry) Forget(ctx context.Context, id item.ID) error {
 	res, err := r.db.ExecContext(ctx, "DELETE FROM contents WHERE cid = ?", id)
 	return one(res, "forget content", id, err)
 }
 
 // Pin holds a content on a level; "" lets it go. fault.Unknown where there is no such content, fault.Unprocessable
 // where there is no such level.
-func (r *Registry) Pin(ctx context.Context, id content.ID, level string) error {
+func (r *Registry) Pin(ctx context.Context, id item.ID, level string) error {
 	if level != "" {
 		var name string
 		err := r.db.QueryRowContext(ctx, "SELECT content_level FROM `level` WHERE content_level = ?", level).Scan(&name)
@@ -131,7 +131,7 @@ func (r *Registry) Pin(ctx context.Context, id content.ID, level string) error {
 }
 
 // one wants one row to have been found.
-func one(res sql.Result, op string, id content.ID, err error) error {
+func one(res sql.Result, op string, id item.ID, err error) error {
 	if err != nil {
 		return catalog.Wrap(op, id.String(), err)
 	}
@@ -152,7 +152,7 @@ type Location struct {
 }
 
 // Locate reads the place of a content now. fault.Unknown where there is no such content.
-func (r *Registry) Locate(ctx context.Context, id content.ID) (Location, error) {
+func (r *Registry) Locate(ctx context.Context, id item.ID) (Location, error) {
 	var l Location
 	var root string
 	err := r.db.QueryRowContext(ctx, "SELECT l.content_level, l.path, c.filename, c.generation FROM contents c "+

@@ -17,7 +17,7 @@ import (
 
 	"github.com/tierflow/tierflow/api/internal/service"
 	"github.com/tierflow/tierflow/shared/catalog"
-	"github.com/tierflow/tierflow/shared/content"
+	"github.com/tierflow/tierflow/shared/item"
 	"github.com/tierflow/tierflow/shared/settings"
 	"github.com/tierflow/tierflow/shared/state"
 	"github.com/tierflow/tierflow/shared/testserver"
@@ -261,9 +261,9 @@ func read(t *testing.T, resp *http.Response) string {
 	return string(b)
 }
 
-func mustID(t *testing.T, s string) content.ID {
+func mustID(t *testing.T, s string) item.ID {
 	t.Helper()
-	id, err := content.ParseID(s)
+	id, err := item.ParseID(s)
 	if err != nil {
 		t.Fatal(err)
 	}

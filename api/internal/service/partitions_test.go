@@ -8,8 +8,8 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
-	"github.com/tierflow/tierflow/shared/content"
 	"github.com/tierflow/tierflow/shared/event"
+	"github.com/tierflow/tierflow/shared/item"
 	"github.com/tierflow/tierflow/shared/state"
 )
 
@@ -68,7 +68,7 @@ func TestSeveralPartitionsAreOneToWhoLooksFromOutside(t *testing.T) {
 	var moves struct {
 		Relocations []struct {
 			EntryID string `json:"entry_id"`
-			CID     content.ID
+			CID     item.ID
 		}
 		Unsettled int64
 	}

@@ -10,8 +10,8 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
-	"github.com/tierflow/tierflow/shared/content"
 	"github.com/tierflow/tierflow/shared/event"
+	"github.com/tierflow/tierflow/shared/item"
 	"github.com/tierflow/tierflow/shared/state"
 	"github.com/tierflow/tierflow/shared/testserver"
 )
@@ -196,7 +196,7 @@ func TestUpdateSentence(t *testing.T) {
 }
 
 // emit does what a relocator does: take the newest event of a content and hand its copy to the committer.
-func emit(t *testing.T, a *api, store *state.Store, id content.ID) {
+func emit(t *testing.T, a *api, store *state.Store, id item.ID) {
 	t.Helper()
 	st, ok, err := store.Get(t.Context(), id)
 	if err != nil || !ok {

@@ -16,7 +16,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/tierflow/tierflow/shared/content"
+	"github.com/tierflow/tierflow/shared/item"
 )
 
 // A folder holds the log of views and what was made of it. There is no other state: whoever starts reads it again.
@@ -90,8 +90,8 @@ func (l *Log) load(name string, start time.Time) error {
 	}
 	for line := range strings.Lines(string(b)) {
 		id, count, _ := strings.Cut(strings.TrimSuffix(line, "\n"), " ")
-		i, ierr := content.ParseID(id)
-		n, nerr := content.ParseCount(count)
+		i, ierr := item.ParseID(id)
+		n, nerr := item.ParseCount(count)
 		if err := cmp.Or(ierr, nerr); err != nil {
 			return fmt.Errorf("%s: %q: %w", filepath.Join(l.dir, name), line, err)
 		}
@@ -157,7 +157,7 @@ func (l *Log) take(line []byte) {
 	seconds, rest, _ := bytes.Cut(line, []byte(" "))
 	cid, viewer, found := bytes.Cut(rest, []byte(" "))
 	at, err := strconv.ParseFloat(string(seconds), 64)
-	id, ierr := content.ParseID(string(cid))
+	id, ierr := item.ParseID(string(cid))
 	if !found || err != nil || ierr != nil {
 		l.Malformed++
 		return

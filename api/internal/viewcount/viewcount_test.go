@@ -16,7 +16,7 @@ import (
 	"time"
 
 	"github.com/tierflow/tierflow/api/internal/viewcount"
-	"github.com/tierflow/tierflow/shared/content"
+	"github.com/tierflow/tierflow/shared/item"
 )
 
 // noon begins a period of every length that divides an hour.
@@ -24,15 +24,15 @@ var noon = time.Date(2026, 11, 25, 12, 0, 0, 0, time.UTC)
 
 const hour = time.Hour // a period of a window of a day
 
-func see(w *viewcount.Window, at time.Time, id content.ID, viewers ...string) {
+func see(w *viewcount.Window, at time.Time, id item.ID, viewers ...string) {
 	for _, v := range viewers {
 		w.See(at, id, []byte(v))
 	}
 }
 
 // counts are all that have changed since the last time.
-func counts(w *viewcount.Window) map[content.ID]content.Count {
-	m := map[content.ID]content.Count{}
+func counts(w *viewcount.Window) map[item.ID]item.Count {
+	m := map[item.ID]item.Count{}
 	for _, v := range w.Changed() {
 		m[v.ID] = v.Count
 		w.Told(v.ID)
@@ -40,14 +40,14 @@ func counts(w *viewcount.Window) map[content.ID]content.Count {
 	return m
 }
 
-func check(t *testing.T, what string, w *viewcount.Window, want map[content.ID]content.Count) {
+func check(t *testing.T, what string, w *viewcount.Window, want map[item.ID]item.Count) {
 	t.Helper()
 	if got := counts(w); !reflect.DeepEqual(got, want) {
 		t.Errorf("%s: %v has changed, want %v", what, got, want)
 	}
 }
 
-type changes = map[content.ID]content.Count
+type changes = map[item.ID]item.Count
 
 func TestAViewerCountsOnceAPeriodHoweverManyRequestsItMakes(t *testing.T) {
 	w := viewcount.NewWindow(24 * hour)
@@ -263,7 +263,7 @@ func (a *api) poster(t *testing.T) *viewcount.Poster {
 func three() *viewcount.Window {
 	w := viewcount.NewWindow(24 * hour)
 	w.Slide(noon)
-	for id := range content.ID(3) {
+	for id := range item.ID(3) {
 		see(w, noon, id+1, "a")
 	}
 	return w

@@ -15,7 +15,7 @@ import (
 	"slices"
 	"time"
 
-	"github.com/tierflow/tierflow/shared/content"
+	"github.com/tierflow/tierflow/shared/item"
 )
 
 const (
@@ -33,12 +33,12 @@ const (
 type Window struct {
 	period  time.Duration
 	seed    maphash.Seed
-	counts  map[int64]map[content.ID]content.Count // by period
-	size    int                                    // of all counts
-	viewers map[int64]map[uint64]struct{}          // of the periods that are open
-	known   int                                    // all viewers
-	total   map[content.ID]content.Count
-	changed map[content.ID]struct{} // their total is not what it was when they were last told
+	counts  map[int64]map[item.ID]item.Count // by period
+	size    int                              // of all counts
+	viewers map[int64]map[uint64]struct{}    // of the periods that are open
+	known   int                              // all viewers
+	total   map[item.ID]item.Count
+	changed map[item.ID]struct{} // their total is not what it was when they were last told
 	now     time.Time
 	oldest  int64 // period of the window
 	newest  int64
@@ -50,8 +50,8 @@ type Window struct {
 // NewWindow makes a window of so much time, at least 24 ms.
 func NewWindow(length time.Duration) *Window {
 	return &Window{
-		period: length / periods, seed: maphash.MakeSeed(), counts: map[int64]map[content.ID]content.Count{},
-		viewers: map[int64]map[uint64]struct{}{}, total: map[content.ID]content.Count{}, changed: map[content.ID]struct{}{},
+		period: length / periods, seed: maphash.MakeSeed(), counts: map[int64]map[item.ID]item.Count{},
+		viewers: map[int64]map[uint64]struct{}{}, total: map[item.ID]item.Count{}, changed: map[item.ID]struct{}{},
 	}
 }
 
@@ -62,7 +62,7 @@ func (w *Window) end(period int64) time.Time { return time.Unix(0, (period+1)*in
 
 // See counts a view. What is older than the window says only that the content was known once: its count, which may be
 // 0 now, is told again.
-func (w *Window) See(at time.Time, id content.ID, viewer []byte) {
+func (w *Window) See(at time.Time, id item.ID, viewer []byte) {
 	period := w.at(at)
 	if period > w.at(w.now.Add(slack)) {
 		period = w.newest // a clock was set
@@ -94,10 +94,10 @@ func (w *Window) See(at time.Time, id content.ID, viewer []byte) {
 	w.add(period, id, 1)
 }
 
-func (w *Window) add(period int64, id content.ID, n content.Count) {
+func (w *Window) add(period int64, id item.ID, n item.Count) {
 	of := w.counts[period]
 	if of == nil {
-		of = map[content.ID]content.Count{}
+		of = map[item.ID]item.Count{}
 		w.counts[period] = of
 	}
 	if of[id] == 0 {
@@ -168,15 +168,15 @@ func (w *Window) Changed() []View {
 
 // View is a content and its count now.
 type View struct {
-	ID    content.ID
-	Count content.Count
+	ID    item.ID
+	Count item.Count
 }
 
 // Told says that a content's count is known where it has to be, or that nobody wants to know it.
-func (w *Window) Told(id content.ID) { delete(w.changed, id) }
+func (w *Window) Told(id item.ID) { delete(w.changed, id) }
 
 // restore adds what a period that is over has counted. It may be longer or shorter than periods are now.
-func (w *Window) restore(start time.Time, id content.ID, n content.Count) {
+func (w *Window) restore(start time.Time, id item.ID, n item.Count) {
 	w.add(w.at(start), id, n)
 }
 

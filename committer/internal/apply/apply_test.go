@@ -11,9 +11,9 @@ import (
 
 	"github.com/tierflow/tierflow/committer/internal/apply"
 	"github.com/tierflow/tierflow/shared/catalog"
-	"github.com/tierflow/tierflow/shared/content"
 	"github.com/tierflow/tierflow/shared/event"
 	"github.com/tierflow/tierflow/shared/fault"
+	"github.com/tierflow/tierflow/shared/item"
 	"github.com/tierflow/tierflow/shared/testserver"
 )
 
@@ -71,7 +71,7 @@ func TestAMoveThatReadNoBytesKeepsTheDigest(t *testing.T) {
 
 func TestTheLargestNumbersAndAClockThatWentBackAreCommitted(t *testing.T) {
 	d := newDatabase(t, 0)
-	const id = content.ID(math.MaxInt64)
+	const id = item.ID(math.MaxInt64)
 	d.exec("INSERT INTO contents (cid, content_level, filename) VALUES (?, 'bronze', ?)", id, filename(id))
 	e := relocated(1, id)
 	e.Count, e.Bytes, e.FinishedAt = math.MaxInt64, math.MaxInt64, e.StartedAt.Add(-time.Hour)
@@ -121,7 +121,7 @@ func TestHoweverOftenDeliveredARelocationIsCommittedOnce(t *testing.T) {
 	t.Run("to several committers at once", func(t *testing.T) {
 		d := newDatabase(t, 50)
 		var es []event.Relocated
-		for id := content.ID(1); id <= 50; id++ {
+		for id := item.ID(1); id <= 50; id++ {
 			es = append(es, relocated(int(id), id))
 		}
 		done := make(chan []apply.Result)
@@ -248,7 +248,7 @@ func TestABadRowNeverFailsItsBatch(t *testing.T) {
 		t.Run(fmt.Sprintf("%d of 200", len(bad)), func(t *testing.T) {
 			d := newDatabase(t, 200)
 			var es []event.Relocated
-			for id := content.ID(1); id <= 200; id++ {
+			for id := item.ID(1); id <= 200; id++ {
 				es = append(es, relocated(int(id), id))
 			}
 			for _, n := range bad {
@@ -318,7 +318,7 @@ func TestARowThatSomebodyHasLockedHoldsUpNoOther(t *testing.T) {
 		t.Fatal(err)
 	}
 	var es []event.Relocated
-	for id := content.ID(1); id <= 5; id++ {
+	for id := item.ID(1); id <= 5; id++ {
 		es = append(es, relocated(int(id), id))
 	}
 	a := apply.New(d.DB())
@@ -344,7 +344,7 @@ func TestAWriterInReverseOrderIsNoObstacle(t *testing.T) {
 	}
 	defer other.Rollback()
 	var es []event.Relocated
-	for id := content.ID(1); id <= 9; id++ {
+	for id := item.ID(1); id <= 9; id++ {
 		es = append(es, relocated(int(id), id))
 	}
 	a := apply.New(d.DB())
@@ -487,7 +487,7 @@ func TestALargeBatchIsReadByPrimaryKey(t *testing.T) {
 	d.exec("INSERT INTO contents (cid, content_level, filename) VALUES " + strings.Join(values, ", "))
 	d.exec("ANALYZE TABLE contents")
 	var es []event.Relocated
-	for id := content.ID(1); id <= 500; id++ {
+	for id := item.ID(1); id <= 500; id++ {
 		es = append(es, relocated(int(id), 4*id))
 	}
 	text, args := apply.UpdateStatement(es)

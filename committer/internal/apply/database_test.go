@@ -10,9 +10,9 @@ import (
 
 	"github.com/tierflow/tierflow/committer/internal/apply"
 	"github.com/tierflow/tierflow/shared/catalog"
-	"github.com/tierflow/tierflow/shared/content"
 	"github.com/tierflow/tierflow/shared/event"
 	"github.com/tierflow/tierflow/shared/fault"
+	"github.com/tierflow/tierflow/shared/item"
 	"github.com/tierflow/tierflow/shared/testserver"
 )
 
@@ -33,7 +33,7 @@ func newDatabase(t testing.TB, contents int) database {
 		t.Fatal(err)
 	}
 	for id := 1; id <= contents; id++ {
-		d.exec("INSERT INTO contents (cid, content_level, filename) VALUES (?, 'bronze', ?)", id, filename(content.ID(id)))
+		d.exec("INSERT INTO contents (cid, content_level, filename) VALUES (?, 'bronze', ?)", id, filename(item.ID(id)))
 	}
 	return d
 }
@@ -55,7 +55,7 @@ func (d database) exec(query string, args ...any) {
 	}
 }
 
-func (d database) row(id content.ID) catalog.Row {
+func (d database) row(id item.ID) catalog.Row {
 	d.t.Helper()
 	r, err := d.Content(context.Background(), id)
 	if err != nil {
@@ -65,7 +65,7 @@ func (d database) row(id content.ID) catalog.Row {
 }
 
 // expectRow checks level and generation of a row.
-func (d database) expectRow(id content.ID, level string, generation int64) {
+func (d database) expectRow(id item.ID, level string, generation int64) {
 	d.t.Helper()
 	if r := d.row(id); r.Level != level || r.Generation != generation {
 		d.t.Errorf("content %s is on %s with generation %d, want %s, %d", id, r.Level, r.Generation, level, generation)
@@ -73,7 +73,7 @@ func (d database) expectRow(id content.ID, level string, generation int64) {
 }
 
 // expectHistory checks the number of history rows of a content, 0 for all.
-func (d database) expectHistory(id content.ID, want int) {
+func (d database) expectHistory(id item.ID, want int) {
 	d.t.Helper()
 	var n int
 	err := d.DB().QueryRow("SELECT COUNT(*) FROM update_history WHERE cid = ? OR ? = 0", id, id).Scan(&n)
@@ -103,14 +103,14 @@ func soon(t testing.TB) context.Context {
 	return ctx
 }
 
-func filename(id content.ID) string { return "f" + id.String() + ".mp4" }
+func filename(id item.ID) string { return "f" + id.String() + ".mp4" }
 
 func eventID(n int) string { return fmt.Sprintf("0198a5b0-0000-7000-8000-%012x", n) }
 
 var start = time.Date(2026, 3, 1, 12, 0, 0, 123456000, time.UTC)
 
 // relocated is event n: content id went from bronze to gold, seen with generation 0.
-func relocated(n int, id content.ID) event.Relocated {
+func relocated(n int, id item.ID) event.Relocated {
 	return event.Relocated{
 		EventID: eventID(n), ID: id, From: "bronze", To: "gold", Filename: filename(id), Count: 2500, Bytes: 4096,
 		Digest: "sha256:" + strings.Repeat("ab", 32), Method: "copy", WorkerID: "w1",

@@ -6,9 +6,9 @@ import (
 	"slices"
 	"time"
 
-	"github.com/tierflow/tierflow/shared/content"
 	"github.com/tierflow/tierflow/shared/event"
 	"github.com/tierflow/tierflow/shared/fault"
+	"github.com/tierflow/tierflow/shared/item"
 )
 
 // row is what the transaction has locked of a row of contents.
@@ -26,13 +26,13 @@ func (r *row) seen(e event.Relocated) bool {
 }
 
 // asSeen tells whether each entry has a row of its own that is as the relocator saw it.
-func asSeen(entries []event.Relocated, rows map[content.ID]*row) bool {
+func asSeen(entries []event.Relocated, rows map[item.ID]*row) bool {
 	return len(rows) == len(entries) && !slices.ContainsFunc(entries, func(e event.Relocated) bool { return !rows[e.ID].seen(e) })
 }
 
 // record is a row of update_history.
 type record struct {
-	id    content.ID
+	id    item.ID
 	level string // new_level
 	at    time.Time
 }
@@ -55,9 +55,9 @@ type move struct {
 // another level had two moves: the newest event is appended again when a commit led elsewhere, and keeps its id.
 //
 // Everything else is superseded; so is a content that has no row any more.
-func decide(entries []event.Relocated, rows map[content.ID]*row, records map[string]record, at time.Time) ([]Result, []move) {
+func decide(entries []event.Relocated, rows map[item.ID]*row, records map[string]record, at time.Time) ([]Result, []move) {
 	results := make([]Result, len(entries))
-	moved := map[content.ID]bool{}
+	moved := map[item.ID]bool{}
 	var moves []move
 	for i, e := range entries {
 		r := rows[e.ID]

@@ -7,13 +7,13 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/tierflow/tierflow/committer/internal/apply"
-	"github.com/tierflow/tierflow/shared/content"
 	"github.com/tierflow/tierflow/shared/event"
+	"github.com/tierflow/tierflow/shared/item"
 )
 
 // model is what MySQL should hold: it applies one entry at a time.
 type model struct {
-	rows   map[content.ID]*modelRow
+	rows   map[item.ID]*modelRow
 	events map[string]modelRecord
 }
 
@@ -23,7 +23,7 @@ type modelRow struct {
 }
 
 type modelRecord struct {
-	id    content.ID
+	id    item.ID
 	level string
 }
 
@@ -57,15 +57,15 @@ func TestABatchDoesWhatItsEntriesWouldDoOneByOne(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		d.exec("DELETE FROM contents")
 		d.exec("DELETE FROM update_history")
-		m := model{map[content.ID]*modelRow{}, map[string]modelRecord{}}
-		for id := content.ID(1); id <= contents; id++ {
+		m := model{map[item.ID]*modelRow{}, map[string]modelRecord{}}
+		for id := item.ID(1); id <= contents; id++ {
 			d.exec("INSERT INTO contents (cid, content_level, filename) VALUES (?, 'bronze', ?)", id, filename(id))
 			m.rows[id] = &modelRow{level: "bronze"}
 		}
 		var sent []event.Relocated
 		for range rapid.IntRange(1, 8).Draw(t, "batches") {
 			if rapid.Bool().Draw(t, "a release begins") {
-				id := content.ID(rapid.IntRange(1, contents).Draw(t, "of"))
+				id := item.ID(rapid.IntRange(1, contents).Draw(t, "of"))
 				d.exec("UPDATE contents SET generation = generation + 1 WHERE cid = ?", id)
 				m.rows[id].generation++
 			}
@@ -79,7 +79,7 @@ func TestABatchDoesWhatItsEntriesWouldDoOneByOne(t *testing.T) {
 					t.Fatalf("entry %d, %+v:\ngot %+v, want %s, again %v, refused %v", i, e, r, outcome, again, refused)
 				}
 			}
-			for id := content.ID(1); id <= contents; id++ {
+			for id := item.ID(1); id <= contents; id++ {
 				if r, want := d.row(id), *m.rows[id]; r.Level != want.level || r.Generation != want.generation {
 					t.Fatalf("content %s: %s, %d; want %+v", id, r.Level, r.Generation, want)
 				}
@@ -100,7 +100,7 @@ func draw(t *rapid.T, m model, sent []event.Relocated) []event.Relocated {
 			batch[i] = rapid.SampledFrom(sent).Draw(t, "sent before")
 			continue
 		}
-		id := content.ID(rapid.IntRange(1, 5).Draw(t, "cid")) // 5 has no row
+		id := item.ID(rapid.IntRange(1, 5).Draw(t, "cid")) // 5 has no row
 		e := relocated(rapid.IntRange(1, 30).Draw(t, "event"), id)
 		e.To = rapid.SampledFrom([]string{"bronze", "silver", "gold", "gold", "nowhere"}).Draw(t, "to")
 		if row := m.rows[id]; row != nil {

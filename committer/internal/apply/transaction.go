@@ -11,9 +11,9 @@ import (
 	"time"
 
 	"github.com/tierflow/tierflow/shared/catalog"
-	"github.com/tierflow/tierflow/shared/content"
 	"github.com/tierflow/tierflow/shared/event"
 	"github.com/tierflow/tierflow/shared/fault"
+	"github.com/tierflow/tierflow/shared/item"
 )
 
 // errMoved means that a row was not as it had been locked. No server that keeps its word lets this happen.
@@ -75,12 +75,12 @@ func (a *Applier) transaction(ctx context.Context, entries []event.Relocated, hi
 
 // lock reads and locks the rows of the entries, in the order of the primary key, as all who lock more than one do. It
 // does not wait for a row that somebody else has locked: one such row would hold up all the others.
-func lock(ctx context.Context, tx *sql.Tx, entries []event.Relocated) (map[content.ID]*row, error) {
-	wanted := map[content.ID]bool{}
+func lock(ctx context.Context, tx *sql.Tx, entries []event.Relocated) (map[item.ID]*row, error) {
+	wanted := map[item.ID]bool{}
 	for _, e := range entries {
 		wanted[e.ID] = true
 	}
-	found := make(map[content.ID]*row, len(wanted))
+	found := make(map[item.ID]*row, len(wanted))
 	ids := slices.Sorted(maps.Keys(wanted))
 	rows, err := tx.QueryContext(ctx, "SELECT cid, content_level, filename, generation, update_time FROM contents"+
 		" WHERE cid IN ("+marks("?", len(ids))+") ORDER BY cid FOR UPDATE SKIP LOCKED", args(ids)...)
@@ -89,7 +89,7 @@ func lock(ctx context.Context, tx *sql.Tx, entries []event.Relocated) (map[conte
 	}
 	defer rows.Close()
 	for rows.Next() {
-		var id content.ID
+		var id item.ID
 		var r row
 		if err := rows.Scan(&id, &r.level, &r.filename, &r.generation, &r.updated); err != nil {
 			return nil, err
@@ -111,7 +111,7 @@ func lock(ctx context.Context, tx *sql.Tx, entries []event.Relocated) (map[conte
 	}
 	defer skipped.Close()
 	for skipped.Next() {
-		var id content.ID
+		var id item.ID
 		if err := skipped.Scan(&id); err != nil {
 			return nil, err
 		}

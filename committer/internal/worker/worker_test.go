@@ -15,9 +15,9 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/tierflow/tierflow/committer/internal/apply"
-	"github.com/tierflow/tierflow/shared/content"
 	"github.com/tierflow/tierflow/shared/event"
 	"github.com/tierflow/tierflow/shared/fault"
+	"github.com/tierflow/tierflow/shared/item"
 	"github.com/tierflow/tierflow/shared/state"
 	"github.com/tierflow/tierflow/shared/testserver"
 )
@@ -281,11 +281,11 @@ func TestWhileRedisIsToldOfOneBatchTheNextIsAppliedAndNeverTwoAtOnce(t *testing.
 		t.Error("the second batch waits until Redis has been told of the first")
 	}
 	close(trip.goingOn)
-	for id := content.ID(3); id <= n; id++ {
+	for id := item.ID(3); id <= n; id++ {
 		w.emit(relocated(int(id), id).Fields())
 	}
 	w.settled()
-	for id := content.ID(1); id <= n; id++ {
+	for id := item.ID(1); id <= n; id++ {
 		w.expectRow(id, "gold", 1, 1)
 	}
 }
@@ -293,14 +293,14 @@ func TestWhileRedisIsToldOfOneBatchTheNextIsAppliedAndNeverTwoAtOnce(t *testing.
 func TestACommitThatMySQLDidNotConfirmIsCommittedOnce(t *testing.T) {
 	w := newWorld(t, 20)
 	gate, dsn := testserver.MySQLGate(t, w.dsn)
-	for id := content.ID(1); id <= 20; id++ {
+	for id := item.ID(1); id <= 20; id++ {
 		w.emit(relocated(int(id), id).Fields())
 	}
 	cut := gate.CutReply("\x03COMMIT")
 	w.start("w1", w.redisURL, dsn)
 	<-cut
 	w.settled()
-	for id := content.ID(1); id <= 20; id++ {
+	for id := item.ID(1); id <= 20; id++ {
 		w.expectRow(id, "gold", 1, 1)
 	}
 	if cs := w.committed(); len(cs) != 20 {
@@ -321,12 +321,12 @@ func TestWhileAServerIsAwayNothingIsLost(t *testing.T) {
 				gate, redisURL = testserver.RedisGate(t, w.redisURL)
 			}
 			w.start("w1", redisURL, dsn)
-			for id := content.ID(1); id <= 10; id++ {
+			for id := item.ID(1); id <= 10; id++ {
 				w.emit(relocated(int(id), id).Fields())
 			}
 			w.settled()
 			gate.Close()
-			for id := content.ID(11); id <= 30; id++ {
+			for id := item.ID(11); id <= 30; id++ {
 				w.emit(relocated(int(id), id).Fields())
 			}
 			if server == "mysql" {
@@ -339,7 +339,7 @@ func TestWhileAServerIsAwayNothingIsLost(t *testing.T) {
 			}
 			gate.Open()
 			w.settled()
-			for id := content.ID(1); id <= 30; id++ {
+			for id := item.ID(1); id <= 30; id++ {
 				w.expectRow(id, "gold", 1, 1)
 			}
 			if fs, _ := w.dead(); len(fs) != 0 {
@@ -354,7 +354,7 @@ func TestSeveralCommittersAndDoubleEntriesCommitEachMoveOnce(t *testing.T) {
 	w := newWorld(t, n)
 	stops := []func(){w.run(), w.start("w2", w.redisURL, w.dsn)}
 	w.start("w3", w.redisURL, w.dsn)
-	for id := content.ID(1); id <= n; id++ {
+	for id := item.ID(1); id <= n; id++ {
 		w.emit(relocated(int(id), id).Fields())
 		w.emit(relocated(int(id), id).Fields())
 		if id == n/3 || id == n/2 {
@@ -363,7 +363,7 @@ func TestSeveralCommittersAndDoubleEntriesCommitEachMoveOnce(t *testing.T) {
 		}
 	}
 	w.settled()
-	for id := content.ID(1); id <= n; id++ {
+	for id := item.ID(1); id <= n; id++ {
 		w.expectRow(id, "gold", 1, 1)
 	}
 	for _, c := range w.committed() {
@@ -409,7 +409,7 @@ func TestAnEntryThatHasComeBackOftenIsWorkedOnAlone(t *testing.T) {
 		}
 	}
 	for n := 1; n <= 5; n++ {
-		w.emit(relocated(n, content.ID(n)).Fields())
+		w.emit(relocated(n, item.ID(n)).Fields())
 	}
 	w.comeBack(3)
 	stop := w.run()
@@ -418,7 +418,7 @@ func TestAnEntryThatHasComeBackOftenIsWorkedOnAlone(t *testing.T) {
 	if !slices.Equal(batches, []int{1, 1, 1, 1, 1}) {
 		t.Errorf("batches of %v", batches)
 	}
-	for id := content.ID(1); id <= 5; id++ {
+	for id := item.ID(1); id <= 5; id++ {
 		w.expectRow(id, "gold", 1, 1)
 	}
 }

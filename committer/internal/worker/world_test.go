@@ -16,8 +16,8 @@ import (
 	"github.com/tierflow/tierflow/committer/internal/apply"
 	"github.com/tierflow/tierflow/committer/internal/worker"
 	"github.com/tierflow/tierflow/shared/catalog"
-	"github.com/tierflow/tierflow/shared/content"
 	"github.com/tierflow/tierflow/shared/event"
+	"github.com/tierflow/tierflow/shared/item"
 	"github.com/tierflow/tierflow/shared/state"
 	"github.com/tierflow/tierflow/shared/testserver"
 )
@@ -49,7 +49,7 @@ func newWorld(t testing.TB, contents int) *world {
 		t.Fatal(err)
 	}
 	for id := 1; id <= contents; id++ {
-		w.exec("INSERT INTO contents (cid, content_level, filename) VALUES (?, 'bronze', ?)", id, filename(content.ID(id)))
+		w.exec("INSERT INTO contents (cid, content_level, filename) VALUES (?, 'bronze', ?)", id, filename(item.ID(id)))
 	}
 	return w
 }
@@ -113,12 +113,12 @@ func (w *world) start(name, redisURL, dsn string) (stop func()) {
 
 func (w *world) run() (stop func()) { return w.start("w1", w.redisURL, w.dsn) }
 
-func filename(id content.ID) string { return "f" + id.String() + ".mp4" }
+func filename(id item.ID) string { return "f" + id.String() + ".mp4" }
 
 func eventID(n int) string { return fmt.Sprintf("0198a5b0-0000-7000-8000-%012x", n) }
 
 // relocated is event n: content id went from bronze to gold, seen with generation 0.
-func relocated(n int, id content.ID) event.Relocated {
+func relocated(n int, id item.ID) event.Relocated {
 	now := time.Now()
 	return event.Relocated{
 		EventID: eventID(n), ID: id, From: "bronze", To: "gold", Filename: filename(id), Count: 2500, Bytes: 4096,
@@ -127,9 +127,9 @@ func relocated(n int, id content.ID) event.Relocated {
 }
 
 // post appends view event n and has it settled, as a relocator would that has emitted its move.
-func (w *world) post(n int, id content.ID, target string) {
+func (w *world) post(n int, id item.ID, target string) {
 	w.t.Helper()
-	counts := map[string]content.Count{"bronze": 1, "silver": 1500, "gold": 2500}
+	counts := map[string]item.Count{"bronze": 1, "silver": 1500, "gold": 2500}
 	_, err := w.store.Append(context.Background(), []event.View{{
 		EventID: eventID(n), ID: id, Count: counts[target], Target: target, DBLevel: "bronze", Filename: filename(id), PostedAt: time.Now(),
 	}})
@@ -209,7 +209,7 @@ func (w *world) dead() (fs []event.Failure, entries []map[string]string) {
 	return fs, entries
 }
 
-func (w *world) state(id content.ID) state.State {
+func (w *world) state(id item.ID) state.State {
 	w.t.Helper()
 	s, ok, err := w.store.Get(context.Background(), id)
 	if !ok || err != nil {
@@ -218,7 +218,7 @@ func (w *world) state(id content.ID) state.State {
 	return s
 }
 
-func (w *world) expectRow(id content.ID, level string, generation int64, history int) {
+func (w *world) expectRow(id item.ID, level string, generation int64, history int) {
 	w.t.Helper()
 	r, err := w.db.Content(context.Background(), id)
 	if err != nil {

@@ -12,7 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/tierflow/tierflow/relocator/internal/mover"
-	"github.com/tierflow/tierflow/shared/content"
+	"github.com/tierflow/tierflow/shared/item"
 	"github.com/tierflow/tierflow/shared/policy"
 )
 
@@ -34,7 +34,7 @@ func BenchmarkSmallMoves(b *testing.B) {
 		wg.Go(func() {
 			for i := next.Add(1) - 1; i < int64(b.N); i = next.Add(1) - 1 {
 				r := request(from, to, names[i])
-				r.ID = content.ID(i + 1)
+				r.ID = item.ID(i + 1)
 				made, err := m.Make(context.Background(), r)
 				if err != nil {
 					b.Error(err)

@@ -48,7 +48,7 @@ func (m *Mover) Compare(ctx context.Context, c Comparison) (there bool, err erro
 
 func (m *Mover) compare(ctx context.Context, c Comparison) (there bool, err error) {
 	roots := [2]*tier.Root{}
-	items := [2]*item{}
+	items := [2]*opened{}
 	without := func(i int, err error) (bool, error) {
 		var kind *fsys.KindError
 		if missing(err) || i == 1 && errors.As(err, &kind) { // the release finds that out, and says so
@@ -117,7 +117,7 @@ func (m *Mover) compare(ctx context.Context, c Comparison) (there bool, err erro
 }
 
 // list looks at a content, all the way down.
-func (m *Mover) list(ctx context.Context, i *item) (*node, error) {
+func (m *Mover) list(ctx context.Context, i *opened) (*node, error) {
 	st, err := m.fs.Stat(fsys.LookReleased, i.file)
 	if err != nil || !fsys.IsDir(&st) {
 		return &node{st: st}, err

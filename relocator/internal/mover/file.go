@@ -19,7 +19,7 @@ import (
 )
 
 // file makes dst/name one more name of src's file, or a durable copy of it.
-func (j *job) file(ctx context.Context, src *item, dst *fsys.File, name string) (method string, sum []byte, err error) {
+func (j *job) file(ctx context.Context, src *opened, dst *fsys.File, name string) (method string, sum []byte, err error) {
 	if ctx.Err() != nil {
 		return "", nil, context.Cause(ctx)
 	}
@@ -38,7 +38,7 @@ func (j *job) file(ctx context.Context, src *item, dst *fsys.File, name string) 
 // link tries: only the kernel knows whether two folders share a file system (bind mounts and subvolumes lie
 // about it). The file is synced after it has the name, which nobody reads yet: the other way round the name would
 // need a sync of its own, and files that cannot be linked would be synced for nothing.
-func (j *job) link(src *item, dst *fsys.File, name string) (bool, error) {
+func (j *job) link(src *opened, dst *fsys.File, name string) (bool, error) {
 	if j.noLink {
 		return false, nil
 	}
@@ -79,7 +79,7 @@ func (j *job) fsync(step fsys.Step, f, dst *fsys.File) error {
 }
 
 // copy makes a durable copy: bytes, holes, owner, mode, attributes, times, one fsync, and the check of it all.
-func (j *job) copy(ctx context.Context, src *item, dst *fsys.File, name string) (string, []byte, error) {
+func (j *job) copy(ctx context.Context, src *opened, dst *fsys.File, name string) (string, []byte, error) {
 	if src.st.Size > chunk {
 		if err := j.turn(ctx); err != nil {
 			return "", nil, err
@@ -185,7 +185,7 @@ var zeros [chunk]byte
 
 // data copies the bytes and returns their SHA-256, holes counted as the zeros they are. Holes are read as well:
 // file systems have claimed holes where there was data. Only what is both called a hole and all zeros is left out.
-func (j *job) data(ctx context.Context, src *item, dst *fsys.File) ([]byte, error) {
+func (j *job) data(ctx context.Context, src *opened, dst *fsys.File) ([]byte, error) {
 	size := src.st.Size
 	segs := []fsys.Segment{{Start: 0, End: size}}
 	if src.st.Blocks*512 < size {

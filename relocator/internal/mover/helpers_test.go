@@ -23,8 +23,8 @@ import (
 	"github.com/tierflow/tierflow/relocator/internal/mover"
 	"github.com/tierflow/tierflow/relocator/internal/testdisk"
 	"github.com/tierflow/tierflow/relocator/internal/tier"
-	"github.com/tierflow/tierflow/shared/content"
 	"github.com/tierflow/tierflow/shared/fault"
+	"github.com/tierflow/tierflow/shared/item"
 	"github.com/tierflow/tierflow/shared/policy"
 )
 
@@ -162,7 +162,7 @@ func tree(t testing.TB, path string) map[string]string {
 		if err != nil {
 			return err
 		}
-		if d.Name() == content.MetaFolder {
+		if d.Name() == item.MetaFolder {
 			return fs.SkipDir
 		}
 		info, err := d.Info()
@@ -204,7 +204,7 @@ func equalTrees(t testing.TB, what string, got, want map[string]string) {
 func scratch(t testing.TB, l policy.Level) (names []string) {
 	t.Helper()
 	for _, d := range []string{"tmp", "released"} {
-		es, err := os.ReadDir(filepath.Join(l.Path, content.MetaFolder, d))
+		es, err := os.ReadDir(filepath.Join(l.Path, item.MetaFolder, d))
 		if err != nil {
 			t.Fatal(err)
 		}

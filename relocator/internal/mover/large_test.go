@@ -16,8 +16,8 @@ import (
 
 	"github.com/tierflow/tierflow/relocator/internal/fsys"
 	"github.com/tierflow/tierflow/relocator/internal/mover"
-	"github.com/tierflow/tierflow/shared/content"
 	"github.com/tierflow/tierflow/shared/fault"
+	"github.com/tierflow/tierflow/shared/item"
 )
 
 // TestTheBandwidthIsThatOfAllMovesTogetherAndSharedEvenly runs in a bubble, whose clock stands still while anybody works:
@@ -40,7 +40,7 @@ func TestTheBandwidthIsThatOfAllMovesTogetherAndSharedEvenly(t *testing.T) {
 		for i := range moves {
 			wg.Go(func() {
 				r := request(from, to, fmt.Sprint(i))
-				r.ID = content.ID(i + 1)
+				r.ID = item.ID(i + 1)
 				last := time.Now()
 				r.Progress = func(n, total int64) {
 					mu.Lock()
@@ -249,7 +249,7 @@ func TestOnlySomeLargeFilesAreCopiedAtOnceAndThoseThatWaitAreAlive(t *testing.T)
 		var wg sync.WaitGroup
 		move := func(id int, name string) {
 			r := request(from, to, name)
-			r.ID = content.ID(id)
+			r.ID = item.ID(id)
 			signs := 0
 			r.Progress = func(int64, int64) { signs++ }
 			began := time.Now()

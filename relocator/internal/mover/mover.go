@@ -13,8 +13,8 @@ import (
 
 	"github.com/tierflow/tierflow/relocator/internal/fsys"
 	"github.com/tierflow/tierflow/relocator/internal/tier"
-	"github.com/tierflow/tierflow/shared/content"
 	"github.com/tierflow/tierflow/shared/fault"
+	"github.com/tierflow/tierflow/shared/item"
 	"github.com/tierflow/tierflow/shared/policy"
 )
 
@@ -109,7 +109,7 @@ func (m *Mover) Probe(level policy.Level) error {
 
 // Request asks for a content's copy on the level To.
 type Request struct {
-	ID       content.ID
+	ID       item.ID
 	EventID  string
 	Token    string // names this attempt; never used twice
 	Filename string
@@ -174,7 +174,7 @@ type job struct {
 }
 
 func (m *Mover) make(ctx context.Context, r Request) (*Made, error) {
-	if err := content.CheckFilename(r.Filename); err != nil {
+	if err := item.CheckFilename(r.Filename); err != nil {
 		return nil, fault.New(fault.InvalidName, "move", r.ID.String(), err)
 	}
 	if err := errors.Join(checkPart(r.EventID), checkPart(r.Token)); err != nil {
@@ -240,8 +240,8 @@ func (j *job) progress() {
 	}
 }
 
-// item is an open file or folder, with the folder and name that it was found under.
-type item struct {
+// opened is an open file or folder, with the folder and name that it was found under.
+type opened struct {
 	parent *fsys.File
 	base   string
 	file   *fsys.File
@@ -250,7 +250,7 @@ type item struct {
 }
 
 // Close closes; nil is allowed.
-func (i *item) Close() {
+func (i *opened) Close() {
 	if i != nil {
 		i.file.Close()
 		i.parent.Close()
@@ -258,12 +258,12 @@ func (i *item) Close() {
 }
 
 // find opens a content in a tier.
-func (m *Mover) find(step fsys.Step, root *tier.Root, filename string) (*item, error) {
+func (m *Mover) find(step fsys.Step, root *tier.Root, filename string) (*opened, error) {
 	parent, _, err := m.fs.OpenDir(step, root.Dir, path.Dir(filename))
 	if err != nil {
 		return nil, err
 	}
-	i := &item{parent: parent, base: path.Base(filename)}
+	i := &opened{parent: parent, base: path.Base(filename)}
 	if i.file, i.st, err = m.openIn(step, parent, i.base); err != nil {
 		parent.Close()
 		return nil, err
@@ -286,7 +286,7 @@ func (m *Mover) openIn(step fsys.Step, dir *fsys.File, name string) (*fsys.File,
 // inPlace tells whether a content that was opened some time ago still has its name. One that a releaser has taken
 // away meanwhile may be half deleted, though the descriptor shows it: what was read of a directory counts only if
 // it is in place afterwards. The open descriptor keeps its inode from being used again.
-func (m *Mover) inPlace(step fsys.Step, root *tier.Root, filename string, i *item) (bool, error) {
+func (m *Mover) inPlace(step fsys.Step, root *tier.Root, filename string, i *opened) (bool, error) {
 	now, err := m.fs.Look(step, root.Dir, filename)
 	var kind *fsys.KindError
 	if missing(err) || errors.As(err, &kind) {
@@ -296,7 +296,7 @@ func (m *Mover) inPlace(step fsys.Step, root *tier.Root, filename string, i *ite
 }
 
 // source opens the content at its present place and adds up its size.
-func (j *job) source(ctx context.Context) (*item, error) {
+func (j *job) source(ctx context.Context) (*opened, error) {
 	src, err := j.find(fsys.OpenSource, j.from, j.r.Filename)
 	if missing(err) {
 		return nil, fault.New(fault.MissingFile, "read", j.from.Dir.At(j.r.Filename), err)
@@ -317,7 +317,7 @@ func (j *job) source(ctx context.Context) (*item, error) {
 }
 
 // clearReleased removes every folder in which a releaser could still hide the name, and what is in it.
-func (m *Mover) clearReleased(ctx context.Context, root *tier.Root, id content.ID) error {
+func (m *Mover) clearReleased(ctx context.Context, root *tier.Root, id item.ID) error {
 	for removed := false; ; removed = true {
 		names, err := m.fs.ListShared(fsys.ClearReleased, root.InReleased)
 		if err != nil {
@@ -345,7 +345,7 @@ func (m *Mover) clearReleased(ctx context.Context, root *tier.Root, id content.I
 }
 
 // prepare makes the attempt's temporary: complete, checked and durable, its name included.
-func (j *job) prepare(ctx context.Context, src *item, made *Made) error {
+func (j *job) prepare(ctx context.Context, src *opened, made *Made) error {
 	if src.tree != nil {
 		if err := j.prepareTree(ctx, src, made); err != nil {
 			return err

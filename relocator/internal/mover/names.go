@@ -4,32 +4,32 @@ import (
 	"errors"
 	"strings"
 
-	"github.com/tierflow/tierflow/shared/content"
+	"github.com/tierflow/tierflow/shared/item"
 )
 
 // An attempt's names are never shared by two: a paused process that wakes up late can only meet its own things.
 
-func tempName(id content.ID, eventID, token string) string {
+func tempName(id item.ID, eventID, token string) string {
 	return id.String() + "." + eventID + "." + token
 }
 
-func releasedName(id content.ID, token string) string { return id.String() + "." + token }
+func releasedName(id item.ID, token string) string { return id.String() + "." + token }
 
-func parseTemp(name string) (id content.ID, eventID, token string, ok bool) {
+func parseTemp(name string) (id item.ID, eventID, token string, ok bool) {
 	parts := strings.Split(name, ".")
 	if len(parts) != 3 || checkPart(parts[1]) != nil || checkPart(parts[2]) != nil {
 		return 0, "", "", false
 	}
-	id, err := content.ParseID(parts[0])
+	id, err := item.ParseID(parts[0])
 	return id, parts[1], parts[2], err == nil
 }
 
-func parseReleased(name string) (id content.ID, ok bool) {
+func parseReleased(name string) (id item.ID, ok bool) {
 	cid, token, found := strings.Cut(name, ".")
 	if !found || checkPart(token) != nil {
 		return 0, false
 	}
-	id, err := content.ParseID(cid)
+	id, err := item.ParseID(cid)
 	return id, err == nil
 }
 

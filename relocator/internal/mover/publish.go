@@ -15,7 +15,7 @@ import (
 
 // publish gives the temporary its name, never over another, and makes the name durable. It returns a Made where
 // the copy is, or may be, visible.
-func (j *job) publish(ctx context.Context, src *item, made *Made) (*Made, error) {
+func (j *job) publish(ctx context.Context, src *opened, made *Made) (*Made, error) {
 	for range tries {
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
@@ -59,7 +59,7 @@ func (j *job) publish(ctx context.Context, src *item, made *Made) (*Made, error)
 		errors.New("its folder was removed again and again"))
 }
 
-func (j *job) place(src *item, folder *fsys.File) error {
+func (j *job) place(src *opened, folder *fsys.File) error {
 	if src.tree == nil {
 		return j.fs.Link(fsys.Publish, j.to.Tmp, j.attempt, folder, src.base)
 	}
@@ -76,7 +76,7 @@ func (j *job) place(src *item, folder *fsys.File) error {
 	return j.writable(fsys.Publish, tree, func() error { return j.fs.RenameNew(fsys.Publish, attempt, treeName, folder, src.base) })
 }
 
-func (j *job) swept(src *item) bool {
+func (j *job) swept(src *opened) bool {
 	name := j.attempt
 	if src.tree != nil {
 		name += "/" + treeName
@@ -86,7 +86,7 @@ func (j *job) swept(src *item) bool {
 }
 
 // settle makes what was published durable and looks whether it is where the tier's path leads.
-func (j *job) settle(src *item, folders []*fsys.File) error {
+func (j *job) settle(src *opened, folders []*fsys.File) error {
 	if err := j.fsyncFolders(folders); err != nil {
 		return err
 	}
@@ -217,7 +217,7 @@ func (j *job) taken(err error) error {
 
 // adopt takes over what has the final name, if it holds the source's bytes, and makes it durable: it may be the
 // work of an attempt that was cut short, or of an operator's cp. Both results are nil where the name is free.
-func (j *job) adopt(ctx context.Context, src *item) (*Made, error) {
+func (j *job) adopt(ctx context.Context, src *opened) (*Made, error) {
 	have, err := j.find(fsys.LookTarget, j.to, j.r.Filename)
 	if errors.Is(err, unix.ENOENT) {
 		return nil, nil
@@ -260,7 +260,7 @@ func (j *job) adopt(ctx context.Context, src *item) (*Made, error) {
 	return made, nil
 }
 
-func (j *job) bothInPlace(src, have *item) error {
+func (j *job) bothInPlace(src, have *opened) error {
 	there, err := j.inPlace(fsys.RecheckSource, j.from, j.r.Filename, src)
 	if err == nil && there {
 		there, err = j.inPlace(fsys.LookTarget, j.to, j.r.Filename, have)
@@ -273,7 +273,7 @@ func (j *job) bothInPlace(src, have *item) error {
 
 // same compares what is at the source, a, with what is at the target, b, and makes b durable on the way. A
 // difference is a conflict. Bytes count, and names; owners, modes and times do not.
-func (j *job) same(ctx context.Context, a, b *item) (*node, error) {
+func (j *job) same(ctx context.Context, a, b *opened) (*node, error) {
 	n := &node{name: a.base, st: a.st, method: Linked}
 	if fsys.IsDir(&a.st) != fsys.IsDir(&b.st) {
 		return nil, conflict(b.file.Path(), "it is %s, and the source is %s", fsys.Kind(&b.st), fsys.Kind(&a.st))
@@ -325,7 +325,7 @@ func (j *job) same(ctx context.Context, a, b *item) (*node, error) {
 	return n, nil
 }
 
-func (j *job) fsyncAdopted(i *item) error {
+func (j *job) fsyncAdopted(i *opened) error {
 	return j.fsyncFound(i.file, &i.st, func() error { return j.fsync(fsys.FsyncAdopted, i.file, nil) })
 }
 
@@ -366,5 +366,5 @@ func (j *job) sameKid(ctx context.Context, name string, a, b *fsys.File) (*node,
 		return nil, j.taken(err)
 	}
 	defer fb.Close()
-	return j.same(ctx, &item{base: name, file: fa, st: sa}, &item{base: name, file: fb, st: sb})
+	return j.same(ctx, &opened{base: name, file: fa, st: sa}, &opened{base: name, file: fb, st: sb})
 }

@@ -14,8 +14,8 @@ import (
 
 	"github.com/tierflow/tierflow/relocator/internal/fsys"
 	"github.com/tierflow/tierflow/relocator/internal/mover"
-	"github.com/tierflow/tierflow/shared/content"
 	"github.com/tierflow/tierflow/shared/fault"
+	"github.com/tierflow/tierflow/shared/item"
 	"github.com/tierflow/tierflow/shared/policy"
 )
 
@@ -167,8 +167,8 @@ func race(t *testing.T, r route, kind string) {
 		}
 	})
 	sweep := func(m *mover.Mover, level int) {
-		_, err := m.Sweep(context.Background(), levels[level], -time.Minute, func(content.ID, string) bool { return false },
-			func(context.Context, content.ID, string) error { clear <- level; return nil })
+		_, err := m.Sweep(context.Background(), levels[level], -time.Minute, func(item.ID, string) bool { return false },
+			func(context.Context, item.ID, string) error { clear <- level; return nil })
 		if err != nil {
 			t.Errorf("sweep: %v", err)
 			stop()

@@ -9,8 +9,8 @@ import (
 
 	"github.com/tierflow/tierflow/relocator/internal/fsys"
 	"github.com/tierflow/tierflow/relocator/internal/tier"
-	"github.com/tierflow/tierflow/shared/content"
 	"github.com/tierflow/tierflow/shared/fault"
+	"github.com/tierflow/tierflow/shared/item"
 	"github.com/tierflow/tierflow/shared/policy"
 )
 
@@ -28,7 +28,7 @@ func (o ReleaseOutcome) String() string { return string(o) }
 
 // ReleaseRequest asks for the removal of a content's copy on a tier.
 type ReleaseRequest struct {
-	ID       content.ID
+	ID       item.ID
 	Token    string // names this attempt; never used twice
 	Filename string
 	Tier     policy.Level
@@ -56,7 +56,7 @@ func (m *Mover) Release(ctx context.Context, r ReleaseRequest) (ReleaseOutcome, 
 }
 
 func (m *Mover) release(ctx context.Context, r ReleaseRequest) (ReleaseOutcome, error) {
-	if err := content.CheckFilename(r.Filename); err != nil {
+	if err := item.CheckFilename(r.Filename); err != nil {
 		return "", fault.New(fault.InvalidName, "release", r.ID.String(), err)
 	}
 	if err := checkPart(r.Token); err != nil {

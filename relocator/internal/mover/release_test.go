@@ -15,8 +15,8 @@ import (
 
 	"github.com/tierflow/tierflow/relocator/internal/fsys"
 	"github.com/tierflow/tierflow/relocator/internal/mover"
-	"github.com/tierflow/tierflow/shared/content"
 	"github.com/tierflow/tierflow/shared/fault"
+	"github.com/tierflow/tierflow/shared/item"
 	"github.com/tierflow/tierflow/shared/policy"
 )
 
@@ -193,8 +193,8 @@ func TestAReleaseThatWasCutShortIsFinishedByTheNextAndTheSweep(t *testing.T) {
 // sweepAll sweeps whatever the age.
 func sweepAll(t testing.TB, m *mover.Mover, l policy.Level) mover.SweepReport {
 	t.Helper()
-	report, err := m.Sweep(context.Background(), l, -time.Minute, func(content.ID, string) bool { return false },
-		func(context.Context, content.ID, string) error { return nil })
+	report, err := m.Sweep(context.Background(), l, -time.Minute, func(item.ID, string) bool { return false },
+		func(context.Context, item.ID, string) error { return nil })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -210,7 +210,7 @@ func TestTheSweepReportsAStrayBeforeItRemovesItsRecord(t *testing.T) {
 	made := map[string]mover.Request{}
 	for i, name := range []string{"x", "d"} {
 		r := request(from, to, name)
-		r.ID = content.ID(100 + i)
+		r.ID = item.ID(100 + i)
 		if _, err := m.Make(context.Background(), r); err != nil {
 			t.Fatal(err)
 		}
@@ -227,8 +227,8 @@ func TestTheSweepReportsAStrayBeforeItRemovesItsRecord(t *testing.T) {
 	boom := errors.New("Redis is away")
 	sweep := func(olderThan time.Duration) (mover.SweepReport, error) {
 		strays = nil
-		return m.Sweep(context.Background(), to, olderThan, func(id content.ID, token string) bool { return id == 8 && token == "used" },
-			func(_ context.Context, id content.ID, event string) error {
+		return m.Sweep(context.Background(), to, olderThan, func(id item.ID, token string) bool { return id == 8 && token == "used" },
+			func(_ context.Context, id item.ID, event string) error {
 				if id == 9 {
 					return boom
 				}
@@ -285,8 +285,8 @@ func TestASweepOfALivingAttemptNeverLetsItPublishAPart(t *testing.T) {
 					}}
 					m := mover.New(mover.Options{FS: at(step, 1, func(string) error {
 						_, _ = mover.New(mover.Options{FS: cut}).Sweep(context.Background(), to, -time.Minute,
-							func(content.ID, string) bool { return false },
-							func(context.Context, content.ID, string) error { return nil })
+							func(item.ID, string) bool { return false },
+							func(context.Context, item.ID, string) error { return nil })
 						return nil
 					})})
 					made, err := m.Make(context.Background(), request(from, to, "a/"+name))
@@ -371,7 +371,7 @@ func TestReleasesThatOverlapTakeOverEachOthersFoldersAndLeaveNone(t *testing.T) 
 		wg.Go(func() {
 			for i := w; i < n; i += workers {
 				r := release(from, fmt.Sprintf("d/%d", i))
-				r.ID = content.ID(i + 1)
+				r.ID = item.ID(i + 1)
 				fence := r.Fence
 				r.Fence = func(ctx context.Context) (bool, error) {
 					if i%10 == 0 { // a mover wants the name now

@@ -8,7 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/tierflow/tierflow/relocator/internal/fsys"
-	"github.com/tierflow/tierflow/shared/content"
+	"github.com/tierflow/tierflow/shared/item"
 	"github.com/tierflow/tierflow/shared/policy"
 )
 
@@ -28,8 +28,8 @@ type SweepReport struct {
 // goes; one that inUse claims stays. The sweep may meet anything, even an attempt that is alive: that fails then,
 // and nothing is lost. An entry that cannot be handled does not hold up the others: the error names them all.
 func (m *Mover) Sweep(ctx context.Context, level policy.Level, olderThan time.Duration,
-	inUse func(id content.ID, token string) bool,
-	stray func(ctx context.Context, id content.ID, eventID string) error,
+	inUse func(id item.ID, token string) bool,
+	stray func(ctx context.Context, id item.ID, eventID string) error,
 ) (SweepReport, error) {
 	var report SweepReport
 	root, err := m.tiers.Open(level)

@@ -12,8 +12,8 @@ import (
 
 	"github.com/tierflow/tierflow/relocator/internal/fsys"
 	"github.com/tierflow/tierflow/relocator/internal/tier"
-	"github.com/tierflow/tierflow/shared/content"
 	"github.com/tierflow/tierflow/shared/fault"
+	"github.com/tierflow/tierflow/shared/item"
 )
 
 // node is a file or folder of a directory that is moved as a unit; the top one has no name.
@@ -129,7 +129,7 @@ func (n *node) digest() []byte {
 var escaper = strings.NewReplacer(`\`, `\\`, "\n", `\n`, "\r", `\r`)
 
 // prepareTree makes the tree inside the attempt's folder, every file and folder durable.
-func (j *job) prepareTree(ctx context.Context, src *item, made *Made) error {
+func (j *job) prepareTree(ctx context.Context, src *opened, made *Made) error {
 	if err := j.fs.Mkdir(fsys.MakeAttempt, j.to.Tmp, j.attempt, 0o700); err != nil {
 		return err
 	}
@@ -197,7 +197,7 @@ func (m *Mover) Digest(ctx context.Context, root *tier.Root, filename string) (s
 }
 
 func (m *Mover) digest(ctx context.Context, root *tier.Root, filename string) ([]byte, error) {
-	if err := content.CheckFilename(filename); err != nil {
+	if err := item.CheckFilename(filename); err != nil {
 		return nil, fault.New(fault.InvalidName, "read", filename, err)
 	}
 	i, err := m.find(fsys.ReadDigest, root, filename)
@@ -212,7 +212,7 @@ func (m *Mover) digest(ctx context.Context, root *tier.Root, filename string) ([
 }
 
 // sumOf reads a content, calling alive after every chunk.
-func (m *Mover) sumOf(ctx context.Context, step fsys.Step, i *item, alive func()) ([]byte, error) {
+func (m *Mover) sumOf(ctx context.Context, step fsys.Step, i *opened, alive func()) ([]byte, error) {
 	if fsys.IsFile(&i.st) {
 		sum, _, err := m.sum(ctx, step, i.file, i.st.Size, alive)
 		return sum, err
@@ -264,7 +264,7 @@ func (j *job) entry(ctx context.Context, k *node, src, dst *fsys.File) error {
 	if k.isDir() {
 		return j.subtree(ctx, k, f, dst, k.name)
 	}
-	k.method, k.sum, err = j.file(ctx, &item{parent: src, base: k.name, file: f, st: st}, dst, k.name)
+	k.method, k.sum, err = j.file(ctx, &opened{parent: src, base: k.name, file: f, st: st}, dst, k.name)
 	return err
 }
 

@@ -18,7 +18,7 @@ import (
 	"github.com/tierflow/tierflow/relocator/internal/fsys"
 	"github.com/tierflow/tierflow/relocator/internal/mover"
 	"github.com/tierflow/tierflow/relocator/internal/tier"
-	"github.com/tierflow/tierflow/shared/content"
+	"github.com/tierflow/tierflow/shared/item"
 	"github.com/tierflow/tierflow/shared/policy"
 )
 
@@ -82,7 +82,7 @@ func (s scenario) String() string {
 
 // The content. Where it lies alone, neither folder is there at the target.
 const (
-	id       = content.ID(7)
+	id       = item.ID(7)
 	eventID  = "01934567-89ab-7cde-8f01-23456789abcd"
 	filename = "films/new/x"
 )
@@ -322,7 +322,7 @@ func (r *run) place(t int) string { return filepath.Join(r.levels[t].Path, filen
 
 // attempt is the record of the move in tmp/.
 func (r *run) attempt() string {
-	return filepath.Join(r.levels[1].Path, content.MetaFolder, "tmp", id.String()+"."+eventID+".first")
+	return filepath.Join(r.levels[1].Path, item.MetaFolder, "tmp", id.String()+"."+eventID+".first")
 }
 
 func (r *run) request(from int, token string) mover.Request {

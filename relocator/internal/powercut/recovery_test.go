@@ -12,8 +12,8 @@ import (
 	"time"
 
 	"github.com/tierflow/tierflow/relocator/internal/mover"
-	"github.com/tierflow/tierflow/shared/content"
 	"github.com/tierflow/tierflow/shared/fault"
+	"github.com/tierflow/tierflow/shared/item"
 )
 
 // check boots the machine as the cut has left it, looks, lets it recover twice, and looks again. sweepFirst: the
@@ -117,7 +117,7 @@ func (r *run) at(c *cut, p state) string {
 func (r *run) scratch(folders ...string) (names []string) {
 	for _, l := range r.levels {
 		for _, f := range folders {
-			es, err := os.ReadDir(filepath.Join(l.Path, content.MetaFolder, f))
+			es, err := os.ReadDir(filepath.Join(l.Path, item.MetaFolder, f))
 			if err != nil {
 				names = append(names, err.Error())
 			}
@@ -210,8 +210,8 @@ func (rec *recovery) relocate(ctx context.Context) error {
 // sweep is step 9, of both tiers, and takes whatever is there for old.
 func (rec *recovery) sweep(ctx context.Context) error {
 	for t, l := range rec.run.levels {
-		report, err := rec.mover.Sweep(ctx, l, -time.Hour, func(content.ID, string) bool { return false },
-			func(context.Context, content.ID, string) error {
+		report, err := rec.mover.Sweep(ctx, l, -time.Hour, func(item.ID, string) bool { return false },
+			func(context.Context, item.ID, string) error {
 				rec.state.clear[t] = true
 				return nil
 			})

@@ -12,7 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/tierflow/tierflow/relocator/internal/fsys"
-	"github.com/tierflow/tierflow/shared/content"
+	"github.com/tierflow/tierflow/shared/item"
 	"github.com/tierflow/tierflow/shared/policy"
 )
 
@@ -105,7 +105,7 @@ func (r *Root) folder(dir *fsys.File, name string, mode uint32) (*fsys.File, err
 func (r *Root) makeIdentity(now time.Time) (*Identity, error) {
 	var err error
 	if r.meta == nil {
-		if r.meta, err = r.folder(r.Dir, content.MetaFolder, 0o700); err != nil {
+		if r.meta, err = r.folder(r.Dir, item.MetaFolder, 0o700); err != nil {
 			return nil, err
 		}
 	}

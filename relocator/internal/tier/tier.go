@@ -14,12 +14,12 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/tierflow/tierflow/relocator/internal/fsys"
-	"github.com/tierflow/tierflow/shared/content"
 	"github.com/tierflow/tierflow/shared/fault"
+	"github.com/tierflow/tierflow/shared/item"
 	"github.com/tierflow/tierflow/shared/policy"
 )
 
-// Names inside content.MetaFolder.
+// Names inside item.MetaFolder.
 const (
 	identityName = "tier.json"
 	tmpName      = "tmp"
@@ -81,7 +81,7 @@ func Open(fs fsys.FS, level policy.Level) (*Root, error) {
 func (r *Root) finish(id *Identity) error {
 	if id == nil {
 		return refused(r.Level, "mount the disk; if the tier is new, clear the level's tier_id and run "+
-			"`relocator init-tiers`", fmt.Errorf("there is no %s/%s", content.MetaFolder, identityName))
+			"`relocator init-tiers`", fmt.Errorf("there is no %s/%s", item.MetaFolder, identityName))
 	}
 	if err := id.check(r.Level); err != nil {
 		return err
@@ -123,7 +123,7 @@ func open(fs fsys.FS, level policy.Level) (*Root, *Identity, error) {
 	}
 	r := &Root{Level: level, Dir: dir, fs: fs, st: st}
 	r.resolved = sync.OnceValues(func() (string, error) { return fsys.Resolved(dir) })
-	r.meta, _, err = fs.OpenDir(fsys.OpenTier, dir, content.MetaFolder)
+	r.meta, _, err = fs.OpenDir(fsys.OpenTier, dir, item.MetaFolder)
 	if errors.Is(err, unix.ENOENT) {
 		return r, nil, nil
 	}
@@ -223,7 +223,7 @@ func (r *Root) check(step fsys.Step) error {
 
 // sameIdentity tells whether tier.json is the file that was read, untouched.
 func (r *Root) sameIdentity() bool {
-	st, err := r.fs.Lstat(fsys.ReadIdentity, r.Dir, content.MetaFolder+"/"+identityName)
+	st, err := r.fs.Lstat(fsys.ReadIdentity, r.Dir, item.MetaFolder+"/"+identityName)
 	was := &r.identSt
 	return err == nil && fsys.Same(&st, was) && st.Size == was.Size && st.Mtim == was.Mtim && st.Ctim == was.Ctim
 }

@@ -9,9 +9,9 @@ import (
 	"time"
 
 	"github.com/tierflow/tierflow/shared/catalog"
-	"github.com/tierflow/tierflow/shared/content"
 	"github.com/tierflow/tierflow/shared/event"
 	"github.com/tierflow/tierflow/shared/fault"
+	"github.com/tierflow/tierflow/shared/item"
 	"github.com/tierflow/tierflow/shared/state"
 )
 
@@ -33,7 +33,7 @@ func (r *run) confirm(ctx context.Context) error {
 	if len(still) == 0 {
 		return nil
 	}
-	var ids []content.ID
+	var ids []item.ID
 	var events []string
 	for _, d := range still {
 		if d.ID != 0 {
@@ -43,8 +43,8 @@ func (r *run) confirm(ctx context.Context) error {
 			events = append(events, d.state.EventID)
 		}
 	}
-	flying, rows, dead := map[content.ID]bool{}, map[content.ID]catalog.Row{}, map[string]bool{}
-	newest := map[content.ID]string{}
+	flying, rows, dead := map[item.ID]bool{}, map[item.ID]catalog.Row{}, map[string]bool{}
+	newest := map[item.ID]string{}
 	if len(ids) > 0 {
 		if flying, err = r.o.Store.InFlight(ctx, ids...); err != nil {
 			return err
@@ -139,7 +139,7 @@ func (r *run) samePolicy(ctx context.Context) error {
 // again returns the suspicions that hold for the rows, the states and the files as they are now.
 func (r *run) again(ctx context.Context, suspects []Finding) ([]doubt, error) {
 	var still []doubt
-	var ids []content.ID
+	var ids []item.ID
 	var paths []string
 	for _, f := range suspects {
 		switch f.Kind {
@@ -215,7 +215,7 @@ func above(path string) []string {
 
 // spare tells whether a left-over is a folder of a release that has ended meanwhile, which the next one takes over.
 func (r *run) spare(f Finding) bool {
-	name, released := strings.CutPrefix(f.Path, content.MetaFolder+"/released/")
+	name, released := strings.CutPrefix(f.Path, item.MetaFolder+"/released/")
 	return f.Kind == LeftOver && released && r.empty(r.roots[f.Level].Released, name)
 }
 

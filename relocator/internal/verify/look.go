@@ -14,19 +14,19 @@ import (
 	"github.com/tierflow/tierflow/relocator/internal/fsys"
 	"github.com/tierflow/tierflow/relocator/internal/tier"
 	"github.com/tierflow/tierflow/shared/catalog"
-	"github.com/tierflow/tierflow/shared/content"
+	"github.com/tierflow/tierflow/shared/item"
 	"github.com/tierflow/tierflow/shared/policy"
 	"github.com/tierflow/tierflow/shared/state"
 )
 
 // rows looks at every row, ascending by id.
 func (r *run) rows(ctx context.Context) error {
-	for after := content.ID(0); ; {
+	for after := item.ID(0); ; {
 		rows, err := r.o.Catalog.List(ctx, "", after, page)
 		if err != nil {
 			return err
 		}
-		ids := make([]content.ID, len(rows))
+		ids := make([]item.ID, len(rows))
 		for i, row := range rows {
 			ids[i] = row.ID
 		}
@@ -57,7 +57,7 @@ func (r *run) look(ctx context.Context, row catalog.Row, st *state.State) ([]Fin
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	if err := content.CheckFilename(row.Filename); err != nil {
+	if err := item.CheckFilename(row.Filename); err != nil {
 		return []Finding{{Missing, row.ID, row.Level, row.Filename, err.Error()}}, nil
 	}
 	var fs []Finding
@@ -177,7 +177,7 @@ func notThere(err error) (why string, _ error) {
 func (r *run) walk(ctx context.Context, root *tier.Root, dir *fsys.File, prefix string) error {
 	err := r.o.FS.Each(fsys.ReadDigest, dir, func(names []string) error {
 		if prefix == "" {
-			names = slices.DeleteFunc(names, func(n string) bool { return n == content.MetaFolder })
+			names = slices.DeleteFunc(names, func(n string) bool { return n == item.MetaFolder })
 		}
 		for part := range slices.Chunk(names, page) {
 			if err := r.names(ctx, root, dir, prefix, part); err != nil {
@@ -249,7 +249,7 @@ func (r *run) named(ctx context.Context, paths []string) (map[string]bool, error
 	known := map[string]bool{}
 	var args []any
 	for _, p := range paths {
-		if content.CheckFilename(p) == nil { // no row can have another one
+		if item.CheckFilename(p) == nil { // no row can have another one
 			args = append(args, p)
 		}
 	}
@@ -292,8 +292,8 @@ func (r *run) leftOvers(ctx context.Context, root *tier.Root) error {
 					continue // releases hand on the folders of those before
 				}
 				cid, _, _ := strings.Cut(n, ".")
-				id, _ := content.ParseID(cid) // 0: not of an attempt
-				f := Finding{LeftOver, id, root.Level.Name, content.MetaFolder + "/" + sub + "/" + n, "nobody is at it"}
+				id, _ := item.ParseID(cid) // 0: not of an attempt
+				f := Finding{LeftOver, id, root.Level.Name, item.MetaFolder + "/" + sub + "/" + n, "nobody is at it"}
 				if err := r.suspect(ctx, f); err != nil {
 					return err
 				}

@@ -17,8 +17,8 @@ import (
 	"github.com/tierflow/tierflow/relocator/internal/mover"
 	"github.com/tierflow/tierflow/relocator/internal/tier"
 	"github.com/tierflow/tierflow/shared/catalog"
-	"github.com/tierflow/tierflow/shared/content"
 	"github.com/tierflow/tierflow/shared/event"
+	"github.com/tierflow/tierflow/shared/item"
 	"github.com/tierflow/tierflow/shared/policy"
 	"github.com/tierflow/tierflow/shared/state"
 )
@@ -39,7 +39,7 @@ const (
 // Finding is one disagreement.
 type Finding struct {
 	Kind   Kind
-	ID     content.ID // 0 where no content is known
+	ID     item.ID // 0 where no content is known
 	Level  string
 	Path   string
 	Detail string

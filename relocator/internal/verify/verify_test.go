@@ -20,9 +20,9 @@ import (
 	"github.com/tierflow/tierflow/relocator/internal/tier"
 	"github.com/tierflow/tierflow/relocator/internal/verify"
 	"github.com/tierflow/tierflow/shared/catalog"
-	"github.com/tierflow/tierflow/shared/content"
 	"github.com/tierflow/tierflow/shared/event"
 	"github.com/tierflow/tierflow/shared/fault"
+	"github.com/tierflow/tierflow/shared/item"
 	"github.com/tierflow/tierflow/shared/policy"
 	"github.com/tierflow/tierflow/shared/state"
 	"github.com/tierflow/tierflow/shared/testserver"
@@ -103,7 +103,7 @@ func (w *world) sweep(ctx context.Context) error {
 		return err
 	}
 	for _, l := range policy.Levels() {
-		if _, err := w.mover.Sweep(ctx, l, 0, func(content.ID, string) bool { return false }, func(context.Context, content.ID, string) error { return nil }); err != nil {
+		if _, err := w.mover.Sweep(ctx, l, 0, func(item.ID, string) bool { return false }, func(context.Context, item.ID, string) error { return nil }); err != nil {
 			return err
 		}
 	}
@@ -387,7 +387,7 @@ func TestAnEventThatANewerOneReplacesMeanwhileIsNoFinding(t *testing.T) {
 	w := newWorld(t)
 	w.row(1, "bronze", "a")
 	w.file("bronze", "a", "1")
-	post := func(count content.Count, target string) {
+	post := func(count item.Count, target string) {
 		view := event.View{EventID: uuid.Must(uuid.NewV7()).String(), ID: 1, Count: count, Target: target, DBLevel: "bronze", Filename: "a", PostedAt: time.Now()}
 		if _, err := w.store.Append(context.Background(), []event.View{view}); err != nil {
 			t.Error(err)

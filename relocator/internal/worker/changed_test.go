@@ -9,8 +9,8 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
-	"github.com/tierflow/tierflow/shared/content"
 	"github.com/tierflow/tierflow/shared/event"
+	"github.com/tierflow/tierflow/shared/item"
 )
 
 // TestACopyThatWasChangedBeforeItsReleaseIsKeptAndReported: whoever writes to a content while it moves writes to the old
@@ -29,7 +29,7 @@ func TestACopyThatWasChangedBeforeItsReleaseIsKeptAndReported(t *testing.T) {
 	w.post(4, 5000)
 	for id, level := range map[int]string{1: "gold", 2: "silver", 3: "gold", 4: "gold"} {
 		w.eventually("the row is changed", func() error {
-			row, err := w.cat.Content(t.Context(), content.ID(id))
+			row, err := w.cat.Content(t.Context(), item.ID(id))
 			if err == nil && row.Level != level {
 				err = errors.New("it names " + row.Level)
 			}

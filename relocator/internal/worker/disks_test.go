@@ -14,7 +14,7 @@ import (
 
 	"github.com/tierflow/tierflow/relocator/internal/fsys"
 	"github.com/tierflow/tierflow/relocator/internal/testdisk"
-	"github.com/tierflow/tierflow/shared/content"
+	"github.com/tierflow/tierflow/shared/item"
 )
 
 // tried counts the operations of a step below a folder.
@@ -88,7 +88,7 @@ func (w *world) suspects(want ...string) error {
 func (w *world) moves(id, count int, level string, body []byte) {
 	w.t.Helper()
 	w.post(id, count)
-	row, err := w.cat.Content(context.Background(), content.ID(id))
+	row, err := w.cat.Content(context.Background(), item.ID(id))
 	if err != nil {
 		w.t.Fatal(err)
 	}

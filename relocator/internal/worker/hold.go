@@ -8,8 +8,8 @@ import (
 
 	"go.uber.org/zap"
 
-	"github.com/tierflow/tierflow/shared/content"
 	"github.com/tierflow/tierflow/shared/fault"
+	"github.com/tierflow/tierflow/shared/item"
 	"github.com/tierflow/tierflow/shared/state"
 	"github.com/tierflow/tierflow/shared/stream"
 )
@@ -27,7 +27,7 @@ type locks struct {
 // hold renews the lock of a job until release is called, as long as the entry's delivery shows progress; the returned
 // context ends when the lock is lost. each is called at every renewal, and about once a second between two. Most jobs end
 // before the first one.
-func (l locks) hold(d *stream.Delivery, id content.ID, token state.Token, each func(context.Context)) (ctx context.Context, release func()) {
+func (l locks) hold(d *stream.Delivery, id item.ID, token state.Token, each func(context.Context)) (ctx context.Context, release func()) {
 	ctx, cancel := context.WithCancelCause(d.Context)
 	looks := max(1, l.lease/3/time.Second) // from one renewal to the next
 	every := max(l.lease/3/looks, time.Millisecond)
@@ -65,7 +65,7 @@ func (l locks) hold(d *stream.Delivery, id content.ID, token state.Token, each f
 }
 
 // renew tells whether the lock is ours, as far as one can know.
-func (l locks) renew(ctx context.Context, id content.ID, token state.Token, each func(context.Context)) bool {
+func (l locks) renew(ctx context.Context, id item.ID, token state.Token, each func(context.Context)) bool {
 	rctx, stop := context.WithTimeout(ctx, l.lease/3)
 	defer stop()
 	mine, err := l.store.Renew(rctx, id, token)

@@ -10,8 +10,8 @@ import (
 	"github.com/google/uuid"
 	"github.com/redis/go-redis/v9"
 
-	"github.com/tierflow/tierflow/shared/content"
 	"github.com/tierflow/tierflow/shared/event"
+	"github.com/tierflow/tierflow/shared/item"
 	"github.com/tierflow/tierflow/shared/state"
 )
 
@@ -96,7 +96,7 @@ func TestARowThatSomebodyHasLockedHoldsUpNoOtherRelease(t *testing.T) {
 		t.Fatal(err)
 	}
 	for id := 1; id <= n; id++ {
-		err := w.store.Stray(t.Context(), event.Committed{EventID: uuid.Must(uuid.NewV7()).String(), ID: content.ID(id), From: "silver", To: "bronze",
+		err := w.store.Stray(t.Context(), event.Committed{EventID: uuid.Must(uuid.NewV7()).String(), ID: item.ID(id), From: "silver", To: "bronze",
 			Filename: fmt.Sprintf("f%d", id), CommittedAt: time.Now()})
 		if err != nil {
 			t.Fatal(err)
@@ -123,7 +123,7 @@ func TestARowThatSomebodyHasLockedHoldsUpNoOtherRelease(t *testing.T) {
 	w.settled()
 	for id, body := range bodies {
 		w.lies(id, "silver", body)
-		if row, err := w.cat.Content(t.Context(), content.ID(id)); err != nil || row.Generation == 0 {
+		if row, err := w.cat.Content(t.Context(), item.ID(id)); err != nil || row.Generation == 0 {
 			t.Errorf("content %d: generation %d after its release, %v", id, row.Generation, err)
 		}
 	}

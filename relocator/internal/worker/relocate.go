@@ -14,9 +14,9 @@ import (
 
 	"github.com/tierflow/tierflow/relocator/internal/mover"
 	"github.com/tierflow/tierflow/shared/catalog"
-	"github.com/tierflow/tierflow/shared/content"
 	"github.com/tierflow/tierflow/shared/event"
 	"github.com/tierflow/tierflow/shared/fault"
+	"github.com/tierflow/tierflow/shared/item"
 	"github.com/tierflow/tierflow/shared/policy"
 	"github.com/tierflow/tierflow/shared/state"
 	"github.com/tierflow/tierflow/shared/stream"
@@ -330,7 +330,7 @@ func (p *progress) begin(s state.Progress) {
 
 func (p *progress) set(done, total int64) { p.done.Store(done); p.total.Store(total) }
 
-func (p *progress) publish(ctx context.Context, store *state.Store, id content.ID) {
+func (p *progress) publish(ctx context.Context, store *state.Store, id item.ID) {
 	p.mu.Lock()
 	s, begun := p.p, p.begun
 	p.mu.Unlock()

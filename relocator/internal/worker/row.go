@@ -11,8 +11,8 @@ import (
 
 	"github.com/tierflow/tierflow/shared/batch"
 	"github.com/tierflow/tierflow/shared/catalog"
-	"github.com/tierflow/tierflow/shared/content"
 	"github.com/tierflow/tierflow/shared/fault"
+	"github.com/tierflow/tierflow/shared/item"
 	"github.com/tierflow/tierflow/shared/policy"
 	"github.com/tierflow/tierflow/shared/state"
 )
@@ -34,7 +34,7 @@ const (
 type rows struct {
 	catalog *catalog.Catalog
 	store   *state.Store
-	finds   *batch.Runner[content.ID, found]
+	finds   *batch.Runner[item.ID, found]
 	counts  *batch.Runner[counted, error]
 	raises  *batch.Runner[raise, raised]
 }
@@ -50,7 +50,7 @@ type found struct {
 // content's lock.
 type counted struct {
 	row   catalog.Row
-	count content.Count
+	count item.Count
 	token state.Token
 }
 
@@ -77,7 +77,7 @@ func newRows(c *catalog.Catalog, s *state.Store) *rows {
 
 // find reads a row, fault.Unknown where there is none, and the levels, afresh: an event that asks for a change of levels to
 // be applied must not meet the old ones. A level that the row names is among them, if it exists.
-func (r *rows) find(ctx context.Context, id content.ID) (catalog.Row, policy.Policy, error) {
+func (r *rows) find(ctx context.Context, id item.ID) (catalog.Row, policy.Policy, error) {
 	f, err := r.finds.Do(ctx, id)
 	if err == nil {
 		err = f.err
@@ -85,7 +85,7 @@ func (r *rows) find(ctx context.Context, id content.ID) (catalog.Row, policy.Pol
 	return f.row, f.policy, err
 }
 
-func (r *rows) findAll(ids []content.ID) []found {
+func (r *rows) findAll(ids []item.ID) []found {
 	ctx, cancel := context.WithTimeout(context.Background(), rowsTimeout)
 	defer cancel()
 	fs := make([]found, len(ids))
@@ -130,7 +130,7 @@ func readPolicy(ctx context.Context, c *catalog.Catalog) (policy.Policy, error) 
 // setCount writes the count of an event that needs no move, as a commit does for one that does: the state has it too, but
 // expires. The row must be as it was looked up, and nobody may have it locked, because it must not hold up the others; else
 // the error is fault.Busy.
-func (r *rows) setCount(ctx context.Context, row catalog.Row, count content.Count, token state.Token) error {
+func (r *rows) setCount(ctx context.Context, row catalog.Row, count item.Count, token state.Token) error {
 	if row.ViewCount == count {
 		return nil
 	}
@@ -204,8 +204,8 @@ func (r *rows) correct(written []counted) (again []counted) {
 	return again
 }
 
-func idsOf(cs []counted) []content.ID {
-	ids := make([]content.ID, len(cs))
+func idsOf(cs []counted) []item.ID {
+	ids := make([]item.ID, len(cs))
 	for i, c := range cs {
 		ids[i] = c.row.ID
 	}
@@ -221,7 +221,7 @@ func (r *rows) writeCounts(asked []counted) []error {
 	for i, a := range asked {
 		ids[i] = int64(a.row.ID)
 	}
-	err := r.transact(ids, func(ctx context.Context, tx *sql.Tx, locked map[content.ID]catalog.Row) error {
+	err := r.transact(ids, func(ctx context.Context, tx *sql.Tx, locked map[item.ID]catalog.Row) error {
 		var todo []counted
 		for i, a := range asked {
 			switch now, ok := locked[a.row.ID]; {
@@ -272,7 +272,7 @@ func (r *rows) raiseAll(asked []raise) []raised {
 		ids[i] = int64(a.row.ID)
 	}
 	answers := make([]raised, len(asked))
-	err := r.transact(ids, func(ctx context.Context, tx *sql.Tx, locked map[content.ID]catalog.Row) error {
+	err := r.transact(ids, func(ctx context.Context, tx *sql.Tx, locked map[item.ID]catalog.Row) error {
 		var ids []any
 		for i, a := range asked {
 			now, ok := locked[a.row.ID]
@@ -305,7 +305,7 @@ func (r *rows) raiseAll(asked []raise) []raised {
 
 // transact calls fn in a transaction that has locked the rows, in the order of the primary key like all who lock more than
 // one. A row that somebody else has locked is not among them.
-func (r *rows) transact(ids []any, fn func(context.Context, *sql.Tx, map[content.ID]catalog.Row) error) error {
+func (r *rows) transact(ids []any, fn func(context.Context, *sql.Tx, map[item.ID]catalog.Row) error) error {
 	ctx, cancel := context.WithTimeout(context.Background(), rowsTimeout)
 	defer cancel()
 	tx, err := r.catalog.DB().BeginTx(ctx, nil)
@@ -328,14 +328,14 @@ var (
 	errChanged = errors.New("the row has just changed")
 )
 
-func lock(ctx context.Context, tx *sql.Tx, ids []any) (map[content.ID]catalog.Row, error) {
+func lock(ctx context.Context, tx *sql.Tx, ids []any) (map[item.ID]catalog.Row, error) {
 	rows, err := tx.QueryContext(ctx, "SELECT cid, content_level, filename, update_time, generation, view_count, digest FROM contents"+
 		" WHERE cid IN ("+marks(len(ids))+") ORDER BY cid FOR UPDATE SKIP LOCKED", ids...)
 	if err != nil {
 		return nil, err
 	}
 	defer rows.Close()
-	locked := make(map[content.ID]catalog.Row, len(ids))
+	locked := make(map[item.ID]catalog.Row, len(ids))
 	for rows.Next() {
 		var row catalog.Row
 		if err := rows.Scan(&row.ID, &row.Level, &row.Filename, &row.Updated, &row.Generation, &row.ViewCount, &row.Digest); err != nil {

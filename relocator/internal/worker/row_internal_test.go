@@ -5,9 +5,9 @@ import (
 	"time"
 
 	"github.com/tierflow/tierflow/shared/catalog"
-	"github.com/tierflow/tierflow/shared/content"
 	"github.com/tierflow/tierflow/shared/event"
 	"github.com/tierflow/tierflow/shared/fault"
+	"github.com/tierflow/tierflow/shared/item"
 	"github.com/tierflow/tierflow/shared/state"
 	"github.com/tierflow/tierflow/shared/testserver"
 )
@@ -41,14 +41,14 @@ func TestAWorkerThatWasPausedLeavesTheNewestCountInTheRow(t *testing.T) {
 		t.Fatal(err)
 	}
 	r := newRows(cat, store)
-	set := func(count content.Count, token state.Token) error {
+	set := func(count item.Count, token state.Token) error {
 		row, err := cat.Content(t.Context(), 1)
 		if err != nil {
 			t.Fatal(err)
 		}
 		return r.setCount(t.Context(), row, count, token)
 	}
-	want := func(count content.Count) {
+	want := func(count item.Count) {
 		t.Helper()
 		row, err := cat.Content(t.Context(), 1)
 		if err != nil || row.ViewCount != count {

@@ -7,9 +7,9 @@ import (
 
 	"go.uber.org/zap"
 
-	"github.com/tierflow/tierflow/shared/content"
 	"github.com/tierflow/tierflow/shared/event"
 	"github.com/tierflow/tierflow/shared/fault"
+	"github.com/tierflow/tierflow/shared/item"
 	"github.com/tierflow/tierflow/shared/policy"
 )
 
@@ -45,11 +45,11 @@ func (s *Sweeper) Once(ctx context.Context, olderThan time.Duration) error {
 		if s.o.Reach.check(level.Name) != nil {
 			continue // those who reach it sweep it
 		}
-		inUse := func(id content.ID, random string) bool {
+		inUse := func(id item.ID, random string) bool {
 			holder, err := s.o.Store.Holder(ctx, id)
 			return err != nil || strings.HasSuffix(string(holder), " "+random)
 		}
-		report, err := s.o.Mover.Sweep(ctx, level, olderThan, inUse, func(ctx context.Context, id content.ID, eventID string) error {
+		report, err := s.o.Mover.Sweep(ctx, level, olderThan, inUse, func(ctx context.Context, id item.ID, eventID string) error {
 			return s.stray(ctx, level, id, eventID)
 		})
 		if report.Temporaries+report.Released > 0 {
@@ -64,7 +64,7 @@ func (s *Sweeper) Once(ctx context.Context, olderThan time.Duration) error {
 }
 
 // stray has the releaser look at what the attempt may have published under the content's name.
-func (s *Sweeper) stray(ctx context.Context, level policy.Level, id content.ID, eventID string) error {
+func (s *Sweeper) stray(ctx context.Context, level policy.Level, id item.ID, eventID string) error {
 	row, err := s.o.Catalog.Content(ctx, id)
 	if fault.Is(err, fault.Unknown) {
 		return nil // forgotten: its files stay

@@ -16,7 +16,7 @@ import (
 	"github.com/tierflow/tierflow/relocator/internal/mover"
 	"github.com/tierflow/tierflow/relocator/internal/worker"
 	"github.com/tierflow/tierflow/shared/catalog"
-	"github.com/tierflow/tierflow/shared/content"
+	"github.com/tierflow/tierflow/shared/item"
 	"github.com/tierflow/tierflow/shared/state"
 	"github.com/tierflow/tierflow/shared/stream"
 )
@@ -90,7 +90,7 @@ func TestACountThatNeedsNoMoveIsInTheRowWhenItsStateHasExpired(t *testing.T) {
 	w.post(1, 12)
 	w.post(2, 5000)
 	w.settled()
-	for id, count := range map[int]content.Count{1: 12, 2: 5000} {
+	for id, count := range map[int]item.Count{1: 12, 2: 5000} {
 		want := before[id]
 		want.ViewCount = count
 		if got := w.row(id); got != want {
@@ -135,7 +135,7 @@ func TestARowThatSomebodyHasLockedHoldsUpNoOthersCount(t *testing.T) {
 	}
 	w.settled()
 	for id := 1; id <= n; id++ {
-		if got := w.row(id).ViewCount; got != content.Count(100+id) {
+		if got := w.row(id).ViewCount; got != item.Count(100+id) {
 			t.Errorf("content %d: count %d", id, got)
 		}
 	}

@@ -24,8 +24,8 @@ import (
 	"github.com/tierflow/tierflow/relocator/internal/tier"
 	"github.com/tierflow/tierflow/relocator/internal/worker"
 	"github.com/tierflow/tierflow/shared/catalog"
-	"github.com/tierflow/tierflow/shared/content"
 	"github.com/tierflow/tierflow/shared/event"
+	"github.com/tierflow/tierflow/shared/item"
 	"github.com/tierflow/tierflow/shared/policy"
 	"github.com/tierflow/tierflow/shared/state"
 	"github.com/tierflow/tierflow/shared/stream"
@@ -109,7 +109,7 @@ func (w *world) exec(q string, args ...any) {
 
 func (w *world) row(id int) catalog.Row {
 	w.t.Helper()
-	row, err := w.cat.Content(context.Background(), content.ID(id))
+	row, err := w.cat.Content(context.Background(), item.ID(id))
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -140,16 +140,16 @@ func (w *world) file(level, name string, body []byte) {
 func (w *world) post(id, count int) string {
 	w.t.Helper()
 	ctx := context.Background()
-	row, err := w.cat.Content(ctx, content.ID(id))
+	row, err := w.cat.Content(ctx, item.ID(id))
 	if err != nil {
-		row = catalog.Row{ID: content.ID(id), Level: "bronze", Filename: "unknown"}
+		row = catalog.Row{ID: item.ID(id), Level: "bronze", Filename: "unknown"}
 	}
 	levels, err := w.cat.Policy(ctx)
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	ids, err := w.store.Append(ctx, []event.View{{EventID: uuid.Must(uuid.NewV7()).String(), ID: content.ID(id),
-		Count: content.Count(count), Target: levels.Decide(row.Item(content.Count(count)), time.Now()).Target, DBLevel: row.Level, Filename: row.Filename,
+	ids, err := w.store.Append(ctx, []event.View{{EventID: uuid.Must(uuid.NewV7()).String(), ID: item.ID(id),
+		Count: item.Count(count), Target: levels.Decide(row.Item(item.Count(count)), time.Now()).Target, DBLevel: row.Level, Filename: row.Filename,
 		PostedAt: time.Now()}})
 	if err != nil {
 		w.t.Fatal(err)
@@ -287,7 +287,7 @@ func (w *world) settled() {
 // lies checks that a content is on one tier alone, the one that its row names, with its bytes.
 func (w *world) lies(id int, level string, body []byte) {
 	w.t.Helper()
-	row, err := w.cat.Content(context.Background(), content.ID(id))
+	row, err := w.cat.Content(context.Background(), item.ID(id))
 	if err != nil {
 		w.t.Fatal(err)
 	}

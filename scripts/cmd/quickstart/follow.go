@@ -8,13 +8,13 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/tierflow/tierflow/scripts/internal/stack"
-	"github.com/tierflow/tierflow/shared/content"
 	"github.com/tierflow/tierflow/shared/event"
+	"github.com/tierflow/tierflow/shared/item"
 )
 
 // move is a committed relocation, as the streams tell it.
 type move struct {
-	id       content.ID
+	id       item.ID
 	from, to string
 	filename string
 	method   string // "" where its entry in relocated was not seen

@@ -12,7 +12,7 @@ import (
 	"time"
 
 	"github.com/tierflow/tierflow/scripts/internal/stack"
-	"github.com/tierflow/tierflow/shared/content"
+	"github.com/tierflow/tierflow/shared/item"
 	"github.com/tierflow/tierflow/shared/policy"
 	"github.com/tierflow/tierflow/shared/state"
 )
@@ -45,8 +45,8 @@ func concert() map[string]int64 {
 
 // view is a count that the tour posts, and the level where that brings the content.
 type view struct {
-	id    content.ID
-	count content.Count
+	id    item.ID
+	count item.Count
 	from  string // equal to level where nothing moves
 	level string
 }
@@ -185,7 +185,7 @@ func (t *tour) batch(ctx context.Context, views []view) error {
 
 // await shows moves until all that the views call for have been seen.
 func (t *tour) await(ctx context.Context, views []view) error {
-	waiting := map[content.ID]view{}
+	waiting := map[item.ID]view{}
 	for _, v := range views {
 		if v.from != v.level {
 			waiting[v.id] = v

@@ -14,7 +14,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/tierflow/tierflow/shared/catalog"
-	"github.com/tierflow/tierflow/shared/content"
+	"github.com/tierflow/tierflow/shared/item"
 	"github.com/tierflow/tierflow/shared/policy"
 	"github.com/tierflow/tierflow/shared/state"
 	"github.com/tierflow/tierflow/shared/stream"
@@ -111,10 +111,10 @@ func (s *Stack) noLeftovers(ctx context.Context) error {
 	var errs []error
 	for _, l := range levels {
 		for _, folder := range []string{"tmp", "released"} {
-			left, err := os.ReadDir(filepath.Join(s.at(l.Path), content.MetaFolder, folder))
+			left, err := os.ReadDir(filepath.Join(s.at(l.Path), item.MetaFolder, folder))
 			errs = append(errs, err)
 			for _, d := range left {
-				errs = append(errs, fmt.Errorf("level %s: left in %s/%s: %s", l.Name, content.MetaFolder, folder, d.Name()))
+				errs = append(errs, fmt.Errorf("level %s: left in %s/%s: %s", l.Name, item.MetaFolder, folder, d.Name()))
 			}
 		}
 	}
@@ -250,7 +250,7 @@ func (c *check) tiers() error {
 				return err
 			}
 			name := strings.TrimPrefix(strings.TrimPrefix(path, root), "/")
-			if name == content.MetaFolder {
+			if name == item.MetaFolder {
 				return fs.SkipDir
 			}
 			mine, known := here[name]

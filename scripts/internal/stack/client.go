@@ -10,7 +10,7 @@ import (
 	"time"
 
 	"github.com/tierflow/tierflow/shared/catalog"
-	"github.com/tierflow/tierflow/shared/content"
+	"github.com/tierflow/tierflow/shared/item"
 )
 
 // Answer is what an HTTP call brought.
@@ -20,7 +20,7 @@ type Answer struct {
 }
 
 // Post posts a view count to /post_sentence. A 200 is remembered as the content's last count.
-func (s *Stack) Post(ctx context.Context, id content.ID, count content.Count) (Answer, error) {
+func (s *Stack) Post(ctx context.Context, id item.ID, count item.Count) (Answer, error) {
 	form := url.Values{"cid": {id.String()}, "count": {count.String()}}
 	a, err := s.Call(ctx, http.MethodPost, "/post_sentence", "application/x-www-form-urlencoded", form.Encode())
 	if err == nil && a.Status == http.StatusOK {
@@ -31,7 +31,7 @@ func (s *Stack) Post(ctx context.Context, id content.ID, count content.Count) (A
 
 // Posted notes that a count was accepted in another way than Post: CheckSettled asks for its level. Of two counts
 // that were posted at the same time nobody knows which is the last: post those of one content one after another.
-func (s *Stack) Posted(id content.ID, count content.Count) {
+func (s *Stack) Posted(id item.ID, count item.Count) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if e := s.contents[id]; e != nil {
@@ -61,7 +61,7 @@ func (s *Stack) Call(ctx context.Context, method, path, contentType, body string
 }
 
 // WaitLevel waits until MySQL names the level as the content's.
-func (s *Stack) WaitLevel(ctx context.Context, id content.ID, level string) (catalog.Row, error) {
+func (s *Stack) WaitLevel(ctx context.Context, id item.ID, level string) (catalog.Row, error) {
 	var row catalog.Row
 	err := poll(ctx, func() (err error) {
 		if row, err = s.Catalog.Content(ctx, id); err == nil && row.Level != level {

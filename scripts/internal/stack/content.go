@@ -14,13 +14,13 @@ import (
 	"strings"
 	"syscall"
 
-	"github.com/tierflow/tierflow/shared/content"
+	"github.com/tierflow/tierflow/shared/item"
 )
 
 // Sample is a content to add: a file of Size bytes, or, where Parts names any, a directory of files with sizes. The
 // bytes follow from the names alone.
 type Sample struct {
-	ID       content.ID
+	ID       item.ID
 	Filename string
 	Level    string
 	Size     int64
@@ -40,8 +40,8 @@ func (p Sample) Bytes() int64 {
 type expected struct {
 	Sample
 	digest string
-	count  content.Count // the last that was posted
-	posted bool          // else it stays on its first level
+	count  item.Count // the last that was posted
+	posted bool       // else it stays on its first level
 }
 
 // rowsPerInsert keeps a statement far below what a server accepts at once.

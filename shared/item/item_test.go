@@ -1,4 +1,4 @@
-package content_test
+package item_test
 
 import (
 	"math/big"
@@ -6,7 +6,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/tierflow/tierflow/shared/content"
+	"github.com/tierflow/tierflow/shared/item"
 )
 
 var numbers = []struct {
@@ -23,11 +23,11 @@ var numbers = []struct {
 
 func TestIDsAndCountsAreReadStrictly(t *testing.T) {
 	for _, c := range numbers {
-		id, err := content.ParseID(c.in)
+		id, err := item.ParseID(c.in)
 		if (err == nil) != c.id || err == nil && id.String() != c.in || err != nil && (id != 0 || !strings.Contains(err.Error(), "from 1 to 9223372036854775807")) {
 			t.Errorf("ParseID(%q) is %d, %v", c.in, id, err)
 		}
-		count, err := content.ParseCount(c.in)
+		count, err := item.ParseCount(c.in)
 		if (err == nil) != c.count || err == nil && count.String() != c.in || err != nil && (count != 0 || !strings.Contains(err.Error(), "from 0 to 9223372036854775807")) {
 			t.Errorf("ParseCount(%q) is %d, %v", c.in, count, err)
 		}
@@ -50,11 +50,11 @@ func FuzzIDsAndCountsAreThoseOfTheContract(f *testing.F) {
 			n, ok := new(big.Int).SetString(s, 10)
 			return form.MatchString(s) && ok && n.Cmp(largest) <= 0
 		}
-		id, err := content.ParseID(s)
+		id, err := item.ParseID(s)
 		if (err == nil) != fits(idForm) || err == nil && id.String() != s {
 			t.Errorf("ParseID(%q) is %d, %v", s, id, err)
 		}
-		count, err := content.ParseCount(s)
+		count, err := item.ParseCount(s)
 		if (err == nil) != fits(countForm) || err == nil && count.String() != s {
 			t.Errorf("ParseCount(%q) is %d, %v", s, count, err)
 		}

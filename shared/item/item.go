@@ -1,6 +1,6 @@
-// Package content holds the words of the domain: ids, counts, levels, the target of a count, and the
+// Package item holds the words of the domain: ids, counts, levels, the target of a count, and the
 // rules for names. It imports nothing but the standard library and touches nothing.
-package content
+package item
 
 import (
 	"errors"

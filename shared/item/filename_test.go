@@ -1,10 +1,10 @@
-package content_test
+package item_test
 
 import (
 	"strings"
 	"testing"
 
-	"github.com/tierflow/tierflow/shared/content"
+	"github.com/tierflow/tierflow/shared/item"
 )
 
 func TestFilenamesThatCanBe(t *testing.T) {
@@ -14,7 +14,7 @@ func TestFilenamesThatCanBe(t *testing.T) {
 		"a\u00a0", strings.Repeat("x", 255), strings.Repeat("é", 127) + "x", strings.Repeat("x", 255) + "/" + strings.Repeat("y", 255),
 		strings.Repeat("😀/", 349) + "😀😀", // 700 characters
 	} {
-		if err := content.CheckFilename(name); err != nil {
+		if err := item.CheckFilename(name); err != nil {
 			t.Errorf("%q: %v", name, err)
 		}
 	}
@@ -29,7 +29,7 @@ func TestFilenamesThatCannotBeAreNamedWithTheirReason(t *testing.T) {
 		{strings.Repeat("x", 256), "256 bytes"}, {"a/" + strings.Repeat("é", 128), "256 bytes"},
 		{strings.Repeat("x/", 350) + "x", "701 characters"}, {strings.Repeat("😀/", 350) + "😀", "701 characters"},
 	} {
-		err := content.CheckFilename(c.name)
+		err := item.CheckFilename(c.name)
 		if err == nil || !strings.Contains(err.Error(), c.reason) {
 			t.Errorf("%q: %v, not %s", c.name, err, c.reason)
 		}
