@@ -396,7 +396,7 @@ func (s *Server) pin(c echo.Context, id item.ID, level string) error {
 	if err != nil {
 		return err
 	}
-	if _, err := s.Appraise.Again(ctx, row, p); err != nil {
+	if _, err := s.Reevaluate.PostAgain(ctx, row, p); err != nil {
 		return &fault.Error{Kind: fault.Unavailable, Op: "post the last count of content", Subject: id.String(), Err: err,
 			Hint: "the pin is stored, but nobody has been told: repeat the call"}
 	}

@@ -133,7 +133,7 @@ func (s *Server) putLevels(c echo.Context) error {
 	}
 	s.Lookup.InvalidatePolicy()
 	s.sizes.forget()
-	s.Appraise.LevelsChanged()
+	s.Reevaluate.LevelsChanged()
 	return s.answerLevels(c)
 }
 

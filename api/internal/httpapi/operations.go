@@ -10,8 +10,8 @@ import (
 
 	"github.com/labstack/echo/v4"
 
-	"github.com/tierflow/tierflow/api/internal/appraise"
 	"github.com/tierflow/tierflow/api/internal/live"
+	"github.com/tierflow/tierflow/api/internal/reevaluate"
 	"github.com/tierflow/tierflow/shared/event"
 	"github.com/tierflow/tierflow/shared/fault"
 	"github.com/tierflow/tierflow/shared/item"
@@ -249,7 +249,7 @@ func (s *Server) secondView(c echo.Context, dead deadAnswer) (event.View, error)
 	if err != nil {
 		return event.View{}, err
 	}
-	return appraise.NewView(found.Row, found.Policy, old.Count), nil
+	return reevaluate.NewView(found.Row, found.Policy, old.Count), nil
 }
 
 func (s *Server) dropDead(c echo.Context) error {

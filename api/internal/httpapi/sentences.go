@@ -6,7 +6,7 @@ import (
 
 	"github.com/labstack/echo/v4"
 
-	"github.com/tierflow/tierflow/api/internal/appraise"
+	"github.com/tierflow/tierflow/api/internal/reevaluate"
 	"github.com/tierflow/tierflow/shared/item"
 	"github.com/tierflow/tierflow/shared/state"
 )
@@ -50,7 +50,7 @@ func (s *Server) postSentence(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	v := appraise.NewView(found.Row, found.Policy, count)
+	v := reevaluate.NewView(found.Row, found.Policy, count)
 	if err := s.Ingest.Append(v); err != nil {
 		return err
 	}

@@ -17,10 +17,10 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/tierflow/tierflow/api/internal/apikeys"
-	"github.com/tierflow/tierflow/api/internal/appraise"
 	"github.com/tierflow/tierflow/api/internal/ingest"
 	"github.com/tierflow/tierflow/api/internal/live"
 	"github.com/tierflow/tierflow/api/internal/lookup"
+	"github.com/tierflow/tierflow/api/internal/reevaluate"
 	"github.com/tierflow/tierflow/api/internal/registry"
 	"github.com/tierflow/tierflow/shared/admin"
 	"github.com/tierflow/tierflow/shared/catalog"
@@ -29,20 +29,20 @@ import (
 
 // Options of a Server. All but Guard are required.
 type Options struct {
-	Ingest   *ingest.Batcher
-	Lookup   *lookup.Cache
-	Catalog  *catalog.Catalog
-	Registry *registry.Registry
-	Appraise *appraise.Appraiser
-	Commits  *live.Commits
-	Hub      *live.Hub
-	Reads    *state.Store // for reads, which may be repeated
-	Writes   *state.Store // for scripts, which are never sent twice
-	Redis    redis.UniversalClient
-	Ready    *admin.Ready
-	Metrics  *prometheus.Registry
-	Guard    *apikeys.Guard // nil where no keys are configured: everybody may do everything
-	Log      *zap.Logger
+	Ingest     *ingest.Batcher
+	Lookup     *lookup.Cache
+	Catalog    *catalog.Catalog
+	Registry   *registry.Registry
+	Reevaluate *reevaluate.Reevaluator
+	Commits    *live.Commits
+	Hub        *live.Hub
+	Reads      *state.Store // for reads, which may be repeated
+	Writes     *state.Store // for scripts, which are never sent twice
+	Redis      redis.UniversalClient
+	Ready      *admin.Ready
+	Metrics    *prometheus.Registry
+	Guard      *apikeys.Guard // nil where no keys are configured: everybody may do everything
+	Log        *zap.Logger
 }
 
 // Server answers HTTP.

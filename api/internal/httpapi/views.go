@@ -13,8 +13,8 @@ import (
 
 	"github.com/labstack/echo/v4"
 
-	"github.com/tierflow/tierflow/api/internal/appraise"
 	"github.com/tierflow/tierflow/api/internal/lookup"
+	"github.com/tierflow/tierflow/api/internal/reevaluate"
 	"github.com/tierflow/tierflow/shared/event"
 	"github.com/tierflow/tierflow/shared/fault"
 	"github.com/tierflow/tierflow/shared/item"
@@ -55,7 +55,7 @@ func (s *Server) postViews(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	v := appraise.NewView(found.Row, found.Policy, count)
+	v := reevaluate.NewView(found.Row, found.Policy, count)
 	if err := s.Ingest.Append(v); err != nil {
 		return err
 	}
@@ -217,7 +217,7 @@ func (b *batch) flush(c echo.Context) error {
 				b.refuse(b.lines[i], ferr)
 				return
 			}
-			b.views = append(b.views, appraise.NewView(f.Row, f.Policy, b.counts[i]))
+			b.views = append(b.views, reevaluate.NewView(f.Row, f.Policy, b.counts[i]))
 		})
 		var n int
 		n, err = b.server.Ingest.AppendAll(c.Request().Context(), b.views)

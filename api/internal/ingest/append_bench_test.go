@@ -13,9 +13,9 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
-	"github.com/tierflow/tierflow/api/internal/appraise"
 	"github.com/tierflow/tierflow/api/internal/ingest"
 	"github.com/tierflow/tierflow/api/internal/lookup"
+	"github.com/tierflow/tierflow/api/internal/reevaluate"
 	"github.com/tierflow/tierflow/shared/catalog"
 	"github.com/tierflow/tierflow/shared/item"
 	"github.com/tierflow/tierflow/shared/state"
@@ -71,7 +71,7 @@ func BenchmarkAppend(b *testing.B) {
 			for n := next.Add(1); n <= int64(b.N); n = next.Add(1) {
 				found, err := find.Find(ctx, item.ID(n%contents+1))
 				if err == nil {
-					err = batcher.Append(appraise.NewView(found.Row, found.Policy, item.Count(n)))
+					err = batcher.Append(reevaluate.NewView(found.Row, found.Policy, item.Count(n)))
 				}
 				if err != nil {
 					b.Error(err)

@@ -24,6 +24,13 @@ type Registry struct{ db *sql.DB }
 // New takes the pool of a catalog.
 func New(db *sql.DB) *Registry { return &Registry{db} }
 
+// Locks of a database; part of the names that GET_LOCK takes.
+const (
+	lockItems  = "contents"
+	lockLevels = "levels"
+	lockChange = "appraisal"
+)
+
 // lockWait is how long one registration waits for others; unlockTimeout bounds the way out.
 const (
 	lockWait      = 5 * time.Second
@@ -36,7 +43,7 @@ func (r *Registry) Register(ctx context.Context, id item.ID, filename, level str
 	if err := item.CheckFilename(filename); err != nil {
 		return fault.New(fault.Unprocessable, "register content", id.String(), err)
 	}
-	return r.locked(ctx, "contents", lockWait, func(conn *sql.Conn) error {
+	return r.locked(ctx, lockItems, lockWait, func(conn *sql.Conn) error {
 		where, args := "min_counts = 0", []any{}
 		if level != "" {
 			where, args = "content_level = ?", append(args, level)
@@ -187,7 +194,7 @@ func (r *Registry) Counts(ctx context.Context) (map[string]int64, error) {
 // SetLevels replaces the levels, in one transaction, which also notes the change: see WithChange. A level that goes must
 // not be used by a content, or it is fault.Conflict. tier ids stay as they are: they belong to `relocator init-tiers`.
 func (r *Registry) SetLevels(ctx context.Context, p policy.Policy) error {
-	return r.locked(ctx, "levels", lockWait, func(conn *sql.Conn) error {
+	return r.locked(ctx, lockLevels, lockWait, func(conn *sql.Conn) error {
 		tx, err := conn.BeginTx(ctx, nil)
 		if err != nil {
 			return catalog.Wrap("set levels", "", err)
@@ -200,7 +207,7 @@ func (r *Registry) SetLevels(ctx context.Context, p policy.Policy) error {
 		if err := replace(ctx, tx, before, p); err != nil {
 			return err
 		}
-		if err := note(ctx, tx, before); err != nil {
+		if err := recordChange(ctx, tx, before); err != nil {
 			return err
 		}
 		return catalog.Wrap("set levels", "", tx.Commit())

@@ -12,11 +12,11 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/tierflow/tierflow/api/internal/apikeys"
-	"github.com/tierflow/tierflow/api/internal/appraise"
 	"github.com/tierflow/tierflow/api/internal/httpapi"
 	"github.com/tierflow/tierflow/api/internal/ingest"
 	"github.com/tierflow/tierflow/api/internal/live"
 	"github.com/tierflow/tierflow/api/internal/lookup"
+	"github.com/tierflow/tierflow/api/internal/reevaluate"
 	"github.com/tierflow/tierflow/api/internal/registry"
 	"github.com/tierflow/tierflow/shared/admin"
 	"github.com/tierflow/tierflow/shared/state"
@@ -32,7 +32,7 @@ import (
 //	   │  │            commits ◀── XREAD committed ── Redis │
 //	   │  │            hub ◀────── XREAD all, while somebody watches
 //	   │  └── contents, pins, levels ──▶ registry ─────────┘
-//	   │                    └─ then the last counts again ─▶ appraise ──▶ Redis
+//	   │                    └─ then the last counts again ─▶ reevaluate ──▶ Redis
 //	   └── append ──▶ ingest ── one script for many, never sent twice ──▶ Redis (state)
 //
 // What ends first is what others depend on: the listener, the requests in hand, the batcher with what it holds, and
@@ -64,7 +64,7 @@ func Run(ctx context.Context, c Config, log *zap.Logger, listening func(net.Addr
 	ready.Detail("partitions", func() any { return c.Partitions })
 	batcher := ingest.New(ingest.Options{Store: writes, MaxBacklog: c.MaxBacklog, Metrics: metrics})
 	contents := registry.New(c.catalog.DB())
-	appraiser := appraise.New(appraise.Options{Store: writes, Catalog: c.catalog, Registry: contents, Full: batcher.Full, Log: log})
+	reevaluator := reevaluate.New(reevaluate.Options{Store: writes, Catalog: c.catalog, Registry: contents, Full: batcher.Full, Log: log})
 	commits := live.NewCommits(c.reads, keys, find.Invalidate, log)
 	hub := live.NewHub(c.reads, reads, log)
 
@@ -73,7 +73,7 @@ func Run(ctx context.Context, c Config, log *zap.Logger, listening func(net.Addr
 	var workers sync.WaitGroup
 	workers.Go(func() { ready.Run(work) })
 	workers.Go(func() { find.Run(work) })
-	workers.Go(func() { appraiser.Run(work) })
+	workers.Go(func() { reevaluator.Run(work) })
 	workers.Go(func() { commits.Run(work) })
 	workers.Go(func() { hub.Run(work) })
 	workers.Go(batcher.Run)
@@ -84,7 +84,7 @@ func Run(ctx context.Context, c Config, log *zap.Logger, listening func(net.Addr
 	}
 
 	server := httpapi.New(httpapi.Options{
-		Ingest: batcher, Lookup: find, Catalog: c.catalog, Registry: contents, Appraise: appraiser,
+		Ingest: batcher, Lookup: find, Catalog: c.catalog, Registry: contents, Reevaluate: reevaluator,
 		Commits: commits, Hub: hub, Reads: reads, Writes: writes, Redis: c.reads, Ready: ready, Metrics: metrics, Guard: guard,
 		Log: log,
 	}).HTTP()

@@ -14,25 +14,25 @@ import (
 	"github.com/tierflow/tierflow/shared/policy"
 )
 
-// Change is a change of the levels whose contents are still to be looked at again. It stands in MySQL, written together
-// with the levels, until that is done: no crash loses it, and any api can go on with it.
+// Change is a change of the levels after which items still have to be re-evaluated. It is the row of the table appraisal,
+// which the transaction of the levels writes. So no crash loses it, and any api can continue it.
 type Change struct {
-	ID     string
-	Before []policy.Level // the levels before the first change that is not done; names and ranges
-	After  item.ID        // contents up to here were looked at
+	ID     string         // new with every change
+	Before []policy.Level // the levels before the first change that is not finished; only Name, Min and Max
+	After  item.ID        // items up to this one were re-evaluated
 
-	conn *sql.Conn // which holds the lock: MySQL ends it when it asks nothing for long
+	conn *sql.Conn // holds the lock; MySQL ends it, and with it the lock, when it is idle for 30 seconds
 }
 
-// levelBefore is how a level stands in appraisal.before_levels.
+// levelBefore is a level in appraisal.before_levels.
 type levelBefore struct {
 	Level    string `json:"level"`
 	MinCount int64  `json:"min_counts"`
 	MaxCount int64  `json:"max_counts"`
 }
 
-// note writes a change down; one that is not done yet starts over, with the levels before it.
-func note(ctx context.Context, tx *sql.Tx, before []policy.Level) error {
+// recordChange records a change. One that is not finished yet starts over and keeps its own levels before.
+func recordChange(ctx context.Context, tx *sql.Tx, before []policy.Level) error {
 	list := make([]levelBefore, len(before))
 	for i, l := range before {
 		list[i] = levelBefore{l.Name, l.Min, l.Max}
@@ -47,12 +47,13 @@ func note(ctx context.Context, tx *sql.Tx, before []policy.Level) error {
 	return catalog.Wrap("set levels", "", err)
 }
 
-// WithChange calls fn with the change that is to be done, if there is one and no other api is at it.
+// WithChange calls fn with the change that is not finished, if there is one and no other api works on it. fn runs under a
+// lock of the database. WithChange returns fn's error.
 func (r *Registry) WithChange(ctx context.Context, fn func(Change) error) error {
 	if _, ok, err := r.change(ctx); err != nil || !ok {
 		return err
 	}
-	err := r.locked(ctx, "appraisal", 0, func(conn *sql.Conn) error {
+	err := r.locked(ctx, lockChange, 0, func(conn *sql.Conn) error {
 		c, ok, err := r.change(ctx)
 		if err != nil || !ok {
 			return err
@@ -85,17 +86,18 @@ func (r *Registry) change(ctx context.Context) (c Change, ok bool, err error) {
 	return c, true, nil
 }
 
-// Looked notes that a change's contents up to after were looked at. false: the levels have changed again.
-func (c Change) Looked(ctx context.Context, after item.ID) (bool, error) {
-	return c.still(ctx, "UPDATE appraisal SET after_cid = ? WHERE id = 1 AND change_id = ?", after, c.ID)
+// Reached records that the items up to after were re-evaluated. false: the levels have changed again, nothing was recorded.
+func (c Change) Reached(ctx context.Context, after item.ID) (bool, error) {
+	return c.exec(ctx, "UPDATE appraisal SET after_cid = ? WHERE id = 1 AND change_id = ?", after, c.ID)
 }
 
-// Done ends a change. false: the levels have changed again.
+// Done ends a change. false: the levels have changed again, and that change is not finished.
 func (c Change) Done(ctx context.Context) (bool, error) {
-	return c.still(ctx, "DELETE FROM appraisal WHERE id = 1 AND change_id = ?", c.ID)
+	return c.exec(ctx, "DELETE FROM appraisal WHERE id = 1 AND change_id = ?", c.ID)
 }
 
-func (c Change) still(ctx context.Context, statement string, args ...any) (bool, error) {
+// exec runs a statement on the row of this change. false: the row is another change's by now.
+func (c Change) exec(ctx context.Context, statement string, args ...any) (bool, error) {
 	res, err := c.conn.ExecContext(ctx, statement, args...)
 	if err != nil {
 		return false, catalog.Wrap("write", "appraisal", err)
