@@ -1,32 +1,46 @@
-// Package fault is the one error vocabulary. The layer that knows decides the kind; one place at each edge turns
-// kinds into a status, a log level, a dead letter. It imports nothing but the standard library.
+// Package fault is the one error vocabulary of all services. The layer that knows the cause decides the kind. One place at
+// each edge turns the kind into an HTTP status, a log level or a dead letter. The package imports only the standard library.
 package fault
 
 import "errors"
 
-// Kind is a closed list; kinds are written into dead letters and problem types, so they are only ever appended.
+// Kind says what went wrong. The list below is closed: no other package declares a kind. Kinds are part of dead letters and
+// of the problem types of HTTP, so new ones are appended and none is ever renamed or removed.
 type Kind string
 
-// Kinds. Permanent says which of them end in `dead` at once.
+// Kinds that a stream's entry or an HTTP call can fail with. Permanent says which of them make an entry a dead letter at once.
 const (
-	Malformed     Kind = "malformed"       // cannot be read as what it should be
-	Unknown       Kind = "unknown-content" // there is no such content
-	Conflict      Kind = "conflict"        // a name is taken by something else
-	Unprocessable Kind = "unprocessable"   // well-formed, but refused by state or policy
-	MissingFile   Kind = "missing-file"    // the row's file is not there
-	InvalidName   Kind = "invalid-name"    // a filename that may not be one
+	Malformed     Kind = "malformed"       // the input cannot be parsed
+	Unknown       Kind = "unknown-content" // no item has this cid or filename
+	Conflict      Kind = "conflict"        // something else has the name, or an operation is under way
+	Unprocessable Kind = "unprocessable"   // well-formed, but state or policy forbid it
+	MissingFile   Kind = "missing-file"    // the row's file does not exist
+	InvalidName   Kind = "invalid-name"    // the filename is not allowed
 	Unsupported   Kind = "unsupported"     // a symlink, FIFO, socket or device in place of a file
 	Changed       Kind = "changed"         // the source changed while it was read
-	TierRefused   Kind = "tier-refused"    // a tier without its identity, or two names of one folder
-	NoSpace       Kind = "no-space"        // a tier is full
-	Suspect       Kind = "suspect"         // a tier could not be read or written as it should: do not trust it
-	Lost          Kind = "lost"            // the lock or the entry is somebody else's now
-	Busy          Kind = "busy"            // somebody else is at work on it; not a failure
+	TierRefused   Kind = "tier-refused"    // the tier has no identity or a wrong one, or two filenames name one folder
+	NoSpace       Kind = "no-space"        // the tier is full
+	Suspect       Kind = "suspect"         // the tier failed to read or write: do not trust it
+	Lost          Kind = "lost"            // somebody else has the lock or the entry now
+	Busy          Kind = "busy"            // somebody else works on the item; not a failure
 	Unavailable   Kind = "unavailable"     // a server cannot be reached now
 	Internal      Kind = "internal"        // anything else
 )
 
-// Permanent tells whether trying again without a change from outside is hopeless.
+// Kinds that only an HTTP call can fail with.
+const (
+	NotFound         Kind = "not-found"              // no such path, and no such thing other than an item
+	MethodNotAllowed Kind = "method-not-allowed"     // the path exists, but not for this method
+	TooLarge         Kind = "too-large"              // the body, or a line of it, is too long
+	UnsupportedMedia Kind = "unsupported-media-type" // the body's type is not one that the call takes
+	Unauthorized     Kind = "unauthorized"           // no API key, or an unknown one
+	Forbidden        Kind = "forbidden"              // the API key lacks a scope, or the request comes from another site
+	RateLimited      Kind = "rate-limited"           // too many wrong API keys from one address
+	BacklogFull      Kind = "backlog-full"           // too many entries are not settled: no more view events for now
+)
+
+// Permanent reports whether a retry is hopeless unless something outside changes. It is about entries of streams: the
+// kinds of HTTP calls never reach one, and are not permanent.
 func (k Kind) Permanent() bool {
 	switch k {
 	case Malformed, Unknown, Conflict, Unprocessable, MissingFile, InvalidName, Unsupported:
@@ -35,13 +49,13 @@ func (k Kind) Permanent() bool {
 	return false
 }
 
-// Error is an error with its kind, what was being done, to what, and, for operators, the next step.
+// Error is an error with its kind, the operation, its subject, and a hint for operators.
 type Error struct {
 	Kind    Kind
-	Op      string // what was being done: "publish", "look up"
-	Subject string // to what: a path, a cid, a level
-	Hint    string // what to do about it; "" where there is nothing to say
-	Level   string // whose tier has failed; "" where it was no tier, or nobody knows
+	Op      string // the operation: "publish", "look up"
+	Subject string // a path, a cid, a level
+	Hint    string // what an operator can do about it; "" for nothing
+	Level   string // the level whose tier failed; "" where no tier failed, or the level is unknown
 	Err     error  // the cause; may be nil
 }
 
@@ -81,5 +95,5 @@ func KindOf(err error) Kind {
 	return Internal
 }
 
-// Is tells whether err is of the kind.
+// Is reports whether err is of the kind.
 func Is(err error, kind Kind) bool { return err != nil && KindOf(err) == kind }

@@ -9,7 +9,7 @@ import (
 	"github.com/tierflow/tierflow/shared/fault"
 )
 
-func TestAnErrorSaysWhatToWhatWhyAndWhatToDo(t *testing.T) {
+func TestAnErrorNamesOperationSubjectCauseAndHint(t *testing.T) {
 	cause := errors.New("the disk is full")
 	for want, e := range map[string]*fault.Error{
 		"publish a/b: the disk is full (free some space)": {Kind: fault.NoSpace, Op: "publish", Subject: "a/b", Err: cause, Hint: "free some space"},
@@ -48,11 +48,13 @@ func TestTheKindIsThatOfTheOutermostError(t *testing.T) {
 	}
 }
 
-func TestWhatIsPermanent(t *testing.T) {
+func TestAKindIsPermanentOnlyWhereARetryIsHopeless(t *testing.T) {
 	for kind, want := range map[fault.Kind]bool{
 		fault.Malformed: true, fault.Unknown: true, fault.Conflict: true, fault.Unprocessable: true, fault.MissingFile: true, fault.InvalidName: true,
 		fault.Unsupported: true, fault.Changed: false, fault.TierRefused: false, fault.NoSpace: false, fault.Suspect: false, fault.Lost: false,
 		fault.Busy: false, fault.Unavailable: false, fault.Internal: false, "": false,
+		fault.NotFound: false, fault.MethodNotAllowed: false, fault.TooLarge: false, fault.UnsupportedMedia: false, fault.Unauthorized: false,
+		fault.Forbidden: false, fault.RateLimited: false, fault.BacklogFull: false,
 	} {
 		if kind.Permanent() != want {
 			t.Errorf("%q", kind)

@@ -163,7 +163,7 @@ func TestAnOperatorSeesAndChangesContentsOnTheCommandLine(t *testing.T) {
 	}
 	refused(t, 1, "409 conflict", "retry", id) // a newer count has come since
 	want(t, "drop "+id, "done")
-	refused(t, 1, "404", "drop", id)
+	refused(t, 1, "404 not-found", "drop", id)
 }
 
 func TestLevelsThatWereShownCanBeSetAgain(t *testing.T) {

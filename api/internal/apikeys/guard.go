@@ -16,13 +16,6 @@ import (
 	"github.com/tierflow/tierflow/shared/fault"
 )
 
-// Kinds that only a guard knows.
-const (
-	Unauthorized fault.Kind = "unauthorized" // no key, or none that is known
-	Forbidden    fault.Kind = "forbidden"    // the key lacks a scope
-	RateLimited  fault.Kind = "rate-limited" // too many wrong keys from one place
-)
-
 // How many wrong keys one place may show: a client that was set up wrong sees why, and nobody fills the log.
 const (
 	wrongAtOnce    = 100
@@ -55,21 +48,21 @@ func (g *Guard) Allow(r *http.Request, header http.Header, scope Scope) error {
 	values := r.Header["Authorization"]
 	if len(values) == 0 {
 		header.Set("WWW-Authenticate", `Bearer realm="tierflow"`)
-		return fault.New(Unauthorized, "", "", errors.New("this call needs an API key: Authorization: Bearer <key>"))
+		return fault.New(fault.Unauthorized, "", "", errors.New("this call needs an API key: Authorization: Bearer <key>"))
 	}
 	if key := g.find(values); key != nil {
 		if key.Scopes&scope == scope {
 			return nil
 		}
 		header.Set("WWW-Authenticate", fmt.Sprintf(`Bearer realm="tierflow", error="insufficient_scope", scope="%s"`, scope))
-		return fault.New(Forbidden, "", "", fmt.Errorf("the key %s may not do this: it has the scopes %s and lacks %s", key.Name, key.Scopes, scope))
+		return fault.New(fault.Forbidden, "", "", fmt.Errorf("the key %s may not do this: it has the scopes %s and lacks %s", key.Name, key.Scopes, scope))
 	}
 	if !g.limiter(r.RemoteAddr).AllowN(time.Now(), 1) {
 		header.Set("Retry-After", "1")
-		return fault.New(RateLimited, "", "", errors.New("too many wrong API keys have come from this address; right ones are not limited"))
+		return fault.New(fault.RateLimited, "", "", errors.New("too many wrong API keys have come from this address; right ones are not limited"))
 	}
 	header.Set("WWW-Authenticate", `Bearer realm="tierflow", error="invalid_token"`)
-	return fault.New(Unauthorized, "", "", errors.New("the API key is not a valid one"))
+	return fault.New(fault.Unauthorized, "", "", errors.New("the API key is not a valid one"))
 }
 
 // find looks for the key that a request shows.

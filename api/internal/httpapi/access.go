@@ -61,7 +61,7 @@ func (s *Server) guarded(scope apikeys.Scope, handle echo.HandlerFunc) echo.Hand
 	case s.Guard == nil && scope == apikeys.Operate:
 		return func(c echo.Context) error {
 			if err := sameOrigin.Check(c.Request()); err != nil {
-				return fault.New(apikeys.Forbidden, "", "", fmt.Errorf("a page of another site may not do this: %w"+
+				return fault.New(fault.Forbidden, "", "", fmt.Errorf("a page of another site may not do this: %w"+
 					" (a proxy in front must pass on the Host that it was asked for)", err))
 			}
 			return handle(c)

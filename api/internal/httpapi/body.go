@@ -29,7 +29,7 @@ const (
 // mediaType is the request's type without parameters; allowed are those that the call takes.
 func mediaType(r *http.Request, allowed ...string) (string, error) {
 	refuse := func(format string, args ...any) (string, error) {
-		return "", fault.New(unsupportedMedia, "", "", fmt.Errorf(format, args...))
+		return "", fault.New(fault.UnsupportedMedia, "", "", fmt.Errorf(format, args...))
 	}
 	if e := r.Header.Get("Content-Encoding"); e != "" && !strings.EqualFold(e, "identity") {
 		return refuse("the body must not be compressed, and this one is %q", e)
@@ -68,7 +68,7 @@ func readBody(r *http.Request, b []byte) ([]byte, error) {
 	}
 }
 
-var errTooLarge error = fault.New(tooLarge, "", "", fmt.Errorf("the body has more than %d bytes", maxBody))
+var errTooLarge error = fault.New(fault.TooLarge, "", "", fmt.Errorf("the body has more than %d bytes", maxBody))
 
 func readError(err error) error {
 	if errors.Is(err, os.ErrDeadlineExceeded) {

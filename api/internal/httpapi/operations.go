@@ -180,7 +180,7 @@ func (s *Server) deadRef(c echo.Context) (live.Ref, state.Keys, error) {
 }
 
 func noDead(id string) error {
-	return fault.New(fault.Unknown, "", "", fmt.Errorf("there is no dead entry %s: it has been retried or dropped", id))
+	return fault.New(fault.NotFound, "", "", fmt.Errorf("there is no dead letter %s: it has been retried or dropped", id))
 }
 
 // retryDead gives an entry another life: a view event as a new event, another entry in its stream as it was, because

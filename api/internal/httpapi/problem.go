@@ -10,35 +10,27 @@ import (
 	"github.com/labstack/echo/v4"
 	"go.uber.org/zap"
 
-	"github.com/tierflow/tierflow/api/internal/apikeys"
-	"github.com/tierflow/tierflow/api/internal/ingest"
 	"github.com/tierflow/tierflow/shared/fault"
 )
 
-// Kinds that only HTTP knows.
-const (
-	unsupportedMedia fault.Kind = "unsupported-media-type"
-	methodNotAllowed fault.Kind = "method-not-allowed"
-	tooLarge         fault.Kind = "too-large"
-)
-
-// problems is the one place where a kind becomes a status. What is not here is 500.
+// problems is the one place where a kind becomes a status. Every other kind is 500.
 var problems = map[fault.Kind]struct {
 	status int
 	title  string
 }{
-	fault.Malformed:      {http.StatusBadRequest, "The request cannot be read"},
-	apikeys.Unauthorized: {http.StatusUnauthorized, "An API key is needed"},
-	apikeys.Forbidden:    {http.StatusForbidden, "Who asks may not do this"},
-	fault.Unknown:        {http.StatusNotFound, "There is no such thing"},
-	methodNotAllowed:     {http.StatusMethodNotAllowed, "This path does not take this method"},
-	fault.Conflict:       {http.StatusConflict, "Something else is in the way"},
-	tooLarge:             {http.StatusRequestEntityTooLarge, "The request is too large"},
-	unsupportedMedia:     {http.StatusUnsupportedMediaType, "The body is of a type that is not taken here"},
-	fault.Unprocessable:  {http.StatusUnprocessableEntity, "State or policy forbid it"},
-	apikeys.RateLimited:  {http.StatusTooManyRequests, "Too many requests failed"},
-	ingest.BacklogFull:   {http.StatusServiceUnavailable, "Too many view events wait"},
-	fault.Unavailable:    {http.StatusServiceUnavailable, "A server that is needed cannot be reached"},
+	fault.Malformed:        {http.StatusBadRequest, "The request cannot be read"},
+	fault.Unauthorized:     {http.StatusUnauthorized, "An API key is needed"},
+	fault.Forbidden:        {http.StatusForbidden, "The caller may not do this"},
+	fault.NotFound:         {http.StatusNotFound, "There is no such thing"},
+	fault.Unknown:          {http.StatusNotFound, "There is no such item"},
+	fault.MethodNotAllowed: {http.StatusMethodNotAllowed, "This path does not take this method"},
+	fault.Conflict:         {http.StatusConflict, "Something else is in the way"},
+	fault.TooLarge:         {http.StatusRequestEntityTooLarge, "The request is too large"},
+	fault.UnsupportedMedia: {http.StatusUnsupportedMediaType, "This call does not take a body of this type"},
+	fault.Unprocessable:    {http.StatusUnprocessableEntity, "State or policy forbid it"},
+	fault.RateLimited:      {http.StatusTooManyRequests, "Too many requests failed"},
+	fault.BacklogFull:      {http.StatusServiceUnavailable, "Too many view events wait"},
+	fault.Unavailable:      {http.StatusServiceUnavailable, "A server that is needed cannot be reached"},
 }
 
 // Problem is the body of every error (RFC 9457).
@@ -99,7 +91,7 @@ func (s *Server) problem(c echo.Context, err error) {
 	h := c.Response().Header()
 	if p.Status == http.StatusServiceUnavailable {
 		h.Set("Retry-After", "1")
-		if kind == ingest.BacklogFull {
+		if kind == fault.BacklogFull {
 			h.Set("Retry-After", "5")
 		} else {
 			s.Ready.Look()
@@ -119,10 +111,10 @@ func (s *Server) problem(c echo.Context, err error) {
 func (s *Server) routing(c echo.Context, e *echo.HTTPError) error {
 	switch e.Code {
 	case http.StatusNotFound:
-		return fault.New(fault.Unknown, "", "", fmt.Errorf("there is nothing at %s; /openapi.yaml lists what there is", c.Request().URL.Path))
+		return fault.New(fault.NotFound, "", "", fmt.Errorf("there is nothing at %s; /openapi.yaml lists what there is", c.Request().URL.Path))
 	case http.StatusMethodNotAllowed:
 		allow, _ := c.Get(echo.ContextKeyHeaderAllow).(string)
-		return fault.New(methodNotAllowed, "", "", fmt.Errorf("%s takes %s, not %s", c.Request().URL.Path, allow, c.Request().Method))
+		return fault.New(fault.MethodNotAllowed, "", "", fmt.Errorf("%s takes %s, not %s", c.Request().URL.Path, allow, c.Request().Method))
 	}
 	return e
 }

@@ -185,7 +185,7 @@ func (b *batch) take(line []byte, long bool) {
 	b.line++
 	line = bytes.TrimRight(line, "\r\n")
 	if long || len(line) > maxLine {
-		b.refuse(b.line, fault.New(tooLarge, "", "", errLine))
+		b.refuse(b.line, fault.New(fault.TooLarge, "", "", errLine))
 		return
 	}
 	if len(bytes.TrimLeft(line, jsonSpace)) == 0 {

@@ -27,7 +27,7 @@ func (b *backlog) admit(n int) error {
 		return nil
 	}
 	b.since.Add(-int64(n))
-	return &fault.Error{Kind: BacklogFull, Op: "append view", Hint: "try again later; see whether relocators and committer are up and keep up",
+	return &fault.Error{Kind: fault.BacklogFull, Op: "append view", Hint: "try again later; see whether relocators and committer are up and keep up",
 		Err: fmt.Errorf("%d view events, moves and releases are not settled, the limit is %d", b.known.Load()+b.since.Load(), b.limit)}
 }
 

@@ -16,7 +16,7 @@ func TestAnEventThatIsUnderWayWhileTheBacklogIsReadStaysCounted(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.landed.Add(1)
-	if err := b.admit(1); fault.KindOf(err) != BacklogFull {
+	if err := b.admit(1); fault.KindOf(err) != fault.BacklogFull {
 		t.Errorf("one event is there, the limit is one, and the next: %v", err)
 	}
 	for _, c := range []struct{ unsettled, known int64 }{{1, 1}, {0, 0}} { // still there; settled

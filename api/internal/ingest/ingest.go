@@ -16,9 +16,6 @@ import (
 	"github.com/tierflow/tierflow/shared/state"
 )
 
-// BacklogFull is the kind of the error while more is unsettled than may be.
-const BacklogFull fault.Kind = "backlog-full"
-
 // Limits that nobody has had a reason to set.
 const (
 	// MaxGroup is how many events one script call carries at most.
@@ -103,7 +100,7 @@ func (b *Batcher) Run() {
 func (b *Batcher) Stop() { close(b.stop) }
 
 // Append appends one event. nil: it is in the stream. Errors are fault.Unavailable (it may be in the stream, or
-// not) and BacklogFull (it is not).
+// not) and fault.BacklogFull (it is not).
 func (b *Batcher) Append(v event.View) error {
 	if err := b.backlog.admit(1); err != nil {
 		return err

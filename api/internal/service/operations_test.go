@@ -128,13 +128,13 @@ func TestTheDead(t *testing.T) {
 	if v := a.lastView(); retried.EventID == oldEvent || v["event_id"] != retried.EventID || v["count"] != "1500" || v["target"] != "silver" {
 		t.Fatalf("%+v %v", retried, v)
 	}
-	a.wantProblem("POST", "/v1/dead/"+first+"/retry", "", "", 404, "unknown-content", first)
+	a.wantProblem("POST", "/v1/dead/"+first+"/retry", "", "", 404, "not-found", first)
 
 	second := bury(a.keys.Views(), state.GroupRelocator, nil)
 	a.post("cid=1&count=1600")
 	a.wantProblem("POST", "/v1/dead/"+second+"/retry", "", "", 409, "conflict", "newer")
 	a.want(204, "DELETE", "/v1/dead/"+second, "", nil)
-	a.wantProblem("DELETE", "/v1/dead/"+second, "", "", 404, "unknown-content", second)
+	a.wantProblem("DELETE", "/v1/dead/"+second, "", "", 404, "not-found", second)
 
 	c := event.Committed{EventID: oldEvent, ID: 2, From: "bronze", To: "gold", Filename: "2.mp4", Outcome: event.OutcomeCommitted, CommittedAt: time.Now()}
 	third := bury(a.keys.Committed(), state.GroupReleaser, c.Fields())

@@ -110,7 +110,7 @@ func TestBadInputOfTheTwoCallsIsRefusedAndChangesNothing(t *testing.T) {
 			}
 		}
 	}
-	a.wantProblem("POST", "/nowhere", form, "", 404, "unknown-content", "/nowhere")
+	a.wantProblem("POST", "/nowhere", form, "", 404, "not-found", "/nowhere")
 	if vs := a.views(); len(vs) > 0 {
 		t.Fatalf("views: %v", vs)
 	}
