@@ -58,7 +58,7 @@ func verifyTiers(ctx context.Context, v values, repair, digest bool, stdout, std
 	})
 	progress.clear()
 	fmt.Fprintf(stderr, "%d contents and %d names on the tiers were looked at: %d findings, %d in flight and left out\n",
-		sum.Contents, sum.Files, sum.Findings, sum.InFlight)
+		sum.Items, sum.Files, sum.Findings, sum.InFlight)
 	switch {
 	case err != nil:
 		fmt.Fprintln(stderr, "relocator: verify could not look:", err)

@@ -192,8 +192,8 @@ func (s FS) OpenDir(step Step, dir *File, name string) (*File, unix.Stat_t, erro
 	return s.openat2(step, dir, name, unix.O_RDONLY|unix.O_DIRECTORY, 0)
 }
 
-// Look finds the file or folder that a name leads to, as Open does, but opens it for nothing.
-func (s FS) Look(step Step, dir *File, name string) (unix.Stat_t, error) {
+// StatPath finds the file or folder that a name leads to, as Open does, but opens it for nothing.
+func (s FS) StatPath(step Step, dir *File, name string) (unix.Stat_t, error) {
 	f, st, err := s.openat2(step, dir, name, unix.O_PATH, 0)
 	f.Close()
 	return st, err

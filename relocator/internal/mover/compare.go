@@ -17,33 +17,33 @@ import (
 
 // Comparison asks whether a copy that no row names may go: whether the one that the row names has its bytes.
 type Comparison struct {
-	Filename   string
-	Old, Named policy.Level
-	Original   bool   // Named was made from Old; else Old was made from Named, or nobody knows
-	Digest     string // of the last copy that was made, by the row; "" where it has none
+	Filename      string
+	Old, Current  policy.Level
+	OldIsOriginal bool   // Current was made from Old; else Old was made from Current, or nobody knows
+	Digest        string // of the last copy that was made, by the row; "" where it has none
 
-	Alive func() // a sign of life, at least once in 1 MiB that is read
+	Progress func() // a sign of life, at least once in 1 MiB that is read
 }
 
-// Compare is for just before a release. there is false where Named holds nothing of that name: then Old may be the
+// Compare is for just before a release. there is false where Current holds nothing of that name: then Old may be the
 // last copy. fault.Changed says that Old has bytes that are nowhere else: one of the two was changed, or damaged, after the
 // copy was made.
 //
-// The common case reads no byte. Old and Named are one inode, or a copy, which got size and time of change of what
+// The common case reads no byte. Old and Current are one inode, or a copy, which got size and time of change of what
 // it was made from. A rewrite that puts the time of change back moves the inode's own (ctime), which nobody can set:
 // that of an original must be older than its copy's, by
 // a tick of the kernel's clock at least. Where any of these does not fit, the bytes are read, and they
 // decide: an operator's cp, a backup's touch and a chmod change no content. Not seen is what was renamed over the old
 // name of a file that was moved by a link, with the same size and the same time of change.
 //
-// Before it says that Named has the bytes, it looks whether that tier is still there.
+// Before it says that Current has the bytes, it looks whether that tier is still there.
 //
 // Kinds: TierRefused, Changed, Busy (it is being changed now), Unsupported, Suspect. A cancelled context gives its
 // cause.
 func (m *Mover) Compare(ctx context.Context, c Comparison) (there bool, err error) {
 	there, err = m.compare(ctx, c)
-	err = wrap("compare", c.Filename+" on "+c.Old.Name+" with that on "+c.Named.Name, err)
-	return there, blame(err, c.Old, c.Named)
+	err = wrap("compare", c.Filename+" on "+c.Old.Name+" with that on "+c.Current.Name, err)
+	return there, blame(err, c.Old, c.Current)
 }
 
 func (m *Mover) compare(ctx context.Context, c Comparison) (there bool, err error) {
@@ -57,16 +57,16 @@ func (m *Mover) compare(ctx context.Context, c Comparison) (there bool, err erro
 		return i > 0, err
 	}
 	var seen [2]node
-	for i, level := range []policy.Level{c.Named, c.Old} {
+	for i, level := range []policy.Level{c.Current, c.Old} {
 		if roots[i], err = m.tiers.Open(level); err != nil {
 			return i > 0, err
 		}
 		defer roots[i].Close()
-		if seen[i].st, err = m.fs.Look(fsys.LookReleased, roots[i].Dir, c.Filename); err != nil {
+		if seen[i].st, err = m.fs.StatPath(fsys.LookReleased, roots[i].Dir, c.Filename); err != nil {
 			return without(i, err)
 		}
 	}
-	if !seen[0].isDir() && asCopied(&seen[1], &seen[0], c.Original) { // nothing need be opened
+	if !seen[0].isDir() && asCopied(&seen[1], &seen[0], c.OldIsOriginal) { // nothing need be opened
 		return true, roots[0].Check(fsys.RecheckTier)
 	}
 	for i := range items {
@@ -84,15 +84,15 @@ func (m *Mover) compare(ctx context.Context, c Comparison) (there bool, err erro
 	if err != nil {
 		return true, err
 	}
-	if asCopied(before, listed, c.Original) {
+	if asCopied(before, listed, c.OldIsOriginal) {
 		return true, roots[0].Check(fsys.RecheckTier)
 	}
 
-	sum, err := m.sumOf(ctx, fsys.ReadReleased, old, c.Alive)
+	sum, err := m.sumOf(ctx, fsys.ReadReleased, old, c.Progress)
 	if err != nil {
 		return true, err
 	}
-	other, err := m.sumOf(ctx, fsys.ReadReleased, named, c.Alive)
+	other, err := m.sumOf(ctx, fsys.ReadReleased, named, c.Progress)
 	if err != nil {
 		return true, err
 	}

@@ -22,7 +22,7 @@ func compare(t *testing.T, old, named policy.Level, name, digest string, origina
 	t.Helper()
 	var steps []fsys.Step
 	there, err = mover.New(mover.Options{FS: recorder(&steps)}).Compare(context.Background(), mover.Comparison{Filename: name,
-		Old: old, Named: named, Original: original, Digest: digest, Alive: func() {}})
+		Old: old, Current: named, OldIsOriginal: original, Digest: digest, Progress: func() {}})
 	return there, contains(steps, fsys.ReadReleased), err
 }
 
@@ -224,9 +224,9 @@ func TestACopyThatChangesWhileItIsComparedIsLookedAtLater(t *testing.T) {
 		write(t, path, random(999))
 		return nil
 	})})
-	_, err := m.Compare(context.Background(), mover.Comparison{Filename: "x", Old: from, Named: to, Original: true, Alive: func() {}})
+	_, err := m.Compare(context.Background(), mover.Comparison{Filename: "x", Old: from, Current: to, OldIsOriginal: true, Progress: func() {}})
 	wantKind(t, err, fault.Busy)
 	m = mover.New(mover.Options{FS: failing(fsys.ReadReleased, unix.EIO)})
-	_, err = m.Compare(context.Background(), mover.Comparison{Filename: "x", Old: from, Named: to, Original: true, Alive: func() {}})
+	_, err = m.Compare(context.Background(), mover.Comparison{Filename: "x", Old: from, Current: to, OldIsOriginal: true, Progress: func() {}})
 	wantKind(t, err, fault.Suspect)
 }

@@ -244,7 +244,7 @@ func wantAbsent(t testing.TB, path string) {
 }
 
 // mustMake makes the copy and discards the record, as after an emit.
-func mustMake(t testing.TB, m *mover.Mover, r mover.Request) *mover.Made {
+func mustMake(t testing.TB, m *mover.Mover, r mover.Request) *mover.Copy {
 	t.Helper()
 	made, err := m.Make(context.Background(), r)
 	if err != nil {

@@ -174,7 +174,7 @@ func TestACancelledMoveStopsAtTheNextChunkInEveryPhase(t *testing.T) {
 			}
 			return nil
 		}}})
-		_, err := m.Compare(ctx, mover.Comparison{Filename: "x", Old: from, Named: to, Alive: func() {}})
+		_, err := m.Compare(ctx, mover.Comparison{Filename: "x", Old: from, Current: to, Progress: func() {}})
 		if !errors.Is(err, lost) || n > 3 {
 			t.Errorf("%d chunks were read, %v", n, err)
 		}

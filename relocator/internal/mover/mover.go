@@ -120,8 +120,8 @@ type Request struct {
 	Progress func(done, total int64)
 }
 
-// Made is a copy that is published and durable.
-type Made struct {
+// Copy is a copy that is published and durable.
+type Copy struct {
 	Method  string // Linked, Cloned or Copied
 	Bytes   int64  // the content's size
 	Digest  string // "sha256:<hex>", of a directory over its lines; "" where no byte was read
@@ -133,7 +133,7 @@ type Made struct {
 }
 
 // Discard removes the attempt's record in tmp/. It is for after the emit, or after the stray was reported.
-func (m *Made) Discard() error {
+func (m *Copy) Discard() error {
 	if m.attempt == "" {
 		return nil
 	}
@@ -149,13 +149,13 @@ func (m *Made) Discard() error {
 // Make is step 4 of the protocol: it makes the copy at r.To durable and visible under its name. It must begin
 // after the look-up in MySQL that named r.From.
 //
-// With a nil error the copy is there: emit, then Discard. With an error and a Made, the copy is or may be there:
+// With a nil error the copy is there: emit, then Discard. With an error and a Copy, the copy is or may be there:
 // report a stray, then Discard. With an error alone nothing was published and the attempt's temporary is gone.
 //
 // Kinds: InvalidName, MissingFile (look the row up again before believing it: a move of somebody else may have
 // been faster), Unsupported, Conflict, TierRefused, NoSpace, Suspect, Changed, Lost (the sweep took the attempt
 // away), Busy (another attempt took something away at the same time). A cancelled context gives its cause.
-func (m *Mover) Make(ctx context.Context, r Request) (*Made, error) {
+func (m *Mover) Make(ctx context.Context, r Request) (*Copy, error) {
 	made, err := m.make(ctx, r)
 	err = wrap("move", fmt.Sprintf("%d (%s) from %s to %s", r.ID, r.Filename, r.From.Name, r.To.Name), err)
 	return made, blame(err, r.To, r.From)
@@ -173,7 +173,7 @@ type job struct {
 	noLink   bool  // the tiers are two file systems: no need to try every file
 }
 
-func (m *Mover) make(ctx context.Context, r Request) (*Made, error) {
+func (m *Mover) make(ctx context.Context, r Request) (*Copy, error) {
 	if err := item.CheckFilename(r.Filename); err != nil {
 		return nil, fault.New(fault.InvalidName, "move", r.ID.String(), err)
 	}
@@ -206,7 +206,7 @@ func (m *Mover) make(ctx context.Context, r Request) (*Made, error) {
 	if made, err := j.adopt(ctx, src); made != nil || err != nil {
 		return made, err
 	}
-	made := &Made{Bytes: j.total, mover: m, level: r.To, attempt: j.attempt}
+	made := &Copy{Bytes: j.total, mover: m, level: r.To, attempt: j.attempt}
 	for try := 1; ; try++ {
 		err := j.prepare(ctx, src, made)
 		if err == nil {
@@ -287,7 +287,7 @@ func (m *Mover) openIn(step fsys.Step, dir *fsys.File, name string) (*fsys.File,
 // away meanwhile may be half deleted, though the descriptor shows it: what was read of a directory counts only if
 // it is in place afterwards. The open descriptor keeps its inode from being used again.
 func (m *Mover) inPlace(step fsys.Step, root *tier.Root, filename string, i *opened) (bool, error) {
-	now, err := m.fs.Look(step, root.Dir, filename)
+	now, err := m.fs.StatPath(step, root.Dir, filename)
 	var kind *fsys.KindError
 	if missing(err) || errors.As(err, &kind) {
 		return false, nil
@@ -345,7 +345,7 @@ func (m *Mover) clearReleased(ctx context.Context, root *tier.Root, id item.ID) 
 }
 
 // prepare makes the attempt's temporary: complete, checked and durable, its name included.
-func (j *job) prepare(ctx context.Context, src *opened, made *Made) error {
+func (j *job) prepare(ctx context.Context, src *opened, made *Copy) error {
 	if src.tree != nil {
 		if err := j.prepareTree(ctx, src, made); err != nil {
 			return err

@@ -13,9 +13,9 @@ import (
 	"github.com/tierflow/tierflow/shared/fault"
 )
 
-// publish gives the temporary its name, never over another, and makes the name durable. It returns a Made where
+// publish gives the temporary its name, never over another, and makes the name durable. It returns a Copy where
 // the copy is, or may be, visible.
-func (j *job) publish(ctx context.Context, src *opened, made *Made) (*Made, error) {
+func (j *job) publish(ctx context.Context, src *opened, made *Copy) (*Copy, error) {
 	for range tries {
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
@@ -217,7 +217,7 @@ func (j *job) taken(err error) error {
 
 // adopt takes over what has the final name, if it holds the source's bytes, and makes it durable: it may be the
 // work of an attempt that was cut short, or of an operator's cp. Both results are nil where the name is free.
-func (j *job) adopt(ctx context.Context, src *opened) (*Made, error) {
+func (j *job) adopt(ctx context.Context, src *opened) (*Copy, error) {
 	have, err := j.find(fsys.LookTarget, j.to, j.r.Filename)
 	if errors.Is(err, unix.ENOENT) {
 		return nil, nil
@@ -235,7 +235,7 @@ func (j *job) adopt(ctx context.Context, src *opened) (*Made, error) {
 	if err != nil {
 		return nil, err
 	}
-	made := &Made{Method: n.method, Bytes: j.total, Digest: digest(n.sum), Adopted: true, mover: j.Mover, level: j.r.To}
+	made := &Copy{Method: n.method, Bytes: j.total, Digest: digest(n.sum), Adopted: true, mover: j.Mover, level: j.r.To}
 	if n.isDir() {
 		if made.Method = n.methods(); made.Method != Linked {
 			if err := j.sums(ctx, fsys.ReadAdopted, n, src.file, j.progress); err != nil {

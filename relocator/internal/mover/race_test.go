@@ -154,7 +154,7 @@ func race(t *testing.T, r route, kind string) {
 			t.Errorf("release: %v", err)
 			stop()
 		}
-		if err != nil || out == mover.Again {
+		if err != nil || out == mover.RetryLater {
 			retries.Add(1)
 			clear <- level
 		}

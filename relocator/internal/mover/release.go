@@ -18,10 +18,10 @@ import (
 type ReleaseOutcome string
 
 const (
-	Released ReleaseOutcome = "released" // the copy is gone, durably: ack
-	Lives    ReleaseOutcome = "lives"    // the row names this tier: ack
-	Gone     ReleaseOutcome = "gone"     // there was no copy: ack
-	Again    ReleaseOutcome = "again"    // a mover wants the name: try again later
+	Released   ReleaseOutcome = "released" // the copy is gone, durably: ack
+	IsCurrent  ReleaseOutcome = "lives"    // the row names this tier: ack
+	Gone       ReleaseOutcome = "gone"     // there was no copy: ack
+	RetryLater ReleaseOutcome = "again"    // a mover wants the name: try again later
 )
 
 func (o ReleaseOutcome) String() string { return string(o) }
@@ -39,10 +39,10 @@ type ReleaseRequest struct {
 	Fence func(context.Context) (bool, error)
 }
 
-// Coming announces a Release, or a move that one will follow, before the servers are asked about it. done is for when it is
+// Expect announces a Release, or a move that one will follow, before the servers are asked about it. done is for when it is
 // over; of a release, before its entry is settled: after the last one nothing is left in released/, once nobody has the
 // tier open.
-func (m *Mover) Coming() (done func()) { return m.tiers.Coming() }
+func (m *Mover) Expect() (done func()) { return m.tiers.Expect() }
 
 // Release is step 8 of the protocol without its lock and its ack: it removes a copy that the row does not name. On
 // an error the copy may be there still; trying again is always right. Once the copy has been renamed there is no
@@ -79,7 +79,7 @@ func (m *Mover) release(ctx context.Context, r ReleaseRequest) (ReleaseOutcome, 
 	if err := m.drop(ctx, root, name); err != nil {
 		return "", err
 	}
-	if outcome == Lives || outcome == Again {
+	if outcome == IsCurrent || outcome == RetryLater {
 		return outcome, nil
 	}
 	// Also where the copy was gone: who took it may have been cut short before that was durable.
@@ -93,7 +93,7 @@ func (m *Mover) release(ctx context.Context, r ReleaseRequest) (ReleaseOutcome, 
 // hands, and its old name means nothing any more.
 func (m *Mover) attemptFolder(root *tier.Root, name string) error {
 	for {
-		spare, ok := root.Spare()
+		spare, ok := root.TakeSpare()
 		if !ok {
 			return m.fs.Mkdir(fsys.MkdirReleased, root.Released, name, 0o700)
 		}
@@ -109,7 +109,7 @@ func (m *Mover) drop(ctx context.Context, root *tier.Root, name string) error {
 	if err := m.fs.RemoveAll(ctx, fsys.DeleteReleased, root.Released, name+"/"+copyName); err != nil {
 		return err
 	}
-	if root.Keep(name) {
+	if root.PutSpare(name) {
 		return nil
 	}
 	return m.fs.RemoveAll(ctx, fsys.DeleteReleased, root.Released, name)
@@ -119,7 +119,7 @@ func (m *Mover) drop(ctx context.Context, root *tier.Root, name string) error {
 func (m *Mover) rename(ctx context.Context, r ReleaseRequest, root *tier.Root, name string) (ReleaseOutcome, error) {
 	folder, _, err := m.fs.OpenDir(fsys.MkdirReleased, root.Released, name)
 	if errors.Is(err, unix.ENOENT) {
-		return Again, nil
+		return RetryLater, nil
 	}
 	if err != nil {
 		return "", err
@@ -130,7 +130,7 @@ func (m *Mover) rename(ctx context.Context, r ReleaseRequest, root *tier.Root, n
 		return "", err
 	}
 	if !mayGo {
-		return Lives, nil
+		return IsCurrent, nil
 	}
 	if ctx.Err() != nil {
 		return "", context.Cause(ctx)
@@ -182,7 +182,7 @@ func (m *Mover) take(parent *fsys.File, base string, st *unix.Stat_t, folder *fs
 func (m *Mover) goneOrAgain(root *tier.Root, name string, parent *fsys.File, base string) (ReleaseOutcome, error) {
 	_, err := m.fs.Lstat(fsys.LookReleased, root.Released, name)
 	if errors.Is(err, unix.ENOENT) {
-		return Again, nil
+		return RetryLater, nil
 	}
 	if err != nil || parent == nil {
 		return Gone, err
@@ -192,7 +192,7 @@ func (m *Mover) goneOrAgain(root *tier.Root, name string, parent *fsys.File, bas
 	case errors.Is(err, unix.ENOENT):
 		return Gone, nil
 	case err == nil: // it has come back this moment
-		return Again, nil
+		return RetryLater, nil
 	}
 	return "", err
 }

@@ -85,7 +85,7 @@ func TestAReleaseLeavesWhatTheRowNames(t *testing.T) {
 	r := release(l, "a/x")
 	r.Fence = fence(false)
 	out, err := m.Release(context.Background(), r)
-	wantOutcome(t, out, err, mover.Lives)
+	wantOutcome(t, out, err, mover.IsCurrent)
 	sameBytes(t, l.Path+"/a/x", []byte("x"))
 	away := errors.New("MySQL is away")
 	r.Fence = func(context.Context) (bool, error) { return false, away }
@@ -113,7 +113,7 @@ func TestAReleaseWhoseFolderWasTakenAwayTouchesNothing(t *testing.T) {
 			return true, nil
 		}
 		out, err := m.Release(context.Background(), r)
-		wantOutcome(t, out, err, mover.Again)
+		wantOutcome(t, out, err, mover.RetryLater)
 		if there {
 			sameBytes(t, to.Path+"/a/x", []byte("x"))
 		}
@@ -385,7 +385,7 @@ func TestReleasesThatOverlapTakeOverEachOthersFoldersAndLeaveNone(t *testing.T) 
 				out, err := m.Release(context.Background(), r)
 				want := mover.Released
 				if i%10 == 0 {
-					want = mover.Again
+					want = mover.RetryLater
 				}
 				if err != nil || out != want {
 					t.Errorf("content %d: %q, %v, want %q", r.ID, out, err, want)

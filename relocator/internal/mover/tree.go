@@ -129,7 +129,7 @@ func (n *node) digest() []byte {
 var escaper = strings.NewReplacer(`\`, `\\`, "\n", `\n`, "\r", `\r`)
 
 // prepareTree makes the tree inside the attempt's folder, every file and folder durable.
-func (j *job) prepareTree(ctx context.Context, src *opened, made *Made) error {
+func (j *job) prepareTree(ctx context.Context, src *opened, made *Copy) error {
 	if err := j.fs.Mkdir(fsys.MakeAttempt, j.to.Tmp, j.attempt, 0o700); err != nil {
 		return err
 	}

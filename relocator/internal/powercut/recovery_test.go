@@ -180,7 +180,7 @@ func (rec *recovery) deliver(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		p.clear[t] = out == mover.Again
+		p.clear[t] = out == mover.RetryLater
 	}
 	return nil
 }

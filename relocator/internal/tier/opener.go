@@ -22,16 +22,16 @@ type Opener struct {
 	fs     fsys.FS
 	mu     sync.Mutex
 	open   map[policy.Level]*Root
-	coming int // jobs, see Coming
+	coming int // jobs, see Expect
 }
 
 // NewOpener makes an Opener.
 func NewOpener(fs fsys.FS) *Opener { return &Opener{fs: fs, open: map[policy.Level]*Root{}} }
 
-// Coming announces a release, which may have to wait for servers before it opens a tier, or a move, which a release will
+// Expect announces a release, which may have to wait for servers before it opens a tier, or a move, which a release will
 // follow. Until done is called, a Root outlives its users, for linger at most, and so do its folders to spare; when the last
 // one is done there are none any more, but of Roots that still have users.
-func (o *Opener) Coming() (done func()) {
+func (o *Opener) Expect() (done func()) {
 	o.mu.Lock()
 	o.coming++
 	o.mu.Unlock()
@@ -136,10 +136,10 @@ func (o *Opener) distrust(r *Root) {
 	r.looked = time.Time{}
 }
 
-// Keep takes an empty folder in released/ whose attempt is over, for the next attempt; false where no other job shares the
+// PutSpare takes an empty folder in released/ whose attempt is over, for the next attempt; false where no other job shares the
 // Root, and none is coming: then it is to be removed. Making and removing a folder costs more than all the rest of a small
 // file's release, by far where a file system discards what is freed.
-func (r *Root) Keep(name string) bool {
+func (r *Root) PutSpare(name string) bool {
 	if r.opener == nil {
 		return false
 	}
@@ -152,8 +152,8 @@ func (r *Root) Keep(name string) bool {
 	return true
 }
 
-// Spare gives a folder away that was kept. Whoever wants its old name may have removed it meanwhile.
-func (r *Root) Spare() (name string, ok bool) {
+// TakeSpare gives a folder away that was kept. Whoever wants its old name may have removed it meanwhile.
+func (r *Root) TakeSpare() (name string, ok bool) {
 	if r.opener == nil {
 		return "", false
 	}

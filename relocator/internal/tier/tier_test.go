@@ -396,7 +396,7 @@ func TestOfARootThatTwoHaveOpenedAtOnceNothingStaysOpen(t *testing.T) {
 		return nil
 	}})
 	before := descriptors(t)
-	over := o.Coming()
+	over := o.Expect()
 	slow := make(chan error, 1)
 	go func() {
 		root, err := o.Open(level)
@@ -431,7 +431,7 @@ func descriptors(t *testing.T) int {
 func TestFoldersThatAreKeptForReleasesToComeAreGoneWhenTheLastOneIsOver(t *testing.T) {
 	level := newLevel(t, "bronze")
 	o := tier.NewOpener(fsys.FS{})
-	first, second := o.Coming(), o.Coming()
+	first, second := o.Expect(), o.Expect()
 	root, err := o.Open(level)
 	if err != nil {
 		t.Fatal(err)
@@ -439,7 +439,7 @@ func TestFoldersThatAreKeptForReleasesToComeAreGoneWhenTheLastOneIsOver(t *testi
 	if err := os.Mkdir(level.Path+"/.tierflow/released/7.x", 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if !root.Keep("7.x") {
+	if !root.PutSpare("7.x") {
 		t.Fatal("it was not kept for the other one")
 	}
 	root.Close()
@@ -447,10 +447,10 @@ func TestFoldersThatAreKeptForReleasesToComeAreGoneWhenTheLastOneIsOver(t *testi
 	if err != nil {
 		t.Fatal(err)
 	}
-	if name, ok := again.Spare(); name != "7.x" || !ok {
+	if name, ok := again.TakeSpare(); name != "7.x" || !ok {
 		t.Errorf("the other one found %q", name)
 	}
-	if !again.Keep("7.x") {
+	if !again.PutSpare("7.x") {
 		t.Error("it was not kept again")
 	}
 	again.Close()
@@ -468,7 +468,7 @@ func TestFoldersThatAreKeptForReleasesToComeAreGoneWhenTheLastOneIsOver(t *testi
 		t.Fatal(err)
 	}
 	defer alone.Close()
-	if alone.Keep("7.y") {
+	if alone.PutSpare("7.y") {
 		t.Error("a folder was kept for nobody")
 	}
 }

@@ -43,8 +43,8 @@ func (r *run) rows(ctx context.Context) error {
 				return err
 			}
 			after = row.ID
-			r.sum.Contents++
-			r.o.Progress(Rows, r.sum.Contents, r.total)
+			r.sum.Items++
+			r.o.Progress(StageItems, r.sum.Items, r.total)
 		}
 		if len(rows) < page {
 			return nil
@@ -240,7 +240,7 @@ func (r *run) names(ctx context.Context, root *tier.Root, dir *fsys.File, prefix
 			return err
 		}
 	}
-	r.o.Progress(Tiers, r.sum.Files, max(r.total, r.sum.Files))
+	r.o.Progress(StageNames, r.sum.Files, max(r.total, r.sum.Files))
 	return nil
 }
 

@@ -55,8 +55,8 @@ func (f Finding) String() string {
 
 // Stages of a run, in their order.
 const (
-	Rows  = "contents"
-	Tiers = "names on the tiers"
+	StageItems = "items"
+	StageNames = "names on the tiers"
 )
 
 // Options of a run. All but Repair, Digest and Progress are required.
@@ -75,7 +75,7 @@ type Options struct {
 
 // Summary is what a run has looked at.
 type Summary struct {
-	Contents, Files, Findings, InFlight int64
+	Items, Files, Findings, InFlight int64
 }
 
 // page is how many rows are read, and how many suspicions are looked at again, together.

@@ -477,7 +477,7 @@ func TestMoreThanOnePageOfEverythingIsLookedAt(t *testing.T) {
 	if err != nil || len(found) != n || !strings.HasPrefix(found[0], "orphaned 0 gold strangers/") {
 		t.Fatalf("%d findings, %v", len(found), err)
 	}
-	if w.summary != (verify.Summary{Contents: n, Files: 2 * n, Findings: n}) {
+	if w.summary != (verify.Summary{Items: n, Files: 2 * n, Findings: n}) {
 		t.Errorf("%+v", w.summary)
 	}
 }

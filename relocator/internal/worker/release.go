@@ -66,7 +66,7 @@ func (r *Releaser) release(d *stream.Delivery) {
 		return
 	}
 
-	over := r.o.Mover.Coming()
+	over := r.o.Mover.Expect()
 	defer over()
 	random := random()
 	token := state.NewReleaseToken(r.o.WorkerID, random)
@@ -151,7 +151,7 @@ func (r *Releaser) clear(ctx context.Context, d *stream.Delivery, c event.Commit
 	if err != nil {
 		return r.o.trouble(err, level)
 	}
-	if outcome == mover.Again {
+	if outcome == mover.RetryLater {
 		return fault.New(fault.Busy, "clear", c.ID.String(), errors.New("a mover wants the name"))
 	}
 	if outcome == mover.Released { // any other one has changed nothing there, and shows nothing
@@ -172,8 +172,8 @@ func (r *Releaser) kept(ctx context.Context, d *stream.Delivery, c event.Committ
 		return fault.New(fault.Unavailable, "look up level", row.Level, nil)
 	}
 	old, _ := levels.Level(c.Clears())
-	there, err := r.o.Mover.Compare(ctx, mover.Comparison{Filename: row.Filename, Old: old, Named: named,
-		Original: c.Outcome == event.OutcomeCommitted, Digest: row.Digest, Alive: d.Progress})
+	there, err := r.o.Mover.Compare(ctx, mover.Comparison{Filename: row.Filename, Old: old, Current: named,
+		OldIsOriginal: c.Outcome == event.OutcomeCommitted, Digest: row.Digest, Progress: d.Progress})
 	if err != nil || there {
 		return err
 	}

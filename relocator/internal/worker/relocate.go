@@ -89,7 +89,7 @@ func (r *Relocator) relocate(d *stream.Delivery) {
 		return
 	}
 
-	over := r.o.Mover.Coming() // a release will follow
+	over := r.o.Mover.Expect() // a release will follow
 	defer over()
 	var p progress
 	ctx, release := r.locks.hold(d, view.ID, token, func(ctx context.Context) { p.publish(ctx, r.o.Store, view.ID) })
@@ -206,7 +206,7 @@ func (r *Relocator) emit(ctx context.Context, d *stream.Delivery, st state.State
 }
 
 // giveBack has what was published cleared by the releaser, and only then removes its record.
-func (r *Relocator) giveBack(d *stream.Delivery, made *mover.Made, stray event.Committed, log *zap.Logger) {
+func (r *Relocator) giveBack(d *stream.Delivery, made *mover.Copy, stray event.Committed, log *zap.Logger) {
 	if made == nil {
 		return
 	}
