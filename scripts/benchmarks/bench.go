@@ -11,7 +11,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/tierflow/tierflow/scripts/internal/stack"
+	"github.com/tierflow/tierflow/scripts/testenv/stack"
 )
 
 // Part is a set of benchmarks that is run by its name.

@@ -5,7 +5,7 @@ import (
 	"maps"
 	"time"
 
-	"github.com/tierflow/tierflow/scripts/internal/stack"
+	"github.com/tierflow/tierflow/scripts/testenv/stack"
 )
 
 var idle = Part{

@@ -10,10 +10,10 @@ import (
 	"strings"
 	"time"
 
-	"github.com/tierflow/tierflow/scripts/internal/stack"
-	"github.com/tierflow/tierflow/shared/child"
+	"github.com/tierflow/tierflow/scripts/testenv/stack"
 	"github.com/tierflow/tierflow/shared/item"
-	"github.com/tierflow/tierflow/shared/localserver"
+	"github.com/tierflow/tierflow/shared/testenv/child"
+	"github.com/tierflow/tierflow/shared/testenv/localserver"
 )
 
 var ingest = Part{
@@ -145,7 +145,7 @@ const (
 // startBaselines starts what the api is compared with.
 func (s *singles) startBaselines(ctx context.Context) error {
 	err := stack.Build(ctx, stack.BuildOptions{Root: s.Root, Dir: s.Programs, Cache: filepath.Join(s.Dir, "cache"),
-		Packages: []string{"./scripts/cmd/baseline"}})
+		Packages: []string{"./scripts/benchmarks/baseline"}})
 	if err != nil {
 		return err
 	}

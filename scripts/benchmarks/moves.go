@@ -12,7 +12,7 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/tierflow/tierflow/scripts/internal/stack"
+	"github.com/tierflow/tierflow/scripts/testenv/stack"
 	"github.com/tierflow/tierflow/shared/item"
 )
 

@@ -12,9 +12,9 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/tierflow/tierflow/scripts/internal/stack"
+	"github.com/tierflow/tierflow/scripts/testenv/stack"
 	"github.com/tierflow/tierflow/shared/item"
-	"github.com/tierflow/tierflow/shared/localserver"
+	"github.com/tierflow/tierflow/shared/testenv/localserver"
 )
 
 // counts are what calls for each level of a new database.

@@ -13,7 +13,7 @@ import (
 
 	"github.com/tierflow/tierflow/shared/catalog"
 	"github.com/tierflow/tierflow/shared/fault"
-	"github.com/tierflow/tierflow/shared/testserver"
+	"github.com/tierflow/tierflow/shared/testenv/testserver"
 )
 
 func TestWhatTheServerRefusesHasItsKind(t *testing.T) {

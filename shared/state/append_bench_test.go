@@ -11,7 +11,7 @@ import (
 	"github.com/tierflow/tierflow/shared/event"
 	"github.com/tierflow/tierflow/shared/item"
 	"github.com/tierflow/tierflow/shared/state"
-	"github.com/tierflow/tierflow/shared/testserver"
+	"github.com/tierflow/tierflow/shared/testenv/testserver"
 )
 
 // BenchmarkAppend appends groups of 256 events with their states, a connection for each partition (two for a single one),

@@ -14,7 +14,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/tierflow/tierflow/shared/stream"
-	"github.com/tierflow/tierflow/shared/testserver"
+	"github.com/tierflow/tierflow/shared/testenv/testserver"
 )
 
 func TestMain(m *testing.M) { testserver.Main(m) }

@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"github.com/tierflow/tierflow/shared/stream"
-	"github.com/tierflow/tierflow/shared/testserver"
+	"github.com/tierflow/tierflow/shared/testenv/testserver"
 )
 
 func TestAFailedEntryIsTriedAgainAfterABackOffAsTheNextAttempt(t *testing.T) {

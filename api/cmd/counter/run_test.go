@@ -16,8 +16,8 @@ import (
 	"go.uber.org/zap/zaptest"
 
 	"github.com/tierflow/tierflow/api/internal/viewcount"
-	"github.com/tierflow/tierflow/shared/localserver"
-	"github.com/tierflow/tierflow/shared/testserver"
+	"github.com/tierflow/tierflow/shared/testenv/localserver"
+	"github.com/tierflow/tierflow/shared/testenv/testserver"
 )
 
 // A part of the counts is less than all of them, and the api would move contents down by it.

@@ -19,7 +19,7 @@ import (
 	"github.com/tierflow/tierflow/shared/catalog"
 	"github.com/tierflow/tierflow/shared/item"
 	"github.com/tierflow/tierflow/shared/state"
-	"github.com/tierflow/tierflow/shared/testserver"
+	"github.com/tierflow/tierflow/shared/testenv/testserver"
 )
 
 // BenchmarkAppend does what is behind the handler of single posts: look up one of 10,000 contents, make the event, append

@@ -18,7 +18,7 @@ import (
 	"github.com/tierflow/tierflow/shared/fault"
 	"github.com/tierflow/tierflow/shared/item"
 	"github.com/tierflow/tierflow/shared/state"
-	"github.com/tierflow/tierflow/shared/testserver"
+	"github.com/tierflow/tierflow/shared/testenv/testserver"
 )
 
 func TestMain(m *testing.M) { testserver.Main(m) }

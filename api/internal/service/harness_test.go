@@ -20,7 +20,7 @@ import (
 	"github.com/tierflow/tierflow/shared/item"
 	"github.com/tierflow/tierflow/shared/settings"
 	"github.com/tierflow/tierflow/shared/state"
-	"github.com/tierflow/tierflow/shared/testserver"
+	"github.com/tierflow/tierflow/shared/testenv/testserver"
 )
 
 func TestMain(m *testing.M) { testserver.Main(m) }

@@ -10,7 +10,7 @@ import (
 	"time"
 
 	"github.com/tierflow/tierflow/api/internal/apikeys"
-	"github.com/tierflow/tierflow/shared/testserver"
+	"github.com/tierflow/tierflow/shared/testenv/testserver"
 )
 
 func newKey(t *testing.T, name string, scopes apikeys.Scope) (secret, line string) {

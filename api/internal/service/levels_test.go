@@ -8,7 +8,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/tierflow/tierflow/shared/testserver"
+	"github.com/tierflow/tierflow/shared/testenv/testserver"
 )
 
 const newLevels = `{"levels":[

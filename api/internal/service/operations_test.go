@@ -14,7 +14,7 @@ import (
 	"github.com/tierflow/tierflow/shared/event"
 	"github.com/tierflow/tierflow/shared/state"
 	"github.com/tierflow/tierflow/shared/stream"
-	"github.com/tierflow/tierflow/shared/testserver"
+	"github.com/tierflow/tierflow/shared/testenv/testserver"
 )
 
 func TestWhatIsInFlight(t *testing.T) {

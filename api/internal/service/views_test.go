@@ -13,7 +13,7 @@ import (
 	"time"
 
 	"github.com/tierflow/tierflow/shared/event"
-	"github.com/tierflow/tierflow/shared/testserver"
+	"github.com/tierflow/tierflow/shared/testenv/testserver"
 )
 
 type batchResult struct {

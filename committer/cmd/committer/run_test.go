@@ -16,10 +16,10 @@ import (
 
 	"github.com/tierflow/tierflow/shared/catalog"
 	"github.com/tierflow/tierflow/shared/event"
-	"github.com/tierflow/tierflow/shared/localserver"
 	"github.com/tierflow/tierflow/shared/process"
 	"github.com/tierflow/tierflow/shared/state"
-	"github.com/tierflow/tierflow/shared/testserver"
+	"github.com/tierflow/tierflow/shared/testenv/localserver"
+	"github.com/tierflow/tierflow/shared/testenv/testserver"
 )
 
 func TestMain(m *testing.M) { testserver.Main(m) }

@@ -19,7 +19,7 @@ import (
 	"github.com/tierflow/tierflow/shared/fault"
 	"github.com/tierflow/tierflow/shared/item"
 	"github.com/tierflow/tierflow/shared/state"
-	"github.com/tierflow/tierflow/shared/testserver"
+	"github.com/tierflow/tierflow/shared/testenv/testserver"
 )
 
 func TestACommitIsToldToRedisAndSettled(t *testing.T) {

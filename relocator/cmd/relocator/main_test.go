@@ -15,12 +15,12 @@ import (
 
 	"github.com/tierflow/tierflow/relocator/internal/fsys"
 	"github.com/tierflow/tierflow/shared/process"
-	"github.com/tierflow/tierflow/shared/testserver"
+	"github.com/tierflow/tierflow/shared/testenv/testserver"
 )
 
 // TestMain runs the tests. Under the program's own name, this binary is the program instead, but for one thing: where
 // TIERFLOW_TEST_STEPS names a unix socket, whoever listens there is asked before every operation on files. So
-// scripts/e2e stops and ends real processes at any step, and the program itself has no switch for it.
+// scripts/tests/e2e stops and ends real processes at any step, and the program itself has no switch for it.
 func TestMain(m *testing.M) {
 	if filepath.Base(os.Args[0]) != "relocator" {
 		testserver.Main(m)

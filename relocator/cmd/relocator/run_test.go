@@ -13,8 +13,8 @@ import (
 
 	"github.com/tierflow/tierflow/relocator/internal/fsys"
 	"github.com/tierflow/tierflow/shared/catalog"
-	"github.com/tierflow/tierflow/shared/localserver"
-	"github.com/tierflow/tierflow/shared/testserver"
+	"github.com/tierflow/tierflow/shared/testenv/localserver"
+	"github.com/tierflow/tierflow/shared/testenv/testserver"
 )
 
 // call runs the program as main does.

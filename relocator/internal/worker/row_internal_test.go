@@ -9,7 +9,7 @@ import (
 	"github.com/tierflow/tierflow/shared/fault"
 	"github.com/tierflow/tierflow/shared/item"
 	"github.com/tierflow/tierflow/shared/state"
-	"github.com/tierflow/tierflow/shared/testserver"
+	"github.com/tierflow/tierflow/shared/testenv/testserver"
 )
 
 // TestAWorkerThatWasPausedLeavesTheNewestCountInTheRow has a worker write the count of an old event when the newest one, of

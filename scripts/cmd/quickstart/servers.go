@@ -20,10 +20,10 @@ import (
 
 	"github.com/go-sql-driver/mysql"
 
-	"github.com/tierflow/tierflow/scripts/internal/stack"
-	"github.com/tierflow/tierflow/shared/child"
-	"github.com/tierflow/tierflow/shared/localserver"
+	"github.com/tierflow/tierflow/scripts/testenv/stack"
 	"github.com/tierflow/tierflow/shared/state"
+	"github.com/tierflow/tierflow/shared/testenv/child"
+	"github.com/tierflow/tierflow/shared/testenv/localserver"
 )
 
 // server is a Redis or a MySQL to work with.

@@ -1,0 +1,88 @@
+// Command servers runs a command with private Redis and MySQL servers:
+//
+//	servers go test ./...
+//
+// It sets TIERFLOW_TEST_REDIS_URL and TIERFLOW_TEST_MYSQL_DSN for the command, prints both, and stops the servers
+// when the command has ended. One that is set already is left alone and started no server for. TIERFLOW_TEST_MYSQLD
+// picks the program of the MySQL server. The exit code is the command's.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"syscall"
+	"time"
+
+	"github.com/tierflow/tierflow/shared/process"
+	"github.com/tierflow/tierflow/shared/testenv/localserver"
+)
+
+func main() {
+	if len(os.Args) < 2 {
+		fmt.Fprintln(os.Stderr, "usage: servers COMMAND [ARGUMENT...]")
+		os.Exit(process.Settings)
+	}
+	os.Exit(process.Run(func(ctx context.Context) int {
+		code, err := run(ctx, os.Args[1:], os.Getenv, os.Environ())
+		if err != nil {
+			fmt.Fprintln(os.Stderr, "servers:", err)
+			code = max(code, process.Failed)
+		}
+		return code
+	}))
+}
+
+// run returns the command's exit code, 0 where it did not come to that. When ctx ends the command gets SIGINT.
+func run(ctx context.Context, command []string, getenv func(string) string, environ []string) (code int, err error) {
+	type server struct {
+		variable string
+		start    func() (value string, stop func() error, err error)
+	}
+	servers := []server{
+		{"TIERFLOW_TEST_REDIS_URL", func() (string, func() error, error) {
+			// "no" only gives up what a crash of the machine would cost.
+			s, err := localserver.StartRedis(ctx, localserver.Options{AppendFsync: "no"})
+			if err != nil {
+				return "", nil, err
+			}
+			return s.URL(), s.Close, nil
+		}},
+		{"TIERFLOW_TEST_MYSQL_DSN", func() (string, func() error, error) {
+			s, err := localserver.StartMySQL(ctx, localserver.Options{Binary: getenv("TIERFLOW_TEST_MYSQLD")})
+			if err != nil {
+				return "", nil, err
+			}
+			return s.DSN(""), s.Close, nil
+		}},
+	}
+	for _, s := range servers {
+		value := getenv(s.variable)
+		if value == "" {
+			var stop func() error
+			if value, stop, err = s.start(); err != nil {
+				return 0, err
+			}
+			defer func() { err = errors.Join(err, stop()) }()
+			environ = append(environ, s.variable+"="+value)
+		}
+		fmt.Fprintf(os.Stderr, "%s=%s\n", s.variable, value)
+	}
+
+	cmd := exec.CommandContext(ctx, command[0], command[1:]...)
+	cmd.Env = environ
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGINT) } // what go test passes on to its tests
+	cmd.WaitDelay = 30 * time.Second
+	err = cmd.Run()
+	var exit *exec.ExitError
+	switch {
+	case ctx.Err() != nil:
+		return process.Failed, nil // whatever it made of its end, it was cut short
+	case errors.As(err, &exit):
+		return exit.ExitCode(), nil
+	}
+	return 0, err
+}

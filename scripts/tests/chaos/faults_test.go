@@ -1,0 +1,204 @@
+package chaos_test
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"time"
+
+	_ "github.com/go-sql-driver/mysql" // the driver of inMySQL
+
+	"github.com/tierflow/tierflow/scripts/testenv/stack"
+	"github.com/tierflow/tierflow/shared/state"
+	"github.com/tierflow/tierflow/shared/testenv/testserver"
+)
+
+// fault is something that goes wrong while Tierflow works. What it takes away it brings back itself.
+type fault struct {
+	name  string
+	of    victim
+	lossy bool // accepted counts may be gone afterwards, and the documentation says so
+	do    func(ctx context.Context, w *world, r *rand.Rand) error
+}
+
+// victim is what a fault works on: two faults of one victim come one after the other.
+type victim int
+
+const (
+	processes victim = iota
+	wires
+	theRedis
+	theMySQL
+	victims
+)
+
+// faults are all kinds. Each chooses its victim and its time at random.
+func (w *world) faults() []fault { return slices.Concat(everywhere, w.redis.faults()) }
+
+// everywhere are those that every topology has.
+var everywhere = []fault{
+	{"a process is killed", processes, false, func(_ context.Context, w *world, r *rand.Rand) error {
+		v := w.anyService(r)
+		w.note("kill %s", v.Name)
+		if err := v.Kill(); err != nil {
+			return err
+		}
+		last(r, minIdle) // so that others may take over, or not
+		return v.Launch()
+	}},
+	{"a process is paused, perhaps beyond its lease", processes, false, func(_ context.Context, w *world, r *rand.Rand) error {
+		v := w.anyService(r)
+		w.note("pause %s", v.Name)
+		if err := v.Pause(); err != nil {
+			return err
+		}
+		last(r, 5*minIdle/2)
+		w.note("resume %s", v.Name)
+		return v.Resume()
+	}},
+	{"a process is cut off from MySQL", wires, false, func(_ context.Context, w *world, r *rand.Rand) error {
+		v := w.anyService(r)
+		w.note("cut %s off from MySQL", v.Name)
+		w.gates[v.Name].Close()
+		last(r, 3*minIdle/2)
+		w.gates[v.Name].Open()
+		return nil
+	}},
+	{"some requests and replies of all processes are lost", wires, false, func(_ context.Context, w *world, r *rand.Rand) error {
+		w.note("lose requests and replies")
+		for _, g := range w.allGates() {
+			mine := rand.New(rand.NewPCG(r.Uint64(), 0))
+			g.Judge(ofRequests(func() testserver.Fate {
+				switch mine.IntN(40) {
+				case 0:
+					return testserver.LoseRequest
+				case 1, 2:
+					return testserver.LoseReply
+				}
+				return testserver.Pass
+			}))
+		}
+		last(r, 2*time.Second)
+		for _, g := range w.allGates() {
+			g.Judge(nil)
+		}
+		return nil
+	}},
+	{"MySQL is killed", theMySQL, false, func(ctx context.Context, w *world, r *rand.Rand) error {
+		w.note("kill MySQL")
+		if err := w.mysql.Kill(); err != nil {
+			return err
+		}
+		last(r, time.Second)
+		if err := w.mysql.Start(ctx); err != nil {
+			return err
+		}
+		w.note("MySQL is back")
+		return nil
+	}},
+	{"MySQL is paused", theMySQL, false, func(_ context.Context, w *world, r *rand.Rand) error {
+		w.note("pause MySQL")
+		if err := w.mysql.Pause(); err != nil {
+			return err
+		}
+		last(r, 2*minIdle)
+		return w.mysql.Resume()
+	}},
+	{"MySQL ends its connections", theMySQL, false, func(ctx context.Context, w *world, _ *rand.Rand) error {
+		w.note("end MySQL's connections")
+		rows, err := w.DB().QueryContext(ctx, "SELECT id FROM information_schema.processlist WHERE db = 'chaos' AND id <> CONNECTION_ID()")
+		if err != nil {
+			return err
+		}
+		defer rows.Close()
+		for rows.Next() {
+			var id int64
+			if err := rows.Scan(&id); err != nil {
+				return err
+			}
+			_ = w.inMySQL(ctx, fmt.Sprintf("KILL %d", id)) // fails where it has ended by itself
+		}
+		return rows.Err()
+	}},
+	{"rows are locked by somebody else", theMySQL, false, func(ctx context.Context, w *world, r *rand.Rand) error {
+		w.note("lock rows")
+		tx, err := w.DB().BeginTx(ctx, nil)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = tx.Rollback() }()
+		if _, err := tx.ExecContext(ctx, "UPDATE contents SET view_count = view_count WHERE cid % 2 = 0"); err != nil {
+			return err
+		}
+		last(r, minIdle)
+		return nil
+	}},
+	{"a consumer group is destroyed", theRedis, false, func(ctx context.Context, w *world, r *rand.Rand) error {
+		stream, group := w.anyGroup(r)
+		w.note("destroy the group %s", group)
+		return w.Redis.XGroupDestroy(ctx, stream, group).Err()
+	}},
+	{"Redis is wiped", theRedis, true, func(ctx context.Context, w *world, _ *rand.Rand) error {
+		w.note("wipe Redis")
+		return w.redis.flush(ctx)
+	}},
+	{"a stream is trimmed by hand while entries are pending", theRedis, true, func(ctx context.Context, w *world, r *rand.Rand) error {
+		stream, _ := w.anyGroup(r)
+		w.note("trim %s", stream)
+		return w.Redis.XTrimMaxLen(ctx, stream, 0).Err()
+	}},
+	{"entries are deleted by hand", theRedis, true, func(ctx context.Context, w *world, r *rand.Rand) error {
+		stream, _ := w.anyGroup(r)
+		newest, err := w.Redis.XRevRangeN(ctx, stream, "+", "-", 3).Result()
+		for _, e := range newest {
+			w.note("delete %s from %s", e.ID, stream)
+			err = errors.Join(err, w.Redis.XDel(ctx, stream, e.ID).Err())
+		}
+		return err
+	}},
+}
+
+// last lets a fault last for some time, up to most: time itself is what is tested here.
+func last(r *rand.Rand, most time.Duration) { time.Sleep(time.Duration(r.Int64N(int64(most)))) }
+
+func (w *world) anyService(r *rand.Rand) *stack.Service {
+	all := w.Services()
+	return all[r.IntN(len(all))]
+}
+
+func (w *world) anyGroup(r *rand.Rand) (stream, group string) {
+	k := w.Keys.In(r.IntN(w.Keys.Partitions()))
+	all := [][2]string{{k.Views(), state.GroupRelocator}, {k.Relocated(), state.GroupCommitter}, {k.Committed(), state.GroupReleaser}}
+	one := all[r.IntN(len(all))]
+	return one[0], one[1]
+}
+
+// inflict lets a fault happen. Its error means that it could not, such as where its victim is away already.
+func (w *world) inflict(f fault, r *rand.Rand) error {
+	w.victims[f.of].Lock()
+	defer w.victims[f.of].Unlock()
+	w.mu.Lock()
+	w.lossy = w.lossy || f.lossy
+	w.mu.Unlock()
+	ctx, cancel := context.WithTimeout(w.t.Context(), patience)
+	defer cancel()
+	if err := f.do(ctx, w, r); err != nil {
+		w.note("%s: %v", f.name, err)
+		return fmt.Errorf("%s: %w", f.name, err)
+	}
+	return nil
+}
+
+// inMySQL runs one statement on a connection of its own.
+func (w *world) inMySQL(ctx context.Context, statement string) error {
+	db, err := sql.Open("mysql", w.mysql.DSN(""))
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	_, err = db.ExecContext(ctx, statement)
+	return err
+}

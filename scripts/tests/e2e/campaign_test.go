@@ -1,0 +1,436 @@
+package e2e_test
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/tierflow/tierflow/scripts/testenv/stack"
+	"github.com/tierflow/tierflow/shared/item"
+)
+
+// way is one of the ways in which a content moves from bronze to another level.
+type way struct {
+	name   string
+	level  string
+	count  item.Count
+	folder bool
+}
+
+var ways = []way{
+	{"a file that is linked", "silver", 1500, false},
+	{"a file that is copied", "gold", 2500, false},
+	{"a directory that is linked", "silver", 1500, true},
+	{"a directory that is copied", "gold", 2500, true},
+}
+
+// flow is one content whose move meets with something at one step, or with nothing.
+type flow struct {
+	id      item.ID
+	way     way
+	step    string // the step at which it happens; "" at none, or not any more
+	aim     string // the same, for good
+	of      int    // the occurrence of that name, from 1, over all processes
+	bounces int    // what is posted besides, while the step's process is away
+
+	sample stack.Sample
+	digest string
+
+	// guarded by the campaign
+	steps map[string]int // those that were reached, and how often
+	met   *at            // where it has happened
+	over  bool           // nothing may happen any more
+	hit   chan struct{}  // closed when it has
+	leave chan struct{}  // closed when a process that was stopped there may go on
+}
+
+// campaign runs many flows in one stack at once. What happens at a step is deed's.
+type campaign struct {
+	t     *testing.T
+	w     *world
+	d     *director
+	grace time.Duration
+	deed  func(*flow, at) (verdict, bool) // false: not now
+
+	mu    sync.Mutex
+	look  func(at) verdict
+	flows map[item.ID]*flow
+	order []*flow // for the readers
+	next  item.ID
+
+	reads, late atomic.Int64
+}
+
+// campaignGrace is short for the tests to be fast; what a reader sees who was later than that counts only if the row
+// has not changed.
+const campaignGrace = 300 * time.Millisecond
+
+// shortLease is as short as a process may be late on a slow machine without losing its locks all the time; nothing but
+// time is lost by it.
+const shortLease = 500 * time.Millisecond
+
+func newCampaign(t *testing.T, relocators, committers int, lease time.Duration) *campaign {
+	t.Helper()
+	c := &campaign{t: t, grace: campaignGrace, flows: map[item.ID]*flow{}, next: firstID}
+	c.w, c.d = directed(t, options{relocators: relocators, committers: committers, settings: map[string]string{
+		"TIERFLOW_RELEASE_GRACE": campaignGrace.String(), "TIERFLOW_MIN_IDLE": lease.String(), "TIERFLOW_CONCURRENCY": "2",
+		// Whoever is near a crash counts an attempt, and here hundreds of processes crash.
+		"TIERFLOW_MAX_ATTEMPTS": "100000", "TIERFLOW_LOG_LEVEL": "warn",
+	}}, c.lead)
+	c.w.must("start", c.w.Start(t.Context()))
+	return c
+}
+
+// lookAt has every step looked at by look, instead of what flows want.
+func (c *campaign) lookAt(look func(at) verdict) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.look = look
+}
+
+// lead is what the director asks: it counts, and finds the step where something shall happen.
+func (c *campaign) lead(a at) verdict {
+	c.mu.Lock()
+	if look := c.look; look != nil {
+		c.mu.Unlock()
+		return look(a)
+	}
+	f := c.flows[a.id]
+	if f == nil || f.met != nil {
+		c.mu.Unlock()
+		return goOn
+	}
+	f.steps[a.step]++
+	if f.step != a.step || f.of > f.steps[a.step] || f.over || c.deed == nil {
+		c.mu.Unlock()
+		return goOn
+	}
+	f.met = &a
+	c.mu.Unlock()
+	v, done := c.deed(f, a)
+	if !done { // the next round's
+		c.mu.Lock()
+		f.met, f.step = nil, ""
+		c.mu.Unlock()
+	}
+	return v
+}
+
+// add makes a flow and its content.
+func (c *campaign) add(f *flow) *flow {
+	c.t.Helper()
+	c.mu.Lock()
+	f.id = c.next
+	c.next++
+	c.mu.Unlock()
+	f.steps, f.hit, f.leave = map[string]int{}, make(chan struct{}), make(chan struct{})
+	f.sample = stack.Sample{ID: f.id, Filename: fmt.Sprintf("%s/x", f.id), Level: "bronze"}
+	if f.way.folder {
+		f.sample.Parts = map[string]int64{"a": 3000, "b/c": 10}
+	} else {
+		f.sample.Size = 5000
+	}
+	c.w.must("add a content", c.w.Add(c.t.Context(), f.sample))
+	var err error
+	f.digest, err = stack.Digest(c.path(f, "bronze"))
+	c.w.must("read a content", err)
+	c.mu.Lock()
+	c.flows[f.id] = f
+	c.order = append(c.order, f)
+	c.mu.Unlock()
+	return f
+}
+
+func (c *campaign) path(f *flow, level string) string {
+	return filepath.Join(c.w.tier(level), f.sample.Filename)
+}
+
+// on is nil when the row names the level.
+func (c *campaign) on(f *flow, level string) error {
+	row, err := c.w.Catalog.Content(context.Background(), f.id)
+	if err == nil && row.Level != level {
+		err = fmt.Errorf("it is on %s, not on %s", row.Level, level)
+	}
+	return err
+}
+
+// done is nil when nothing is under way for the content that is to be on the level.
+func (c *campaign) done(f *flow, level string) error {
+	ctx := context.Background()
+	if err := c.on(f, level); err != nil {
+		return err
+	}
+	if holder, err := c.w.Redis.Get(ctx, c.w.Keys.Lock(f.id)).Result(); !errors.Is(err, redis.Nil) {
+		return fmt.Errorf("its lock is %q (%v)", holder, err)
+	}
+	for _, other := range []string{"bronze", "silver", "gold"} {
+		if _, err := os.Lstat(c.path(f, other)); other != level && err == nil {
+			return fmt.Errorf("a copy is on %s", other)
+		}
+	}
+	return nil
+}
+
+// until polls, and tells whether the condition came true in time.
+func until(limit time.Duration, condition func() error) error {
+	end := time.Now().Add(limit)
+	for pause := 5 * time.Millisecond; ; pause = min(2*pause, 40*time.Millisecond) {
+		err := condition()
+		if err == nil || time.Now().After(end) {
+			return err
+		}
+		time.Sleep(pause)
+	}
+}
+
+// readers read contents for as long as the test runs, as whoever serves them does: look up, open, read. What the row
+// names must be there, whole. A reader that opens later than the grace after its look-up may find that the content has
+// moved on; it is counted, and only if the row has really changed.
+func (c *campaign) readers(n int) (stop func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	for range n {
+		wg.Go(func() {
+			pace := time.NewTicker(2 * time.Millisecond)
+			defer pace.Stop()
+			for {
+				select {
+				case <-ctx.Done():
+					return
+				case <-pace.C:
+					c.read()
+				}
+			}
+		})
+	}
+	stop = func() { cancel(); wg.Wait() }
+	c.t.Cleanup(stop)
+	return stop
+}
+
+func (c *campaign) read() {
+	c.mu.Lock()
+	if len(c.order) == 0 {
+		c.mu.Unlock()
+		return
+	}
+	at := rand.IntN(len(c.order))
+	if rand.IntN(4) > 0 { // mostly those that move now
+		at = len(c.order) - 1 - rand.IntN(min(len(c.order), 64))
+	}
+	f := c.order[at]
+	c.mu.Unlock()
+	began := time.Now()
+	before, err := lookUp(c.w.DB(), f.id)
+	if err != nil {
+		c.t.Errorf("look up: %v", err)
+		return
+	}
+	if rand.IntN(4) == 0 { // as late as may be
+		<-time.After(c.grace / 2)
+	}
+	got, err := stack.Digest(filepath.Join(before.path, f.sample.Filename))
+	took := time.Since(began)
+	c.reads.Add(1)
+	if err == nil && got == f.digest {
+		return
+	}
+	after, lerr := lookUp(c.w.DB(), f.id)
+	if lerr == nil && after != before && took > c.grace {
+		c.late.Add(1)
+		return
+	}
+	c.t.Errorf("a reader found content %s (%s) not as the row says, %v after its look-up: %v; read %s, want %s; the row was %+v "+
+		"and is %+v (%v); %s", f.id, f.way.name, took, err, got, f.digest, before, after, lerr, c.story(f))
+}
+
+// story is what happened to a content.
+func (c *campaign) story(f *flow) string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if f.met == nil {
+		return fmt.Sprintf("nothing has happened at any of its %d steps", len(f.steps))
+	}
+	return fmt.Sprintf("%s was hit at %q, its step %d, bounced %d times", f.met.service.Name, f.met.step, len(f.steps), f.bounces)
+}
+
+// place is what a look-up brings, and a mark that tells one commit from the next.
+type place struct{ level, path, updated string }
+
+func lookUp(db *sql.DB, id item.ID) (p place, err error) {
+	err = db.QueryRow("SELECT c.content_level, l.path, CAST(c.update_time AS CHAR) FROM contents c"+
+		" JOIN level l ON l.content_level = c.content_level WHERE c.cid = ?", id).Scan(&p.level, &p.path, &p.updated)
+	return p, err
+}
+
+// record moves two contents each way, undisturbed, and returns the steps that both have taken, of each way, with the
+// number of their occurrences.
+func (c *campaign) record() map[string]map[string]int {
+	c.t.Helper()
+	var flows []*flow
+	for range 2 {
+		for _, way := range ways {
+			f := c.add(&flow{way: way})
+			flows = append(flows, f)
+			c.w.post(f.id, way.count)
+			c.w.must("move "+way.name, until(patience, func() error { return c.done(f, way.level) }))
+		}
+	}
+	c.w.must("settle", until(patience, func() error { return c.w.Settled(context.Background()) }))
+	steps := map[string]map[string]int{}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for i, way := range ways {
+		steps[way.name] = map[string]int{}
+		for step, n := range flows[i].steps {
+			if m := flows[i+len(ways)].steps[step]; m > 0 {
+				steps[way.name][step] = min(n, m)
+			}
+		}
+		if len(steps[way.name]) < 40 {
+			c.t.Errorf("%s has %d steps only: %v", way.name, len(steps[way.name]), steps[way.name])
+		}
+	}
+	return steps
+}
+
+// everywhere runs flows until something has happened at every step that was recorded, each of which gets a content of
+// its own. A step may be missed once: somebody else was at work, or the process was ended for another step.
+func (c *campaign) everywhere(seed uint64, recorded map[string]map[string]int, last bool, atOnce int, run func(*flow)) {
+	c.t.Helper()
+	random := rand.New(rand.NewPCG(seed, 0))
+	began, wanted, happened := time.Now(), 0, 0
+	for round := 1; ; round++ {
+		var flows []*flow
+		for _, way := range ways {
+			for step, n := range recorded[way.name] {
+				if round > 1 && c.met(way, step) || round > 3 && c.untrodden(way, step) {
+					continue
+				}
+				flows = append(flows, &flow{way: way, step: step, aim: step, of: 1, bounces: random.IntN(4)})
+				if round == 1 && last && n > 1 {
+					flows = append(flows, &flow{way: way, step: step, aim: step, of: n, bounces: random.IntN(4)})
+				}
+			}
+		}
+		if len(flows) == 0 {
+			break
+		}
+		if round == 15 {
+			c.t.Errorf("after %d rounds, nothing has happened at %s of %s, and %d others", round, flows[0].step, flows[0].way.name, len(flows)-1)
+			break
+		}
+		random.Shuffle(len(flows), func(i, j int) { flows[i], flows[j] = flows[j], flows[i] })
+		c.each(flows, atOnce, run)
+		if c.t.Failed() {
+			break
+		}
+		c.w.must("settle", until(patience, func() error { return c.w.Settled(context.Background()) }))
+		for _, f := range flows {
+			wanted++
+			if f.wasHit() {
+				happened++
+			}
+		}
+	}
+	c.w.checkSettled()
+	c.t.Logf("%d flows, it happened to %d; %v; %d reads, %d of them later than the grace", wanted, happened,
+		time.Since(began).Round(time.Second), c.reads.Load(), c.late.Load())
+}
+
+// met tells whether it has happened at the step.
+func (c *campaign) met(way way, step string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.ContainsFunc(c.order, func(f *flow) bool { return f.way == way && f.met != nil && f.met.step == step })
+}
+
+// each runs flows, so many at once.
+func (c *campaign) each(flows []*flow, atOnce int, run func(*flow)) {
+	todo := make(chan *flow)
+	var wg sync.WaitGroup
+	for range atOnce {
+		wg.Go(func() {
+			for f := range todo {
+				run(f)
+			}
+		})
+	}
+	for _, f := range flows {
+		if c.t.Failed() {
+			break
+		}
+		todo <- f
+	}
+	close(todo)
+	wg.Wait()
+}
+
+// post posts without ending the test: it is for flows.
+func (c *campaign) post(f *flow, count item.Count) {
+	a, err := c.w.Post(context.Background(), f.id, count)
+	if err != nil || a.Status != 200 {
+		c.t.Errorf("post: %d %s (%v)", a.Status, a.Body, err)
+	}
+}
+
+// untrodden tells whether none of the contents that aimed at the step have come there: it depends on the time, such as
+// the renewal of a lock.
+func (c *campaign) untrodden(way way, step string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, f := range c.order {
+		if f.way == way && f.aim == step && f.steps[step] > 0 {
+			return false
+		}
+	}
+	c.t.Logf("%s: nobody has come to %s again", way.name, step)
+	return true
+}
+
+// happens waits until it has happened, or the content lies on the level and nothing more comes; false: it will not.
+func (c *campaign) happens(f *flow, level string) (bool, error) {
+	err := until(patience, func() error {
+		if f.wasHit() {
+			return nil
+		}
+		return c.done(f, level)
+	})
+	// The very last steps come when nothing is to be seen of the move any more.
+	_ = until(300*time.Millisecond, func() error {
+		if !f.wasHit() {
+			return errors.New("not yet")
+		}
+		return nil
+	})
+	for {
+		c.mu.Lock()
+		f.over = f.met == nil
+		over := f.over
+		c.mu.Unlock()
+		if over || f.wasHit() {
+			return !over, err
+		}
+		time.Sleep(time.Millisecond) // it is just happening
+	}
+}
+
+// wasHit tells whether it has happened.
+func (f *flow) wasHit() bool {
+	select {
+	case <-f.hit:
+		return true
+	default:
+		return false
+	}
+}

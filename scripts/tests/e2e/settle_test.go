@@ -1,0 +1,51 @@
+package e2e_test
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/tierflow/tierflow/scripts/testenv/stack"
+	"github.com/tierflow/tierflow/shared/item"
+)
+
+// TestTenThousandContentsSettleToExactlyWhatTheirLastCountsCallFor is the whole of it: two file systems, two
+// relocators, a random stream of counts, and a verify that finds nothing.
+func TestTenThousandContentsSettleToExactlyWhatTheirLastCountsCallFor(t *testing.T) {
+	seed := uint64(time.Now().UnixNano())
+	t.Logf("seed %d", seed)
+	random := rand.New(rand.NewPCG(seed, 0))
+	w := start(t, options{relocators: 2, settings: map[string]string{"TIERFLOW_CONCURRENCY": "16", "TIERFLOW_MIN_IDLE": "10s"}})
+	const n = 10_000
+	levels := []string{"bronze", "silver", "gold"}
+	samples := make([]stack.Sample, n)
+	for i := range samples {
+		samples[i] = stack.Sample{ID: item.ID(i + 1), Filename: fmt.Sprintf("%02d/%d.mp4", i%50, i), Level: levels[random.IntN(3)],
+			Size: int64(random.IntN(4096))}
+	}
+	w.must("add contents", w.Add(t.Context(), samples...))
+	for range 15 {
+		var lines strings.Builder
+		last := map[item.ID]item.Count{}
+		for range 1000 {
+			id, count := item.ID(1+random.IntN(n)), item.Count(random.IntN(3000))
+			fmt.Fprintf(&lines, "{\"cid\":%d,\"count\":%d}\n", id, count)
+			last[id] = count
+		}
+		a, err := w.Call(t.Context(), http.MethodPost, "/v1/views", "application/x-ndjson", lines.String())
+		w.must("post a batch", err)
+		if a.Status != http.StatusOK || !strings.Contains(a.Body, `"accepted":1000`) {
+			t.Fatalf("%d %s", a.Status, a.Body)
+		}
+		for id, count := range last {
+			w.Posted(id, count)
+		}
+	}
+	w.checkSettled()
+	if out, code, err := w.Run(t.Context(), stack.Relocator, "verify", "--digest"); err != nil || code != 0 {
+		t.Errorf("relocator verify: exit code %d, %v\n%s", code, err, out)
+	}
+}

@@ -1,0 +1,151 @@
+package house_test
+
+import (
+	"go/ast"
+	"path"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// rules say what packages may not import. A name ends with "/..." for all below it; "std" is the standard library.
+var rules = []struct {
+	name  string
+	of    []string // packages it is about
+	never []string // they do not import these
+	but   []string // except these
+	deep  bool     // not even through others
+}{
+	{name: "a service never imports another service, nor what people start",
+		of: []string{"api/..."}, never: []string{"relocator/...", "committer/...", "scripts/..."}},
+	{name: "a service never imports another service, nor what people start",
+		of: []string{"relocator/..."}, never: []string{"api/...", "committer/...", "scripts/..."}},
+	{name: "a service never imports another service, nor what people start",
+		of: []string{"committer/..."}, never: []string{"api/...", "relocator/...", "scripts/..."}},
+	{name: "scripts run services as processes",
+		of: []string{"scripts/..."}, never: []string{"api/...", "relocator/...", "committer/..."}},
+	{name: "shared is imported and imports nobody",
+		of: []string{"shared/..."}, never: []string{"api/...", "relocator/...", "committer/...", "scripts/..."}},
+	{name: "domain values know only the standard library and one another",
+		of: []string{"shared/item", "shared/event", "shared/fault"}, never: []string{"..."},
+		but: []string{"std", "shared/item", "shared/fault"}, deep: true},
+	{name: "the policy is pure",
+		of: []string{"shared/policy"}, never: []string{"..."}, but: []string{"std"}},
+	{name: "state knows the domain, Redis, how calls share a trip and how streams order their ids",
+		of: []string{"shared/state"}, never: []string{module + "..."},
+		but: []string{"shared/batch", "shared/item", "shared/event", "shared/fault", "shared/stream"}},
+	{name: "batch knows nothing of what it batches",
+		of: []string{"shared/batch"}, never: []string{"..."}, but: []string{"std"}},
+	{name: "stream knows no domain",
+		of: []string{"shared/stream"}, never: []string{module + "..."}},
+	{name: "these know no domain",
+		of:    []string{"shared/admin", "shared/testenv/child", "shared/testenv/localserver", "shared/logging", "shared/process", "shared/settings"},
+		never: []string{"shared/item", "shared/event", "shared/state", "shared/stream", "shared/catalog"}, deep: true},
+	{name: "the cores know neither Redis nor HTTP nor logs",
+		of:    []string{"relocator/internal/mover", "relocator/internal/tier", "relocator/internal/fsys", "committer/internal/apply"},
+		never: []string{"github.com/redis/...", "github.com/labstack/...", "go.uber.org/zap/...", "net/http"}, deep: true},
+	{name: onlyOne, of: []string{module + "..."}, never: []string{"os/signal"}},
+	{name: "real servers for tests are for tests",
+		of: []string{module + "..."}, never: []string{"shared/testenv/testserver"}},
+}
+
+// onlyOne is about everyone but that one.
+const onlyOne = "only shared/process handles signals"
+
+func TestNobodyImportsWhatTheRulesForbid(t *testing.T) {
+	for _, r := range rules {
+		concerned := 0
+		for _, p := range packages(t) {
+			if !matchesAny(p.ImportPath, r.of) || r.name == onlyOne && p.path() == "shared/process" {
+				continue
+			}
+			concerned++
+			imports := p.Imports
+			if r.deep {
+				imports = p.Deps
+			}
+			for _, i := range imports {
+				if matchesAny(i, r.never) && !matchesAny(i, r.but) {
+					t.Errorf("%s imports %s: %s", p.path(), strings.TrimPrefix(i, module), r.name)
+				}
+			}
+		}
+		if concerned < len(r.of) {
+			t.Errorf("the rule %q is about %v: not all of them exist", r.name, r.of)
+		}
+	}
+}
+
+func matchesAny(importPath string, patterns []string) bool {
+	return slices.ContainsFunc(patterns, func(pattern string) bool {
+		if pattern == "std" {
+			first, _, _ := strings.Cut(importPath, "/")
+			return !strings.Contains(first, ".")
+		}
+		prefix, all := strings.CutSuffix(pattern, "...")
+		if first, _, _ := strings.Cut(prefix, "/"); slices.Contains([]string{"api", "relocator", "committer", "scripts", "shared"}, first) {
+			prefix = module + prefix
+		}
+		if all {
+			return strings.HasPrefix(importPath+"/", prefix)
+		}
+		return importPath == prefix
+	})
+}
+
+func TestAPackageIsNamedAfterWhatItProvides(t *testing.T) {
+	nothing := []string{"base", "common", "helper", "helpers", "lib", "misc", "model", "models", "pkg", "types", "util", "utils"}
+	for _, p := range packages(t) {
+		if slices.Contains(nothing, p.Name) || slices.Contains(nothing, path.Base(p.ImportPath)) {
+			t.Errorf("%s: the name says nothing, so that anything would go in", p.path())
+		}
+		if p.path() == "shared" {
+			t.Error("shared has a package at its root")
+		}
+	}
+}
+
+func TestOnlyMainReadsTheEnvironment(t *testing.T) {
+	// settings does it through kong, for main. testserver and testdisk are for tests only.
+	may := []string{"shared/settings", "shared/testenv/testserver", "relocator/internal/testdisk"}
+	readers := []string{"Getenv", "LookupEnv", "Environ", "ExpandEnv"}
+	for _, p := range packages(t) {
+		for file, syntax := range p.syntax(t) {
+			if p.Name == "main" && path.Base(file) == "main.go" || slices.Contains(may, p.path()) {
+				continue
+			}
+			ast.Inspect(syntax, func(n ast.Node) bool {
+				s, ok := n.(*ast.SelectorExpr)
+				if !ok {
+					return true
+				}
+				if x, ok := s.X.(*ast.Ident); ok && (x.Name == "os" || x.Name == "syscall") && slices.Contains(readers, s.Sel.Name) {
+					t.Errorf("%s reads the environment with %s.%s: only main.go may", file, x.Name, s.Sel.Name)
+				}
+				return true
+			})
+		}
+	}
+}
+
+func TestASharedPackageIsUsedByMoreThanOneProgram(t *testing.T) {
+	users := map[string]map[string]bool{} // by shared package: the modules that use it, also through others
+	for _, p := range packages(t) {
+		if strings.HasPrefix(p.path(), "shared/") {
+			users[p.path()] = map[string]bool{}
+		}
+	}
+	for _, p := range packages(t) {
+		user, _, _ := strings.Cut(p.path(), "/")
+		for _, i := range slices.Concat(p.Deps, p.TestImports, p.XTestImports) {
+			if by, ok := users[strings.TrimPrefix(i, module)]; ok && user != "shared" {
+				by[user] = true
+			}
+		}
+	}
+	for name, by := range users {
+		if len(by) < 2 && !by["scripts"] { // which has several programs
+			t.Errorf("%s is used by %v only: it belongs there", name, by)
+		}
+	}
+}
