@@ -26,7 +26,7 @@ func root(t *testing.T) (*fsys.File, string) {
 	return f, dir
 }
 
-func TestNoNameLeadsOutOfItsFolder(t *testing.T) {
+func TestNoNameLeavesItsFolder(t *testing.T) {
 	r, dir := root(t)
 	err := errors.Join(os.MkdirAll(dir+"/in/sub", 0o755), os.WriteFile(dir+"/secret", []byte("s"), 0o644),
 		os.Symlink("../secret", dir+"/in/up"), os.Symlink("sub", dir+"/in/down"), os.Symlink("/", dir+"/in/abs"))
@@ -53,7 +53,7 @@ func TestNoNameLeadsOutOfItsFolder(t *testing.T) {
 	}
 }
 
-func TestRemoveAllFollowsNoLink(t *testing.T) {
+func TestRemoveAllFollowsNoSymbolicLink(t *testing.T) {
 	r, dir := root(t)
 	outside := t.TempDir()
 	err := errors.Join(os.WriteFile(outside+"/x", nil, 0o644), os.MkdirAll(dir+"/d/sub/deep", 0o755),
@@ -81,7 +81,7 @@ func TestRemoveAllFollowsNoLink(t *testing.T) {
 	}
 }
 
-func TestAHookSeesStepAndPathAndCanFailOrShortenAWrite(t *testing.T) {
+func TestAHookGetsStepAndPathAndMayFailOrShortenAnOperation(t *testing.T) {
 	_, dir := root(t)
 	boom := errors.New("boom")
 	answer := error(nil)
@@ -116,11 +116,11 @@ func TestAHookSeesStepAndPathAndCanFailOrShortenAWrite(t *testing.T) {
 	}
 	es, _ := os.ReadDir(dir)
 	if len(es) != 1 {
-		t.Errorf("an operation that was to fail was done: %v", es)
+		t.Errorf("an operation was done although its hook failed: %v", es)
 	}
 }
 
-func TestAnOperationThatAHookSkipsSucceedsWithoutBeingDone(t *testing.T) {
+func TestASkippedOperationSucceedsAndDoesNothing(t *testing.T) {
 	r, dir := root(t)
 	if err := os.WriteFile(dir+"/x", nil, 0o644); err != nil {
 		t.Fatal(err)
@@ -132,6 +132,6 @@ func TestAnOperationThatAHookSkipsSucceedsWithoutBeingDone(t *testing.T) {
 	}
 	if f, _, err := fs.Open(step, r, "x"); !errors.Is(err, unix.EBADF) {
 		f.Close()
-		t.Errorf("an open that was left out gave %v", err)
+		t.Errorf("a skipped open returned %v", err)
 	}
 }

@@ -6,8 +6,8 @@ import (
 	"github.com/tierflow/tierflow/shared/batch"
 )
 
-// Lister lists one folder for all who ask at the same time. A folder in which many work at once is long, and each of
-// them would read all of it.
+// Lister lists one folder once for all callers that ask at the same time. A folder in which many operations work has many
+// entries, and each caller would read all of them.
 type Lister struct {
 	dir *File
 	run *batch.Runner[struct{}, listing]
@@ -20,13 +20,13 @@ type listing struct {
 
 // NewLister makes the Lister of an open folder.
 func NewLister(dir *File) *Lister {
-	return &Lister{dir, batch.New(listMost, func(asked []struct{}) []listing {
+	return &Lister{dir, batch.New(maxListBatch, func(callers []struct{}) []listing {
 		var l listing
 		l.err = FS{}.Each("", dir, func(names []string) error {
 			l.names = append(l.names, names...)
 			return nil
 		})
-		all := make([]listing, len(asked))
+		all := make([]listing, len(callers))
 		for i := range all {
 			all[i] = l
 		}
@@ -34,16 +34,17 @@ func NewLister(dir *File) *Lister {
 	})}
 }
 
-// listMost bounds who is served together.
-const listMost = 1024
+// maxListBatch bounds how many callers share one listing.
+const maxListBatch = 1024
 
-// ListShared is List of a Lister's folder, in no order: it has every name that was there, and stayed, when it was called. The
-// names are not to be changed.
+// ListShared lists a Lister's folder, in no order. It returns every name that was there when it was called and is still
+// there when it returns. Callers share the slice and must not change it.
 func (s FS) ListShared(step Step, l *Lister) ([]string, error) {
-	if skip, err := s.ask(step, l.dir.path); skip || err != nil {
+	if skip, err := s.callHook(step, l.dir.path); skip || err != nil {
 		return nil, err
 	}
-	got, _ := l.run.Do(context.Background(), struct{}{}) // its folder must stay open
+	// There is no way to give up waiting: the folder must stay open while it is read.
+	got, _ := l.run.Do(context.Background(), struct{}{})
 	if got.err != nil {
 		return nil, pathError(step, l.dir.path, got.err)
 	}

@@ -10,18 +10,24 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Chmod sets permissions, with setuid, setgid and sticky bits.
+// Chmod sets the permissions of an open file, including the setuid, setgid and sticky bits.
 func (s FS) Chmod(step Step, f *File, mode uint32) error {
 	return s.do(step, f.path, func() error { return unix.Fchmod(f.fd, mode&0o7777) })
 }
 
-// SetMetadata gives dst the owner, mode, extended attributes and times of src, in the order in which none undoes
-// another. What this process or dst's file system is not able to hold is left out: the owner without the right
-// to give files away (and then setuid), a group that is not its own (and then setgid), attributes where there are none, attributes of the system.
+// SetMetadata gives dst the owner, mode, extended attributes and times of src. st is the stat of src. The order matters:
+// a change of owner clears the setuid bit, for example.
+//
+// It leaves out what this process may not set or what dst's file system cannot hold:
+//   - the owner, and then setuid, without the right to give files away;
+//   - the group, and then setgid, where the process is not a member of it;
+//   - extended attributes where the file system has none, and those outside user.* that the kernel refuses.
+//
+// A user.* attribute that the file system refuses is an *XattrError.
 func (s FS) SetMetadata(step Step, dst, src *File, st *unix.Stat_t) error {
 	mode := st.Mode
 	err := s.do(step, dst.path, func() error { return unix.Fchown(dst.fd, int(st.Uid), int(st.Gid)) })
-	if isForeign(err) { // a file may be given to a group of one's own all the same, and readers may be in it
+	if isForeign(err) { // a member may still set the group, and readers may need it
 		mode &^= unix.S_ISUID
 		err = s.do(step, dst.path, func() error { return unix.Fchown(dst.fd, -1, int(st.Gid)) })
 		if isForeign(err) {
@@ -38,7 +44,7 @@ func (s FS) SetMetadata(step Step, dst, src *File, st *unix.Stat_t) error {
 	if err := s.copyXattrs(step, dst, src); err != nil {
 		return err
 	}
-	// unix has no futimens: utimensat without a path is one.
+	// Package unix has no futimens. utimensat(2) without a path does the same.
 	times := [2]unix.Timespec{st.Atim, st.Mtim}
 	return s.do(step, dst.path, func() error {
 		_, _, e := unix.Syscall6(unix.SYS_UTIMENSAT, uintptr(dst.fd), 0, uintptr(unsafe.Pointer(&times)), 0, 0, 0)
@@ -49,13 +55,14 @@ func (s FS) SetMetadata(step Step, dst, src *File, st *unix.Stat_t) error {
 	})
 }
 
-// isForeign tells that an owner or group was refused: EINVAL where this user namespace does not have it.
+// isForeign tells whether the kernel refused an owner or a group. It answers EINVAL where the user namespace does not
+// map the id.
 func isForeign(err error) bool { return errors.Is(err, unix.EPERM) || errors.Is(err, unix.EINVAL) }
 
-// XattrError says that a file system does not take an extended attribute.
+// XattrError says that a file system refused an extended attribute.
 type XattrError struct {
 	Name string
-	Size int
+	Size int // of the value, in bytes
 	Err  error
 }
 
@@ -96,7 +103,7 @@ func (s FS) copyXattrs(step Step, dst, src *File) error {
 	return nil
 }
 
-// xattrs lists the names of a file's extended attributes; none where the file system has no such thing.
+// xattrs lists the names of a file's extended attributes. It lists none where the file system does not support them.
 func (s FS) xattrs(step Step, f *File) (names []string, err error) {
 	list, err := s.grow(step, f, func(p []byte) (int, error) { return unix.Flistxattr(f.fd, p) })
 	if errors.Is(err, unix.EOPNOTSUPP) {
@@ -110,7 +117,7 @@ func (s FS) xattrs(step Step, f *File) (names []string, err error) {
 	return names, err
 }
 
-// grow calls read with a buffer that is large enough, however the value grows meanwhile.
+// grow calls read with larger and larger buffers until the value fits: the value may grow between two calls.
 func (s FS) grow(step Step, f *File, read func([]byte) (int, error)) ([]byte, error) {
 	for buf := make([]byte, 1<<10); ; buf = make([]byte, 4*len(buf)) {
 		var n int
@@ -126,3 +133,7 @@ func (s FS) grow(step Step, f *File, read func([]byte) (int, error)) ([]byte, er
 		}
 	}
 }
+
+// accessLists are the attributes that a new file inherits from its folder's default ACL. copyXattrs removes those that
+// src does not have.
+var accessLists = []string{"system.posix_acl_access", "system.posix_acl_default"}

@@ -1,7 +1,7 @@
 package fsys
 
-// Step names one risky operation of the relocator. Hooks, error messages and the step table in package mover's
-// documentation use the same names.
+// Step names one operation that can fail or be cut short. Hooks, error messages and the step table in the documentation
+// of package mover use the same names.
 type Step string
 
 // Steps of opening, checking and making a tier (package tier).
@@ -13,7 +13,7 @@ const (
 	WriteIdentity  Step = "write-identity"
 	SyncIdentity   Step = "fsync-identity"
 	LinkIdentity   Step = "link-identity"
-	DropIdentity   Step = "drop-identity" // removes the name that the identity was written under
+	DropIdentity   Step = "drop-identity" // removes the temporary name of the identity
 	ProbeLink      Step = "probe-link"
 	ProbeUnlink    Step = "probe-unlink"
 	ProbeWrite     Step = "probe-write"
@@ -23,12 +23,12 @@ const (
 // Steps of a move.
 const (
 	OpenSource     Step = "open-source"
-	ClearReleased  Step = "clear-released" // takes the name out of late releasers' hands
-	LookTarget     Step = "look-target"
+	ClearReleased  Step = "clear-released" // removes the folders of late releasers
+	LookTarget     Step = "look-target"    // looks whether the final name is taken
 	LinkTemp       Step = "link-temp"
 	FsyncSource    Step = "fsync-source"
-	MakeAttempt    Step = "make-attempt" // a directory's attempt folder
-	MakeTree       Step = "make-tree"    // a folder inside it
+	MakeAttempt    Step = "make-attempt" // the attempt's folder, for a directory
+	MakeTree       Step = "make-tree"    // a folder inside the attempt's folder
 	CreateTemp     Step = "create-temp"
 	Clone          Step = "clone"
 	Reserve        Step = "reserve"
@@ -43,9 +43,9 @@ const (
 	FsyncTree      Step = "fsync-tree" // a folder inside the attempt's folder
 	FsyncRecord    Step = "fsync-record"
 	RecheckTier    Step = "recheck-tier"
-	MakeFolder     Step = "make-folder" // a parent of the final name
+	MakeFolder     Step = "make-folder" // a folder above the final name
 	Publish        Step = "publish"
-	FsyncFolder    Step = "fsync-folder" // the final name's folder and its parents
+	FsyncFolder    Step = "fsync-folder" // the folders above the final name
 	FsyncAttempt   Step = "fsync-attempt"
 	FsyncAdopted   Step = "fsync-adopted"
 	ReadAdopted    Step = "read-adopted"
@@ -56,12 +56,12 @@ const (
 const (
 	MkdirReleased  Step = "mkdir-released"
 	LookReleased   Step = "look-released"
-	ReadReleased   Step = "read-released" // compares a copy that may have been changed with the one that the row names
+	ReadReleased   Step = "read-released" // compares an old copy that may have changed with the copy that the row names
 	RenameReleased Step = "rename-released"
 	DeleteReleased Step = "delete-released"
 	RmdirParent    Step = "rmdir-parent"
-	FsyncEmptied   Step = "fsync-emptied" // the folder that the copy was taken from
+	FsyncEmptied   Step = "fsync-emptied" // the folder that held the old copy
 	FsyncReleased  Step = "fsync-released"
 	Sweep          Step = "sweep"
-	ReadDigest     Step = "read-digest" // verify reads a content
+	ReadDigest     Step = "read-digest" // verify reads a file or folder
 )

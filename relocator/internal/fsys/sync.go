@@ -15,52 +15,53 @@ import (
 )
 
 const (
-	// manyInodes is from where on one syncfs is cheaper than so many fsyncs (docs/performance.md has the figures).
-	manyInodes = 8
-	// fewDirty is how much may wait to be written on the whole machine, in bytes, for a syncfs: it waits for other
-	// people's data as well.
-	fewDirty = 16 << 20
-	// small is the size in bytes up to which a file's sync is shared. A larger one may take its time: alone, it holds up
-	// nobody.
-	small = 1 << 20
-	// syncMost bounds what is synced together.
-	syncMost = 1024
+	// minSyncfsInodes is the number of inodes from which on one syncfs is cheaper than an fsync of each.
+	minSyncfsInodes = 8
+	// maxDirtyBytes is how much data may wait to be written on the whole machine before a syncfs is not used: it writes
+	// the data of other processes as well.
+	maxDirtyBytes = 16 << 20
+	// maxSharedSize is the size in bytes up to which a file shares a sync. The sync of a larger one takes longer, and
+	// would hold up the others.
+	maxSharedSize = 1 << 20
+	// maxSyncBatch bounds how many callers share one sync.
+	maxSyncBatch = 1024
 )
 
-// Syncs lets operations that are under way at the same time share the calls that make them durable: a folder that many
-// publish into is synced once for all of them, and many small files by one syncfs. A call that serves an operation
-// begins after it; one that fails fails all whom it serves. It is safe for concurrent use.
+// Syncs lets operations that run at the same time share the calls that make them durable. A folder that many operations
+// publish into is synced once for all of them, and many small files by one syncfs. The sync that serves an operation
+// begins after the operation. A sync that fails fails all operations that it serves. Syncs is safe for concurrent use.
 //
-// Syncs of one file system take turns; every file system has its own.
+// Each file system has one sync at a time. Different file systems do not wait for each other.
 type Syncs struct {
-	always bool // syncfs, where it says what has failed
-	mu     sync.Mutex
-	of     map[uint64]*batch.Runner[[]Unsynced, []error] // by device
-	honest map[uint64]bool                               // by device: see honest
-	failed map[uint64]uint64                             // by device: what had been opened when a syncfs failed last
+	alwaysSyncfs bool // where syncfs reports errors
+	mu           sync.Mutex
+	runners      map[uint64]*batch.Runner[[]Unsynced, []error] // by device
+	reliable     map[uint64]bool                               // by device: the result of syncfsIsReliable
+	failed       map[uint64]uint64                             // by device: the value of opens when a syncfs last failed
 }
 
-// NewSyncs makes Syncs. alwaysWhole takes syncfs for any number of files: it is for tests, whose moves come alone.
-func NewSyncs(alwaysWhole bool) *Syncs {
-	return &Syncs{always: alwaysWhole, of: map[uint64]*batch.Runner[[]Unsynced, []error]{}, honest: map[uint64]bool{},
-		failed: map[uint64]uint64{}}
+// NewSyncs makes Syncs. alwaysSyncfs uses syncfs for any number of files. It is for tests, which move one file at a time.
+func NewSyncs(alwaysSyncfs bool) *Syncs {
+	return &Syncs{alwaysSyncfs: alwaysSyncfs, runners: map[uint64]*batch.Runner[[]Unsynced, []error]{},
+		reliable: map[uint64]bool{}, failed: map[uint64]uint64{}}
 }
 
-// Unsynced is something that is to be made durable, and the step that does it.
+// Unsynced is a file or folder that must become durable, and the step that does it.
 type Unsynced struct {
 	Step Step
 	File *File
 }
 
-// Fsync makes a file's bytes and metadata, or a folder's entries, durable. After an error nothing is known
-// about them any more, and a second call would lie.
+// Fsync makes a file's bytes and metadata, or a folder's entries, durable. After an error the state of the data is
+// unknown, and the caller must not call Fsync for it again. The kernel reports an fsync error once and drops the pages;
+// the next fsync reports success (fsync(2); "fsyncgate", Linux 4.13 and later).
 func (s FS) Fsync(step Step, f *File) error { return s.FsyncAll(Unsynced{step, f}) }
 
-// FsyncAll is Fsync of several at once: none is durable before it returns, and all are afterwards.
+// FsyncAll is Fsync of several files and folders at once. When it returns without an error, all of them are durable.
 func (s FS) FsyncAll(all ...Unsynced) error {
 	left := make([]Unsynced, 0, len(all))
 	for _, u := range all {
-		skip, err := s.ask(u.Step, u.File.path)
+		skip, err := s.callHook(u.Step, u.File.path)
 		if err != nil {
 			return err
 		}
@@ -70,7 +71,7 @@ func (s FS) FsyncAll(all ...Unsynced) error {
 	}
 	if s.Syncs != nil {
 		var err error
-		if left, err = s.Syncs.share(left); err != nil {
+		if left, err = s.Syncs.syncShared(left); err != nil {
 			return err
 		}
 	}
@@ -82,8 +83,9 @@ func (s FS) FsyncAll(all ...Unsynced) error {
 	return nil
 }
 
-// share syncs what others may be served with as well, and returns the rest.
-func (s *Syncs) share(all []Unsynced) (left []Unsynced, err error) {
+// syncShared syncs folders and small files together with those of other callers. It returns the large files, which the
+// caller syncs itself.
+func (s *Syncs) syncShared(all []Unsynced) (left []Unsynced, err error) {
 	for len(all) > 0 {
 		dev := all[0].File.dev
 		var together, others []Unsynced
@@ -106,15 +108,15 @@ func (s *Syncs) share(all []Unsynced) (left []Unsynced, err error) {
 		if len(together) == 0 {
 			continue
 		}
-		if i, err := worst(s.together(dev, together)); err != nil {
+		if i, err := pickError(s.syncOnDevice(dev, together)); err != nil {
 			return nil, pathError(together[i].Step, together[i].File.path, err)
 		}
 	}
 	return left, nil
 }
 
-// SharedError is the error of a sync of a whole file system for a file of which nothing bad is known: most likely others'
-// bytes were lost. It is not durable all the same, as far as anybody knows.
+// SharedError is the error of a syncfs for a file whose own fsync reported no error. The kernel most likely lost data of
+// other files. The file must be treated as not durable all the same.
 type SharedError struct{ Err error }
 
 func (e *SharedError) Error() string {
@@ -122,8 +124,8 @@ func (e *SharedError) Error() string {
 }
 func (e *SharedError) Unwrap() error { return e.Err }
 
-// worst picks the error that says most: a file's own before one that it shares.
-func worst(errs []error) (at int, err error) {
+// pickError picks the error that says most: a file's own error before a SharedError. at is its index.
+func pickError(errs []error) (at int, err error) {
 	for i, e := range errs {
 		var shared *SharedError
 		if e != nil && (err == nil || errors.As(err, &shared)) {
@@ -133,14 +135,14 @@ func worst(errs []error) (at int, err error) {
 	return at, err
 }
 
-// large tells whether a sync of the file may take its time.
+// large tells whether a file is too large to share a sync.
 func (f *File) large() (bool, error) {
 	if f.folder {
 		return false, nil
 	}
 	var st unix.Stat_t
 	err := unix.Fstat(f.fd, &st)
-	return st.Size > small, err
+	return st.Size > maxSharedSize, err
 }
 
 func fsync(f *File) error {
@@ -151,24 +153,25 @@ func fsync(f *File) error {
 	}
 }
 
-// together waits for a sync that begins from now on and covers the targets; an error for each.
-func (s *Syncs) together(dev uint64, targets []Unsynced) []error {
+// syncOnDevice waits for a sync that begins after this call and covers all targets. It returns an error for each.
+func (s *Syncs) syncOnDevice(dev uint64, targets []Unsynced) []error {
 	s.mu.Lock()
-	r := s.of[dev]
+	r := s.runners[dev]
 	if r == nil {
-		r = batch.New(syncMost, s.syncAll)
-		s.of[dev] = r
+		r = batch.New(maxSyncBatch, s.syncAll)
+		s.runners[dev] = r
 	}
 	s.mu.Unlock()
-	errs, _ := r.Do(context.Background(), targets) // who gave up waiting would know nothing
+	// There is no way to give up waiting: a caller that did would not know whether its data is durable.
+	errs, _ := r.Do(context.Background(), targets)
 	return errs
 }
 
-// syncAll syncs what many ask for, on one file system.
-func (s *Syncs) syncAll(asked [][]Unsynced) [][]error {
-	byInode := map[uint64]*File{} // by its oldest descriptor, which knows of the most errors
-	oldest := asked[0][0].File
-	for _, targets := range asked {
+// syncAll syncs the targets of many callers on one file system.
+func (s *Syncs) syncAll(requests [][]Unsynced) [][]error {
+	byInode := map[uint64]*File{} // the oldest descriptor of each inode: it reports the most errors
+	oldest := requests[0][0].File
+	for _, targets := range requests {
 		for _, t := range targets {
 			if f := byInode[t.File.ino]; f == nil || t.File.opened < f.opened {
 				byInode[t.File.ino] = t.File
@@ -179,12 +182,13 @@ func (s *Syncs) syncAll(asked [][]Unsynced) [][]error {
 		}
 	}
 	var failed map[uint64]error
-	if (s.always || len(byInode) >= manyInodes && dirty() <= fewDirty) && s.isHonest(oldest) && s.tells(oldest) {
-		// A descriptor is told of the errors since it was opened, each of them once. So it is the oldest one: who has it open
-		// had not written anything yet, and neither had the others.
+	if s.useSyncfs(len(byInode), oldest) {
+		// syncfs reports the errors since its descriptor was opened, each of them once (syncfs(2)). The oldest descriptor
+		// was opened before any of these files was written, so it reports every error that concerns them.
 		if err := syncfs(oldest); err != nil {
-			s.noteFailure(oldest.dev)
-			// Each file's own descriptor has not been told yet. One that knows of nothing may have lost what is no byte of it.
+			s.recordFailure(oldest.dev)
+			// The descriptor of each file has not reported its error yet. Where a file's own fsync reports none, the lost
+			// data may still be metadata that the file needs.
 			failed = fsyncEach(byInode)
 			for ino := range byInode {
 				if failed[ino] == nil {
@@ -195,8 +199,8 @@ func (s *Syncs) syncAll(asked [][]Unsynced) [][]error {
 	} else {
 		failed = fsyncEach(byInode)
 	}
-	answers := make([][]error, len(asked))
-	for i, targets := range asked {
+	answers := make([][]error, len(requests))
+	for i, targets := range requests {
 		for _, t := range targets {
 			answers[i] = append(answers[i], failed[t.File.ino])
 		}
@@ -204,29 +208,37 @@ func (s *Syncs) syncAll(asked [][]Unsynced) [][]error {
 	return answers
 }
 
-// isHonest tells whether a syncfs of f's file system makes durable what an fsync of each file would, and says so where it
-// cannot. It does not with FUSE, which passes it on to nobody, nor with an overlay, whose upper files fail unseen (both seen
-// on 6.18), and before Linux 5.17 errors of the file system's own part, such as a journal that was given up, were dropped.
-func (s *Syncs) isHonest(f *File) bool {
+// useSyncfs tells whether one syncfs through the oldest descriptor is cheaper than an fsync of each inode, and as safe.
+func (s *Syncs) useSyncfs(inodes int, oldest *File) bool {
+	return (s.alwaysSyncfs || inodes >= minSyncfsInodes && dirtyBytes() <= maxDirtyBytes) &&
+		s.syncfsIsReliable(oldest) && s.reportsAll(oldest)
+}
+
+// syncfsIsReliable tells whether a syncfs of f's file system makes durable what an fsync of each file would, and reports
+// an error where it cannot. It is not reliable on FUSE, which does not pass it on, nor on an overlay, which does not
+// report errors of its upper layer (both observed on Linux 6.18). Before Linux 5.17 the kernel dropped errors of the
+// file system itself, such as an aborted journal.
+func (s *Syncs) syncfsIsReliable(f *File) bool {
 	s.mu.Lock()
-	is, known := s.honest[f.dev]
+	is, known := s.reliable[f.dev]
 	s.mu.Unlock()
 	if known {
 		return is
 	}
 	var st unix.Statfs_t
-	if err := uninterrupted(func() error { return unix.Fstatfs(f.fd, &st) }); err != nil { // it may hang: nobody else waits for it
+	// Fstatfs may hang on a broken disk, so it runs without the lock.
+	if err := uninterrupted(func() error { return unix.Fstatfs(f.fd, &st) }); err != nil {
 		return false
 	}
-	is = syncfsTellsErrors() && (st.Type == unix.EXT4_SUPER_MAGIC || st.Type == unix.XFS_SUPER_MAGIC || st.Type == unix.BTRFS_SUPER_MAGIC)
+	is = syncfsReportsErrors() && (st.Type == unix.EXT4_SUPER_MAGIC || st.Type == unix.XFS_SUPER_MAGIC || st.Type == unix.BTRFS_SUPER_MAGIC)
 	s.mu.Lock()
-	s.honest[f.dev] = is
+	s.reliable[f.dev] = is
 	s.mu.Unlock()
 	return is
 }
 
-// syncfsTellsErrors tells whether this is Linux 5.17 or later.
-var syncfsTellsErrors = sync.OnceValue(func() bool {
+// syncfsReportsErrors tells whether this is Linux 5.17 or later.
+var syncfsReportsErrors = sync.OnceValue(func() bool {
 	var u unix.Utsname
 	if unix.Uname(&u) != nil {
 		return false
@@ -234,30 +246,30 @@ var syncfsTellsErrors = sync.OnceValue(func() bool {
 	return atLeast(unix.ByteSliceToString(u.Release[:]), 5, 17)
 })
 
-// atLeast compares a kernel's release, such as 6.1.0-13-amd64.
+// atLeast tells whether a kernel release, such as 6.1.0-13-amd64, is major.minor or later.
 func atLeast(release string, major, minor int) bool {
 	var a, b int
 	n, _ := fmt.Sscanf(release, "%d.%d", &a, &b)
 	return n == 2 && (a > major || a == major && b >= minor)
 }
 
-// noteFailure notes that a syncfs of the device has failed: what was open then may have lost bytes, and a second one would not say
-// so.
-func (s *Syncs) noteFailure(dev uint64) {
+// recordFailure records that a syncfs of the device failed. Files that were open then may have lost bytes, and a second
+// syncfs would not report it.
+func (s *Syncs) recordFailure(dev uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.failed[dev] = opens.Load()
 }
 
-// tells tells whether a syncfs can speak for a file and all that were opened after it. Where it cannot, each file's own
-// descriptor does.
-func (s *Syncs) tells(oldest *File) bool {
+// reportsAll tells whether a syncfs reports every error of a file and of all files opened after it. Where it does not,
+// the fsync of each file must.
+func (s *Syncs) reportsAll(oldest *File) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return oldest.opened > s.failed[oldest.dev]
 }
 
-// fsyncEach syncs all at once, so that a journal commits once for them.
+// fsyncEach syncs all files at the same time, so that the journal commits once for many.
 func fsyncEach(byInode map[uint64]*File) map[uint64]error {
 	var mu sync.Mutex
 	var wg sync.WaitGroup
@@ -284,25 +296,26 @@ func syncfs(f *File) error {
 	}
 }
 
-// dirty is how many bytes wait to be written, or are being written, on the whole machine.
-func dirty() int64 {
+// dirtyBytes is how many bytes wait to be written, or are being written, on the whole machine. Where it is unknown, it is
+// more than maxDirtyBytes.
+func dirtyBytes() int64 {
 	b, err := os.ReadFile("/proc/meminfo")
 	if err != nil {
-		return fewDirty + 1
+		return maxDirtyBytes + 1
 	}
 	return meminfo(b, "Dirty:") + meminfo(b, "Writeback:")
 }
 
-// meminfo reads one line of /proc/meminfo, in bytes.
+// meminfo returns the value of one line of /proc/meminfo, in bytes.
 func meminfo(b []byte, name string) int64 {
 	_, after, ok := bytes.Cut(b, append([]byte("\n"), name...))
 	fields := bytes.Fields(after[:min(len(after), 40)])
 	if !ok || len(fields) == 0 {
-		return fewDirty + 1
+		return maxDirtyBytes + 1
 	}
 	kib, err := strconv.ParseInt(string(fields[0]), 10, 64)
 	if err != nil {
-		return fewDirty + 1
+		return maxDirtyBytes + 1
 	}
 	return kib << 10
 }

@@ -7,7 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-func TestAFilesOwnErrorIsToldBeforeOneThatItShares(t *testing.T) {
+func TestAFilesOwnErrorComesBeforeASharedError(t *testing.T) {
 	shared, own := &SharedError{unix.EIO}, error(unix.ENOSPC)
 	for _, c := range []struct {
 		errs []error
@@ -20,13 +20,13 @@ func TestAFilesOwnErrorIsToldBeforeOneThatItShares(t *testing.T) {
 		{[]error{shared, nil, own}, 2, own},
 		{[]error{own, shared}, 0, own},
 	} {
-		if at, err := worst(c.errs); at != c.at || !errors.Is(err, c.want) {
+		if at, err := pickError(c.errs); at != c.at || !errors.Is(err, c.want) {
 			t.Errorf("%v: %d, %v", c.errs, at, err)
 		}
 	}
 }
 
-func TestAKernelsReleaseIsComparedByItsNumbers(t *testing.T) {
+func TestKernelReleasesAreComparedByTheirNumbers(t *testing.T) {
 	for release, want := range map[string]bool{
 		"5.17.0": true, "5.16.20-generic": false, "5.8": false, "6.1.0-13-amd64": true, "10.0": true, "4.19": false, "x": false, "": false,
 	} {

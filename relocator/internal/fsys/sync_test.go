@@ -15,15 +15,15 @@ import (
 	"github.com/tierflow/tierflow/relocator/internal/fsys"
 )
 
-// TestASharedSyncThatFailsFailsWhomItServesAndNobodyElse syncs many files and one folder at once; each caller's own step
-// can be broken.
-func TestASharedSyncThatFailsFailsWhomItServesAndNobodyElse(t *testing.T) {
-	for _, whole := range []bool{false, true} {
-		t.Run(fmt.Sprintf("syncfs %v", whole), func(t *testing.T) {
+// TestAFailedSyncFailsItsCallersAndNoOthers syncs many files and one folder at the same time. The hook fails the sync of
+// three callers.
+func TestAFailedSyncFailsItsCallersAndNoOthers(t *testing.T) {
+	for _, syncfs := range []bool{false, true} {
+		t.Run(fmt.Sprintf("syncfs %v", syncfs), func(t *testing.T) {
 			dir := t.TempDir()
-			var asked atomic.Int64
-			fs := fsys.FS{Syncs: fsys.NewSyncs(whole), Hook: func(step fsys.Step, path string) error {
-				if step == fsys.FsyncTemp && asked.Add(1) <= 3 {
+			var calls atomic.Int64
+			fs := fsys.FS{Syncs: fsys.NewSyncs(syncfs), Hook: func(step fsys.Step, path string) error {
+				if step == fsys.FsyncTemp && calls.Add(1) <= 3 {
 					return unix.EIO
 				}
 				return nil
@@ -57,15 +57,15 @@ func TestASharedSyncThatFailsFailsWhomItServesAndNobodyElse(t *testing.T) {
 			}
 			wg.Wait()
 			if failed.Load() != 3 {
-				t.Errorf("%d callers failed, 3 syncs were broken", failed.Load())
+				t.Errorf("%d callers failed, want 3", failed.Load())
 			}
 		})
 	}
 }
 
-// TestWhatASyncfsCannotMakeDurableItReports has a disk that takes no byte any more: a tiny file system in a file whose
-// own file system is full. No caller may be told that its file is safe.
-func TestWhatASyncfsCannotMakeDurableItReports(t *testing.T) {
+// TestSyncfsReportsWhatItCannotMakeDurable uses a disk that accepts no more bytes: a file system in an image whose own
+// file system is full. No caller may get a success.
+func TestSyncfsReportsWhatItCannotMakeDurable(t *testing.T) {
 	for name, on := range map[string]func(*testing.T) string{"ext4": func(t *testing.T) string { return brokenDisk(t) }, "an overlay over it": brokenOverlay} {
 		t.Run(name, func(t *testing.T) {
 			dir := on(t)
@@ -80,7 +80,7 @@ func TestWhatASyncfsCannotMakeDurableItReports(t *testing.T) {
 				wg.Go(func() {
 					f, err := fs.Create(fsys.CreateTemp, root, fmt.Sprint(i))
 					if err != nil {
-						return // refused at once: as good
+						return // an early error is as good
 					}
 					defer f.Close()
 					data := make([]byte, 512<<10)
@@ -88,7 +88,7 @@ func TestWhatASyncfsCannotMakeDurableItReports(t *testing.T) {
 						return
 					}
 					if err := fs.Fsync(fsys.FsyncTemp, f); err == nil {
-						t.Errorf("file %d is said to be durable on a disk that takes nothing", i)
+						t.Errorf("the sync of file %d succeeded on a disk that accepts nothing", i)
 					}
 				})
 			}
@@ -97,7 +97,7 @@ func TestWhatASyncfsCannotMakeDurableItReports(t *testing.T) {
 	}
 }
 
-func TestWhoseBytesASyncfsOfOthersHasLostIsToldAsWell(t *testing.T) {
+func TestAFileWhoseBytesAnotherCallersSyncfsLostGetsAnError(t *testing.T) {
 	full := brokenDisk(t)
 	fs := fsys.FS{Syncs: fsys.NewSyncs(true)}
 	root, _, err := fs.OpenRoot(fsys.OpenTier, full)
@@ -117,9 +117,10 @@ func TestWhoseBytesASyncfsOfOthersHasLostIsToldAsWell(t *testing.T) {
 		}
 		files = append(files, fsys.Unsynced{Step: fsys.FsyncTemp, File: f})
 	}
-	for i, f := range files { // each with the folder, whose descriptor is told of all errors at once
+	// Each file is synced with the folder. The folder's descriptor reports all errors to the first caller.
+	for i, f := range files {
 		if err := fs.FsyncAll(fsys.Unsynced{Step: fsys.FsyncRecord, File: root}, f); err == nil {
-			t.Errorf("file %d is said to be durable on a disk that takes nothing", i)
+			t.Errorf("the sync of file %d succeeded on a disk that accepts nothing", i)
 		}
 	}
 }
@@ -140,7 +141,7 @@ func mount(t *testing.T, dir string, args ...string) {
 	t.Cleanup(func() { run(t, "umount", dir) })
 }
 
-// brokenOverlay is an overlay whose upper layer is on a broken disk.
+// brokenOverlay mounts an overlay whose upper layer is on a broken disk.
 func brokenOverlay(t *testing.T) string {
 	t.Helper()
 	base, upper := t.TempDir(), brokenDisk(t, "upper", "work")
@@ -152,7 +153,7 @@ func brokenOverlay(t *testing.T) string {
 	return merged
 }
 
-// brokenDisk is a file system of 64 MiB whose disk has room for nothing but what is there at first: folders.
+// brokenDisk mounts a file system of 64 MiB that holds the folders. Its disk has no room for anything else.
 func brokenDisk(t *testing.T, folders ...string) string {
 	t.Helper()
 	base := t.TempDir()
@@ -169,7 +170,7 @@ func brokenDisk(t *testing.T, folders ...string) string {
 	}
 	unix.Sync()
 	if err := os.WriteFile(filepath.Join(small, "filler"), make([]byte, 2<<20), 0o644); !errors.Is(err, unix.ENOSPC) {
-		t.Fatalf("the disk's disk is not full: %v", err)
+		t.Fatalf("the file system below the disk is not full: %v", err)
 	}
 	return disk
 }

@@ -1,0 +1,97 @@
+package fsys
+
+import (
+	"context"
+	"errors"
+
+	"golang.org/x/sys/unix"
+)
+
+// Mkdir makes a folder. An existing name is EEXIST.
+func (s FS) Mkdir(step Step, dir *File, name string, mode uint32) error {
+	return s.doIn(step, dir, name, func() error { return unix.Mkdirat(dir.fd, name, mode) })
+}
+
+// Link gives the file from/name one more name. An existing newName is EEXIST. A symbolic link is not followed.
+func (s FS) Link(step Step, from *File, name string, to *File, newName string) error {
+	return s.doIn(step, to, newName, func() error { return unix.Linkat(from.fd, name, to.fd, newName, 0) })
+}
+
+// Rename renames within one file system and replaces newName, as rename(2) does.
+func (s FS) Rename(step Step, from *File, name string, to *File, newName string) error {
+	return s.doIn(step, to, newName, func() error { return unix.Renameat(from.fd, name, to.fd, newName) })
+}
+
+// RenameNew renames and never replaces: an existing newName is EEXIST. File systems without RENAME_NOREPLACE answer
+// EINVAL.
+func (s FS) RenameNew(step Step, from *File, name string, to *File, newName string) error {
+	return s.doIn(step, to, newName, func() error {
+		return unix.Renameat2(from.fd, name, to.fd, newName, unix.RENAME_NOREPLACE)
+	})
+}
+
+// Unlink removes a name. A folder is EISDIR.
+func (s FS) Unlink(step Step, dir *File, name string) error {
+	return s.doIn(step, dir, name, func() error { return unix.Unlinkat(dir.fd, name, 0) })
+}
+
+// Rmdir removes an empty folder.
+func (s FS) Rmdir(step Step, dir *File, name string) error {
+	return s.doIn(step, dir, name, func() error { return unix.Unlinkat(dir.fd, name, unix.AT_REMOVEDIR) })
+}
+
+// RemoveAll removes a name and everything below it. It repeats until the name is gone, even if others add or remove
+// entries meanwhile. It follows no symbolic link. A missing name is no error. A cancelled context gives its cause.
+func (s FS) RemoveAll(ctx context.Context, step Step, dir *File, name string) error {
+	for {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		err := s.Unlink(step, dir, name)
+		if err == nil || errors.Is(err, unix.ENOENT) {
+			return nil
+		}
+		if !errors.Is(err, unix.EISDIR) {
+			return err
+		}
+		err = s.empty(ctx, step, dir, name)
+		if err != nil && !errors.Is(err, unix.ENOTDIR) && !errors.Is(err, unix.ELOOP) {
+			return err
+		}
+		err = s.Rmdir(step, dir, name)
+		switch {
+		case err == nil || errors.Is(err, unix.ENOENT):
+			return nil
+		case !errors.Is(err, unix.ENOTEMPTY) && !errors.Is(err, unix.EEXIST) && !errors.Is(err, unix.ENOTDIR):
+			return err
+		}
+	}
+}
+
+// empty removes the entries of a folder.
+func (s FS) empty(ctx context.Context, step Step, dir *File, name string) error {
+	d, st, err := s.OpenDir(step, dir, name)
+	if errors.Is(err, unix.ENOENT) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	if st.Mode&0o700 != 0o700 {
+		// A relocator that is not root cannot remove the entries of a read-only folder.
+		if err := s.Chmod(step, d, 0o700); err != nil {
+			return err
+		}
+	}
+	names, err := s.List(step, d)
+	if err != nil && !errors.Is(err, unix.ENOENT) {
+		return err
+	}
+	for _, n := range names {
+		if err := s.RemoveAll(ctx, step, d, n); err != nil {
+			return err
+		}
+	}
+	return nil
+}
