@@ -8,7 +8,7 @@ import "errors"
 // of the problem types of HTTP, so new ones are appended and none is ever renamed or removed.
 type Kind string
 
-// Kinds that a stream's entry or an HTTP call can fail with. Permanent says which of them make an entry a dead letter at once.
+// Kinds that a stream's entry or an HTTP call can fail with. shared/failure decides what becomes of such an entry.
 const (
 	Malformed     Kind = "malformed"       // the input cannot be parsed
 	Unknown       Kind = "unknown-content" // no item has this cid or filename
@@ -38,16 +38,6 @@ const (
 	RateLimited      Kind = "rate-limited"           // too many wrong API keys from one address
 	BacklogFull      Kind = "backlog-full"           // too many entries are not settled: no more view events for now
 )
-
-// Permanent reports whether a retry is hopeless unless something outside changes. It is about entries of streams: the
-// kinds of HTTP calls never reach one, and are not permanent.
-func (k Kind) Permanent() bool {
-	switch k {
-	case Malformed, Unknown, Conflict, Unprocessable, MissingFile, InvalidName, Unsupported:
-		return true
-	}
-	return false
-}
 
 // Error is an error with its kind, the operation, its subject, and a hint for operators.
 type Error struct {

@@ -47,17 +47,3 @@ func TestTheKindIsThatOfTheOutermostError(t *testing.T) {
 		t.Error("the cause is hidden")
 	}
 }
-
-func TestAKindIsPermanentOnlyWhereARetryIsHopeless(t *testing.T) {
-	for kind, want := range map[fault.Kind]bool{
-		fault.Malformed: true, fault.Unknown: true, fault.Conflict: true, fault.Unprocessable: true, fault.MissingFile: true, fault.InvalidName: true,
-		fault.Unsupported: true, fault.Changed: false, fault.TierRefused: false, fault.NoSpace: false, fault.Suspect: false, fault.Lost: false,
-		fault.Busy: false, fault.Unavailable: false, fault.Internal: false, "": false,
-		fault.NotFound: false, fault.MethodNotAllowed: false, fault.TooLarge: false, fault.UnsupportedMedia: false, fault.Unauthorized: false,
-		fault.Forbidden: false, fault.RateLimited: false, fault.BacklogFull: false,
-	} {
-		if kind.Permanent() != want {
-			t.Errorf("%q", kind)
-		}
-	}
-}

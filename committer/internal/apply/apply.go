@@ -33,9 +33,9 @@ type Result struct {
 	Generation int64         // committed: the row's after that commit; superseded: the entry's
 	At         time.Time     // of the commit, or of the refusal; UTC, whole microseconds
 
-	// Err is a fault: of a permanent kind (fault.Kind.Permanent) where this entry can never be committed; Busy where
+	// Err is a fault: Conflict or Unprocessable where this entry can never be committed; Busy where
 	// somebody else has locked the row; Unavailable where MySQL could not be asked, or did not say whether it has
-	// committed; else Internal. Only a permanent one says for certain that this entry has not been committed.
+	// committed; else Internal. Only the first two say for certain that this entry has not been committed.
 	Err error
 }
 

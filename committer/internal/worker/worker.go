@@ -14,7 +14,6 @@ package worker
 
 import (
 	"context"
-	"fmt"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -25,6 +24,7 @@ import (
 
 	"github.com/tierflow/tierflow/committer/internal/apply"
 	"github.com/tierflow/tierflow/shared/event"
+	"github.com/tierflow/tierflow/shared/failure"
 	"github.com/tierflow/tierflow/shared/fault"
 	"github.com/tierflow/tierflow/shared/share"
 	"github.com/tierflow/tierflow/shared/state"
@@ -38,9 +38,6 @@ const (
 	leastBudget = time.Second
 	// awayWait is how long entries rest that found a server away; all the same, so that they stay one batch.
 	awayWait = 500 * time.Millisecond
-	// stage and exhausted are what dead letters say.
-	stage     = "commit"
-	exhausted = "exhausted"
 	// suspicious is how often an entry may have come back and still be one of a batch.
 	suspicious = 3
 )
@@ -62,9 +59,10 @@ type Options struct {
 
 // Worker is one committer. Make it with New, start it with Run.
 type Worker struct {
-	o      Options
-	budget time.Duration // of Apply, and of all that Redis is asked after it
-	share  *share.Share
+	o       Options
+	budget  time.Duration // of Apply, and of all that Redis is asked after it
+	share   *share.Share
+	failure *failure.Handler
 }
 
 // New makes a Worker.
@@ -74,6 +72,11 @@ func New(o Options) *Worker {
 	w := &Worker{o: o, budget: max(o.MinIdle/3, leastBudget)}
 	w.share = share.New(share.Options{Store: o.Store, Group: state.GroupCommitter, Me: state.Worker{ID: o.Consumer},
 		MinIdle: o.MinIdle, Attend: w.attend, Log: o.Log})
+	w.failure = failure.New(failure.Options{
+		Store: o.Store, Group: state.GroupCommitter, Stage: failure.Commit, WorkerID: o.Consumer, MaxAttempts: o.MaxAttempts,
+		ServerWait: awayWait, ServerFailed: o.Look, DeadLetter: func(reason string) { o.Metrics.dead.WithLabelValues(reason).Inc() },
+		Log: o.Log,
+	})
 	return w
 }
 
@@ -166,14 +169,11 @@ func (w *Worker) handle(o *overlap, ds []*stream.Delivery) {
 		w.work(batch, alone)
 	}
 	o.wait()
-	if suspect.Attempt <= 4*w.o.MaxAttempts { // as a relocator counts: it may have been killed for other reasons
-		w.work([]*stream.Delivery{suspect}, alone)
-		return
-	}
 	ctx, cancel := context.WithTimeout(suspect.Context, w.budget)
 	defer cancel()
-	w.bury(ctx, suspect, exhausted,
-		fmt.Errorf("it was handed out %d times, and no committer has lived to settle it", suspect.Attempt))
+	if !w.failure.Poisoned(ctx, suspect) {
+		w.work([]*stream.Delivery{suspect}, alone)
+	}
 }
 
 // work calls applied when it needs MySQL no more, and told when Redis knows.
@@ -206,7 +206,7 @@ func (w *Worker) work(ds []*stream.Delivery, applied func() (told func())) {
 	}
 	w.finish(ctx, decided)
 	for _, j := range refused {
-		w.refuse(ctx, j)
+		w.failure.Failed(ctx, j.d, j.result.Err)
 	}
 }
 
@@ -261,49 +261,7 @@ func (w *Worker) apply(ctx context.Context, jobs []job) {
 	w.o.Metrics.seconds.Observe(time.Since(began).Seconds())
 	if away != nil {
 		w.o.Log.Warn("could not commit, trying again", zap.Int("entries", len(entries)), zap.Error(away))
-		w.o.Look()
 	}
-}
-
-// refuse does what an error of an entry asks for.
-func (w *Worker) refuse(ctx context.Context, j job) {
-	err := j.result.Err
-	switch kind := fault.KindOf(err); {
-	case kind == fault.Unavailable:
-		j.d.Later(awayWait)
-	case kind == fault.Busy:
-		w.logEntry(zap.DebugLevel, "busy, trying again", j, zap.Error(err))
-		j.d.Later(0)
-	case kind.Permanent():
-		w.bury(ctx, j.d, string(kind), err)
-	case j.d.Attempt >= w.o.MaxAttempts:
-		w.bury(ctx, j.d, exhausted, err)
-	default:
-		w.logEntry(zap.WarnLevel, "failed, trying again", j, zap.Error(err), zap.Int64("attempt", j.d.Attempt))
-		j.d.Failed(err)
-	}
-}
-
-// bury settles an entry that failed for good. Its copy stays where it is: POST /v1/dead/{id}/retry may want it, and
-// `relocator verify --repair` clears what no row names.
-func (w *Worker) bury(ctx context.Context, d *stream.Delivery, reason string, cause error) {
-	buried, err := w.o.Store.Bury(ctx, state.GroupCommitter, w.o.Consumer, d.Values, event.Failure{
-		Stage: stage, Reason: reason, Error: cause.Error(), Attempts: d.Attempt,
-		SourceStream: d.Stream, SourceID: d.ID, FailedAt: time.Now(),
-	})
-	if err != nil {
-		w.o.Log.Warn("could not be put into dead, trying again", zap.String("entry", d.ID), zap.Error(err))
-		w.o.Look()
-		d.Later(awayWait)
-		return
-	}
-	d.Settled()
-	if !buried { // somebody else has settled it
-		return
-	}
-	w.o.Metrics.dead.WithLabelValues(reason).Inc()
-	w.o.Log.Error("failed for good: see GET /v1/dead", zap.String("entry", d.ID), zap.String("cid", d.Values["cid"]),
-		zap.String("event_id", d.Values["event_id"]), zap.String("reason", reason), zap.Error(cause))
 }
 
 // finish spreads the news of what has been decided and settles it.

@@ -8,6 +8,6 @@
 //	somebody else is at work        Later: stays pending, no attempt
 //	a server or a tier is away      Later: stays pending, no attempt; a tier that is away rests
 //	failed                          Failed: the next attempt after a back-off, `dead` after the last
-//	hopeless (fault.Kind.Permanent) `dead` at once
+//	hopeless (shared/failure)       `dead` at once
 //	lock or entry lost              nothing: somebody else does it
 package worker

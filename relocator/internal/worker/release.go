@@ -14,6 +14,7 @@ import (
 	"github.com/tierflow/tierflow/relocator/internal/mover"
 	"github.com/tierflow/tierflow/shared/catalog"
 	"github.com/tierflow/tierflow/shared/event"
+	"github.com/tierflow/tierflow/shared/failure"
 	"github.com/tierflow/tierflow/shared/fault"
 	"github.com/tierflow/tierflow/shared/policy"
 	"github.com/tierflow/tierflow/shared/state"
@@ -22,16 +23,17 @@ import (
 
 // Releaser clears copies that no row names (step 8).
 type Releaser struct {
-	o     Options
-	rows  *rows
-	locks locks
-	clock clock
-	seen  sightings
+	o       Options
+	rows    *rows
+	locks   locks
+	clock   clock
+	seen    sightings
+	failure *failure.Handler
 }
 
 // NewReleaser makes a Releaser.
 func NewReleaser(o Options) *Releaser {
-	return &Releaser{o: o, rows: newRows(o.Catalog, o.Store), locks: locks{o.Store, o.Lease, o.Log},
+	return &Releaser{o: o, failure: newFailure(o, state.GroupReleaser, failure.Release), rows: newRows(o.Catalog, o.Store), locks: locks{o.Store, o.Lease, o.Log},
 		seen: sightings{of: map[sighted]*sighting{}, grace: o.Grace}}
 }
 
@@ -48,17 +50,17 @@ func (r *Releaser) release(d *stream.Delivery) {
 		err = r.o.Store.CheckPlace(d.Stream, c.ID)
 	}
 	if err != nil {
-		r.bury(d, err, string(fault.KindOf(err)))
+		r.fail(d, err)
 		return
 	}
-	if err := r.o.poison(d); err != nil {
-		r.bury(d, err, "exhausted")
+	if poisoned(r.failure, d) {
+		r.seen.forget(d)
 		return
 	}
 	log := r.o.Log.WithLazy(zap.Stringer("cid", c.ID), zap.String("level", c.Clears()), zap.String("entry", d.ID))
 	age, err := r.clock.age(d.Context, r.o.Store, d.Stream, d.ID)
 	if err != nil {
-		r.fail(d, log, err)
+		r.fail(d, err)
 		return
 	}
 	if wait := r.o.Grace - age; wait > 0 {
@@ -72,7 +74,7 @@ func (r *Releaser) release(d *stream.Delivery) {
 	token := state.NewReleaseToken(r.o.WorkerID, random)
 	holder, err := r.o.Store.Lock(d.Context, c.ID, token)
 	if err != nil {
-		r.fail(d, log, err)
+		r.fail(d, err)
 		return
 	}
 	if holder != "" {
@@ -99,12 +101,12 @@ func (r *Releaser) release(d *stream.Delivery) {
 		if r.o.handOver(d, state.GroupReleaser, err) {
 			return
 		}
-		r.fail(d, log, err)
+		r.fail(d, err)
 		return
 	}
 	r.seen.forget(d)
 	if err := r.o.Store.Released(uctx, c.ID, token, d.ID); err != nil {
-		r.fail(d, log, err) // done again, and then there is nothing left to clear
+		r.fail(d, err) // done again, and then there is nothing left to clear
 		return
 	}
 	d.Settled()
@@ -189,17 +191,10 @@ func (r *Releaser) kept(ctx context.Context, d *stream.Delivery, c event.Committ
 		Hint: "put the file there, or correct the row"}
 }
 
-func (r *Releaser) fail(d *stream.Delivery, log *zap.Logger, err error) {
-	if fault.Is(err, fault.Changed) { // a copy that was changed does not change back
-		r.bury(d, err, string(fault.Changed))
-		return
+func (r *Releaser) fail(d *stream.Delivery, err error) {
+	if failed(r.failure, d, err) == failure.DeadLetter {
+		r.seen.forget(d)
 	}
-	r.o.fail(d, log, err, r.bury)
-}
-
-func (r *Releaser) bury(d *stream.Delivery, err error, reason string) {
-	r.o.bury(d, state.GroupReleaser, "release", reason, err)
-	r.seen.forget(d)
 }
 
 // early says that the grace is not over yet.

@@ -5,7 +5,6 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"errors"
-	"fmt"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -15,6 +14,7 @@ import (
 	"github.com/tierflow/tierflow/relocator/internal/mover"
 	"github.com/tierflow/tierflow/shared/catalog"
 	"github.com/tierflow/tierflow/shared/event"
+	"github.com/tierflow/tierflow/shared/failure"
 	"github.com/tierflow/tierflow/shared/fault"
 	"github.com/tierflow/tierflow/shared/item"
 	"github.com/tierflow/tierflow/shared/policy"
@@ -40,14 +40,16 @@ type Options struct {
 
 // Relocator moves contents to where their newest event wants them.
 type Relocator struct {
-	o     Options
-	rows  *rows
-	locks locks
+	o       Options
+	rows    *rows
+	locks   locks
+	failure *failure.Handler
 }
 
 // NewRelocator makes a Relocator.
 func NewRelocator(o Options) *Relocator {
-	return &Relocator{o: o, rows: newRows(o.Catalog, o.Store), locks: locks{o.Store, o.Lease, o.Log}}
+	return &Relocator{o: o, rows: newRows(o.Catalog, o.Store), locks: locks{o.Store, o.Lease, o.Log},
+		failure: newFailure(o, state.GroupRelocator, failure.Relocate)}
 }
 
 // Handle is the handler of the consumer of `views`.
@@ -63,11 +65,10 @@ func (r *Relocator) relocate(d *stream.Delivery) {
 		err = r.o.Store.CheckPlace(d.Stream, view.ID)
 	}
 	if err != nil {
-		r.bury(d, err, string(fault.KindOf(err)))
+		r.fail(d, err)
 		return
 	}
-	if err := r.o.poison(d); err != nil {
-		r.bury(d, err, "exhausted")
+	if poisoned(r.failure, d) {
 		return
 	}
 	log := r.o.Log.WithLazy(zap.Stringer("cid", view.ID), zap.String("event_id", view.EventID), zap.String("entry", d.ID))
@@ -77,7 +78,7 @@ func (r *Relocator) relocate(d *stream.Delivery) {
 	taken, holder, err := r.o.Store.Take(d.Context, d.ID, view.ID, token, r.o.WorkerID)
 	switch {
 	case err != nil:
-		r.fail(d, log, err)
+		r.fail(d, err)
 		return
 	case taken == state.Settled:
 		r.o.Metrics.settled("superseded")
@@ -103,7 +104,7 @@ func (r *Relocator) relocate(d *stream.Delivery) {
 		}
 		cancel()
 		if !r.o.handOver(d, state.GroupRelocator, err) {
-			r.fail(d, log, err)
+			r.fail(d, err)
 		}
 	}
 }
@@ -245,65 +246,26 @@ func (r *Relocator) missing(ctx context.Context, row catalog.Row, err error) err
 	return err
 }
 
-func (r *Relocator) fail(d *stream.Delivery, log *zap.Logger, err error) {
-	r.o.fail(d, log, err, r.bury)
-}
+func (r *Relocator) fail(d *stream.Delivery, err error) { failed(r.failure, d, err) }
 
-// fail says what becomes of an entry whose work has ended with an error.
-func (o Options) fail(d *stream.Delivery, log *zap.Logger, err error, bury func(d *stream.Delivery, err error, reason string)) {
-	kind := fault.KindOf(err)
-	switch {
-	case kind == fault.Lost || kind == fault.Busy || d.Context.Err() != nil:
-		log.Debug("left to others", zap.Error(err))
-		d.Later(0)
-	case kind == fault.Unavailable:
-		o.Trouble()
-		d.Later(0)
-	case kind == fault.TierRefused || kind == fault.NoSpace:
-		log.Warn("a tier is away, full or failing; trying again later", zap.Error(err))
-		d.Later(restLeast)
-	case kind.Permanent():
-		bury(d, err, string(kind))
-	case d.Attempt >= o.MaxAttempts:
-		bury(d, err, "exhausted")
-	default:
-		log.Warn("failed, trying again", zap.Int64("attempt", d.Attempt), zap.Error(err))
-		d.Failed(err)
-	}
-}
-
-func (r *Relocator) bury(d *stream.Delivery, err error, reason string) {
-	r.o.bury(d, state.GroupRelocator, "relocate", reason, err)
-}
-
-// bury puts an entry into dead; where that fails, it stays pending and fails again.
-func (o Options) bury(d *stream.Delivery, group, stage, reason string, cause error) {
+func failed(h *failure.Handler, d *stream.Delivery, err error) failure.Action {
 	ctx, cancel := soon(d)
 	defer cancel()
-	buried, err := o.Store.Bury(ctx, group, o.WorkerID, d.Values, event.Failure{
-		Stage: stage, Reason: reason, Error: cause.Error(), Attempts: d.Attempt, SourceStream: d.Stream, SourceID: d.ID,
-		FailedAt: time.Now(),
-	})
-	if err != nil {
-		o.Trouble()
-		d.Later(0)
-		return
-	}
-	d.Settled()
-	if buried {
-		o.Metrics.dead(stage, reason)
-		o.Log.Error("dead", zap.String("stage", stage), zap.String("reason", reason), zap.String("entry", d.ID),
-			zap.String("cid", d.Values["cid"]), zap.Int64("attempts", d.Attempt), zap.Error(cause))
-	}
+	return h.Failed(ctx, d, err)
 }
 
-// poison tells an entry that ends its workers. Whoever takes it over from a dead one counts an attempt; because that
-// one may have been killed or paused for other reasons, it has four times as many as one that fails.
-func (o Options) poison(d *stream.Delivery) error {
-	if d.Attempt <= 4*o.MaxAttempts {
-		return nil
-	}
-	return fmt.Errorf("it was handed out %d times, and no worker has lived to settle it", d.Attempt)
+func poisoned(h *failure.Handler, d *stream.Delivery) bool {
+	ctx, cancel := soon(d)
+	defer cancel()
+	return h.Poisoned(ctx, d)
+}
+
+// newFailure makes what decides what becomes of an entry whose work fails.
+func newFailure(o Options, group string, stage failure.Stage) *failure.Handler {
+	return failure.New(failure.Options{
+		Store: o.Store, Group: group, Stage: stage, WorkerID: o.WorkerID, MaxAttempts: o.MaxAttempts,
+		ServerFailed: o.Trouble, DeadLetter: func(reason string) { o.Metrics.dead(string(stage), reason) }, Log: o.Log,
+	})
 }
 
 // random is the part of a token and of the names on disk that makes an attempt unlike any other.
