@@ -134,7 +134,7 @@ func (h *Handler) Poisoned(ctx context.Context, d *stream.Delivery) bool {
 
 // deadLetter settles the entry. Where that fails, the entry stays pending, and fails again.
 func (h *Handler) deadLetter(ctx context.Context, d *stream.Delivery, reason string, cause error) {
-	written, err := h.o.Store.Bury(ctx, h.o.Group, h.o.WorkerID, d.Values, event.Failure{
+	written, err := h.o.Store.DeadLetter(ctx, h.o.Group, h.o.WorkerID, d.Values, event.Failure{
 		Stage: string(h.o.Stage), Reason: reason, Error: cause.Error(), Attempts: d.Attempt,
 		SourceStream: d.Stream, SourceID: d.ID, FailedAt: time.Now(),
 	})

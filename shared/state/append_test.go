@@ -59,7 +59,7 @@ func TestRetryView(t *testing.T) {
 	dead := func(t *testing.T) (w *world, deadID, source string) {
 		w = newWorld(t)
 		source = w.append(v)
-		ok, err := w.Bury(t.Context(), state.GroupRelocator, "me", map[string]string{"cid": "7"}, event.Failure{SourceStream: w.keys.Views(), SourceID: source})
+		ok, err := w.DeadLetter(t.Context(), state.GroupRelocator, "me", map[string]string{"cid": "7"}, event.Failure{SourceStream: w.keys.Views(), SourceID: source})
 		if err != nil || !ok {
 			t.Fatal(ok, err)
 		}

@@ -115,7 +115,7 @@ func TestOnAClusterEveryScriptTouchesOneSlot(t *testing.T) {
 		ids, err := w.Append(ctx, []event.View{view(4, id, 5, "bronze", "silver", "f")})
 		w.must(err)
 		w.read(k.Views(), state.GroupRelocator)
-		if ok, err := w.Bury(ctx, state.GroupRelocator, "me", map[string]string{"cid": id.String()},
+		if ok, err := w.DeadLetter(ctx, state.GroupRelocator, "me", map[string]string{"cid": id.String()},
 			event.Failure{SourceStream: k.Views(), SourceID: ids[0], FailedAt: posted}); err != nil || !ok {
 			t.Fatal(ok, err)
 		}

@@ -38,18 +38,18 @@ func (s *Store) Finish(ctx context.Context, fs []Finished) (errs []error) {
 	return errs
 }
 
-// Bury settles an entry that failed for good and keeps it in dead. entry has the fields of the failed entry.
+// DeadLetter settles an entry that failed for good and keeps it in dead. entry has the fields of the failed entry.
 // false: it was settled before, or is another consumer's now; nothing was done.
-func (s *Store) Bury(ctx context.Context, group, consumer string, entry map[string]string, f event.Failure) (bool, error) {
+func (s *Store) DeadLetter(ctx context.Context, group, consumer string, entry map[string]string, f event.Failure) (bool, error) {
 	args := append([]any{group, consumer, f.SourceID}, anys(event.Ordered(entry))...)
 	args = append(args, anys(f.Fields())...)
 	k, _, ok := s.keys.OfStream(f.SourceStream)
 	if !ok {
-		return false, fault.New(fault.Internal, "bury", f.SourceID, fmt.Errorf("%q is no stream of ours", f.SourceStream))
+		return false, fault.New(fault.Internal, "write dead letter of", f.SourceID, fmt.Errorf("%q is no stream of ours", f.SourceStream))
 	}
-	id, err := deadScript.Run(ctx, s.rdb, []string{f.SourceStream, k.Dead()}, args...).Text()
+	id, err := deadLetterScript.Run(ctx, s.rdb, []string{f.SourceStream, k.Dead()}, args...).Text()
 	if err != nil {
-		return false, unavailable("bury", f.SourceID, err)
+		return false, unavailable("write dead letter of", f.SourceID, err)
 	}
 	return id != "", nil
 }

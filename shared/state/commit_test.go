@@ -235,7 +235,7 @@ func TestBury(t *testing.T) {
 	bury := func(w *world, consumer, entry string) bool {
 		w.Helper()
 		_, entries := w.entries(w.keys.Views())
-		ok, err := w.Bury(w.Context(), state.GroupRelocator, consumer, entries[0], event.Failure{
+		ok, err := w.DeadLetter(w.Context(), state.GroupRelocator, consumer, entries[0], event.Failure{
 			Stage: "relocate", Reason: "conflict", Error: "taken: " + hostile, Attempts: 8,
 			SourceStream: w.keys.Views(), SourceID: entry, FailedAt: posted,
 		})
@@ -278,7 +278,7 @@ func TestBury(t *testing.T) {
 		for i := range 5000 {
 			big[fmt.Sprint(i)] = "x"
 		}
-		_, err := w.Bury(t.Context(), state.GroupRelocator, "me", big, event.Failure{SourceStream: w.keys.Views(), SourceID: entry})
+		_, err := w.DeadLetter(t.Context(), state.GroupRelocator, "me", big, event.Failure{SourceStream: w.keys.Views(), SourceID: entry})
 		if !fault.Is(err, fault.Unavailable) {
 			t.Errorf("%v", err)
 		}

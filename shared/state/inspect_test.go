@@ -195,19 +195,22 @@ func TestWithoutRedisEveryCallSaysUnavailable(t *testing.T) {
 	v := view(1, 7, 1, "silver", "bronze", "f")
 	ctx := t.Context()
 	for name, call := range map[string]func() error{
-		"Append":      func() error { _, err := s.Append(ctx, []event.View{v}); return err },
-		"Get":         func() error { _, _, err := s.Get(ctx, 7); return err },
-		"Take":        func() error { _, _, err := s.Take(ctx, "1-0", 7, "t", "w"); return err },
-		"Settle":      func() error { return s.Settle(ctx, state.NewState(v), "t") },
-		"Emit":        func() error { _, err := s.Emit(ctx, state.NewState(v), "t", moved(v, "silver")); return err },
-		"Stray":       func() error { return s.Stray(ctx, event.Committed{}) },
-		"Lock":        func() error { _, err := s.Lock(ctx, 7, "t"); return err },
-		"Renew":       func() error { _, err := s.Renew(ctx, 7, "t"); return err },
-		"Unlock":      func() error { return s.Unlock(ctx, 7, "t") },
-		"Released":    func() error { return s.Released(ctx, 7, "t", "1-0") },
-		"Holder":      func() error { _, err := s.Holder(ctx, 7); return err },
-		"Holders":     func() error { _, err := s.Holders(ctx, []item.ID{7}); return err },
-		"Bury":        func() error { _, err := s.Bury(ctx, "g", "c", nil, event.Failure{SourceStream: "x:views"}); return err },
+		"Append":   func() error { _, err := s.Append(ctx, []event.View{v}); return err },
+		"Get":      func() error { _, _, err := s.Get(ctx, 7); return err },
+		"Take":     func() error { _, _, err := s.Take(ctx, "1-0", 7, "t", "w"); return err },
+		"Settle":   func() error { return s.Settle(ctx, state.NewState(v), "t") },
+		"Emit":     func() error { _, err := s.Emit(ctx, state.NewState(v), "t", moved(v, "silver")); return err },
+		"Stray":    func() error { return s.Stray(ctx, event.Committed{}) },
+		"Lock":     func() error { _, err := s.Lock(ctx, 7, "t"); return err },
+		"Renew":    func() error { _, err := s.Renew(ctx, 7, "t"); return err },
+		"Unlock":   func() error { return s.Unlock(ctx, 7, "t") },
+		"Released": func() error { return s.Released(ctx, 7, "t", "1-0") },
+		"Holder":   func() error { _, err := s.Holder(ctx, 7); return err },
+		"Holders":  func() error { _, err := s.Holders(ctx, []item.ID{7}); return err },
+		"DeadLetter": func() error {
+			_, err := s.DeadLetter(ctx, "g", "c", nil, event.Failure{SourceStream: "x:views"})
+			return err
+		},
 		"RetryView":   func() error { _, err := s.RetryView(ctx, "1-0", "1-0", v); return err },
 		"Retry":       func() error { _, err := s.Retry(ctx, "x:dead", "1-0", "x", v.Fields()); return err },
 		"Unsettled":   func() error { _, err := s.Unsettled(ctx); return err },

@@ -219,13 +219,13 @@ if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1], KEYS[2]
 if ARGV[3] ~= '' then redis.call('XACK', KEYS[3], ARGV[2], ARGV[3]) end
 return 1`)
 
-// deadScript settles an entry that failed for good, and keeps it in dead with its reason. XACK alone would let a worker
+// deadLetterScript settles an entry that failed for good, and keeps it in dead with its reason. XACK alone would let a worker
 // that wakes up late bury what another one is doing.
 //
 //	KEYS  the entry's stream, dead
 //	ARGV  group, consumer, entry id, fields and values of the entry of dead
 //	->    the id in dead, '' where the entry was settled before or is another consumer's now
-var deadScript = redis.NewScript(`
+var deadLetterScript = redis.NewScript(`
 if #redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[3], ARGV[3], 1, ARGV[2]) == 0 then return '' end
 local id = redis.call('XADD', KEYS[2], '*', unpack(ARGV, 4)) -- first: an entry with too many fields must stay pending
 redis.call('XACK', KEYS[1], ARGV[1], ARGV[3])

@@ -41,13 +41,13 @@ func (w Worker) tiers() string {
 	return strings.Join(w.Tiers, ",")
 }
 
-// announceScript tells that a worker lives, forgets those that have not for a while, and lists the living. Time is that
+// heartbeatScript tells that a worker lives, forgets those that have not for a while, and lists the living. Time is that
 // of the server.
 //
 //	KEYS  workers:{group}
 //	ARGV  worker id, its tiers, how long an announcement counts in ms
 //	->    id, tiers of each living worker
-var announceScript = redis.NewScript(`
+var heartbeatScript = redis.NewScript(`
 local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
 redis.call('HSET', KEYS[1], ARGV[1], string.format('%.0f %s', now, ARGV[2]))
@@ -64,18 +64,18 @@ for i = 1, #all, 2 do
 end
 return living`)
 
-// Announce tells the others of a group that a worker lives, for as long as counts says, and returns all that do. What
+// Heartbeat tells the others of a group that a worker lives, for as long as counts says, and returns all that do. What
 // they make of it decides only who does what: that each thing is done once, others see to.
-func (s *Store) Announce(ctx context.Context, group string, w Worker, counts time.Duration) ([]Worker, error) {
+func (s *Store) Heartbeat(ctx context.Context, group string, w Worker, counts time.Duration) ([]Worker, error) {
 	if err := s.agreed(ctx); err != nil {
 		return nil, err
 	}
-	list, err := announceScript.Run(ctx, s.rdb, []string{s.keys.Workers(group)}, w.ID, w.tiers(), counts.Milliseconds()).StringSlice()
+	list, err := heartbeatScript.Run(ctx, s.rdb, []string{s.keys.Workers(group)}, w.ID, w.tiers(), counts.Milliseconds()).StringSlice()
 	if err == nil && len(list)%2 != 0 {
 		err = fmt.Errorf("%d values", len(list))
 	}
 	if err != nil {
-		return nil, unavailable("announce to", s.keys.Workers(group), err)
+		return nil, unavailable("send heartbeat to", s.keys.Workers(group), err)
 	}
 	living := make([]Worker, 0, len(list)/2)
 	for i := 0; i < len(list); i += 2 {
@@ -96,23 +96,23 @@ func (s *Store) Leave(ctx context.Context, group, id string) error {
 	return nil
 }
 
-// handScript gives an entry that is still ours to another consumer, which has its full time for it. This is
+// reassignScript gives an entry that is still ours to another consumer, which has its full time for it. This is
 // no attempt.
 //
 //	KEYS  stream
 //	ARGV  group, our consumer, entry id, their consumer
 //	->    1, 0 where it is not ours
-var handScript = redis.NewScript(`
+var reassignScript = redis.NewScript(`
 local p = redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[3], ARGV[3], 1, ARGV[2])
 if #p == 0 then return 0 end
 redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[4], 0, ARGV[3], 'JUSTID')
 return 1`)
 
-// Hand gives a pending entry of ours to another consumer of the group. false: it is not ours any more.
-func (s *Store) Hand(ctx context.Context, stream, group, from, entryID, to string) (bool, error) {
-	n, err := handScript.Run(ctx, s.rdb, []string{stream}, group, from, entryID, to).Int()
+// Reassign gives a pending entry of ours to another consumer of the group. false: it is not ours any more.
+func (s *Store) Reassign(ctx context.Context, stream, group, from, entryID, to string) (bool, error) {
+	n, err := reassignScript.Run(ctx, s.rdb, []string{stream}, group, from, entryID, to).Int()
 	if err != nil {
-		return false, unavailable("hand over", entryID, err)
+		return false, unavailable("reassign", entryID, err)
 	}
 	return n == 1, nil
 }
@@ -120,8 +120,8 @@ func (s *Store) Hand(ctx context.Context, stream, group, from, entryID, to strin
 // unreachableFor is how long the news counts that nobody reaches some tiers: longer than those who met such an entry wait.
 const unreachableFor = 2 * time.Minute
 
-// NobodyReaches makes known that entries wait for a relocator that reaches all these tiers.
-func (s *Store) NobodyReaches(ctx context.Context, tiers ...string) error {
+// MarkUnreachable makes known that entries wait for a relocator that reaches all these tiers.
+func (s *Store) MarkUnreachable(ctx context.Context, tiers ...string) error {
 	key := s.keys.Unreachable()
 	_, err := s.rdb.Pipelined(ctx, func(pipe redis.Pipeliner) error {
 		pipe.HSet(ctx, key, strings.Join(tiers, ","), formatNow())
@@ -134,15 +134,15 @@ func (s *Store) NobodyReaches(ctx context.Context, tiers ...string) error {
 	return nil
 }
 
-// Reached takes back what NobodyReaches has told.
-func (s *Store) Reached(ctx context.Context, tiers ...string) error {
+// ClearUnreachable takes back what MarkUnreachable has told.
+func (s *Store) ClearUnreachable(ctx context.Context, tiers ...string) error {
 	if err := s.rdb.HDel(ctx, s.keys.Unreachable(), strings.Join(tiers, ",")).Err(); err != nil {
 		return unavailable("write", s.keys.Unreachable(), err)
 	}
 	return nil
 }
 
-// Unreachable are sets of tiers that nobody reached lately, and when that was last found: what NobodyReaches was told.
+// Unreachable are sets of tiers that nobody reached lately, and when that was last found: what MarkUnreachable was told.
 func (s *Store) Unreachable(ctx context.Context) (map[string]time.Time, error) {
 	all, err := s.rdb.HGetAll(ctx, s.keys.Unreachable()).Result()
 	if err != nil && !errors.Is(err, redis.Nil) {

@@ -93,7 +93,7 @@ func TestTheDead(t *testing.T) {
 		for k, v := range m.Values {
 			entry[k] = v.(string)
 		}
-		if ok, err := store.Bury(t.Context(), group, "w", entry, event.Failure{Stage: "relocate", Reason: "conflict", Error: "in the way", Attempts: 1,
+		if ok, err := store.DeadLetter(t.Context(), group, "w", entry, event.Failure{Stage: "relocate", Reason: "conflict", Error: "in the way", Attempts: 1,
 			SourceStream: stream, SourceID: m.ID, FailedAt: time.Now()}); err != nil || !ok {
 			t.Fatal(ok, err)
 		}

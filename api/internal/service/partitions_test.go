@@ -59,7 +59,7 @@ func TestSeveralPartitionsAreOneToWhoLooksFromOutside(t *testing.T) {
 			if fields["count"] == "2500" {
 				continue
 			}
-			if ok, err := store.Bury(t.Context(), state.GroupRelocator, "w", fields, event.Failure{Stage: "relocate", Reason: "conflict",
+			if ok, err := store.DeadLetter(t.Context(), state.GroupRelocator, "w", fields, event.Failure{Stage: "relocate", Reason: "conflict",
 				SourceStream: k.Views(), SourceID: m.ID, FailedAt: time.Now()}); err != nil || !ok {
 				t.Fatal(ok, err)
 			}

@@ -23,10 +23,10 @@ import (
 	"go.uber.org/zap/zapcore"
 
 	"github.com/tierflow/tierflow/committer/internal/apply"
+	"github.com/tierflow/tierflow/shared/assignment"
 	"github.com/tierflow/tierflow/shared/event"
 	"github.com/tierflow/tierflow/shared/failure"
 	"github.com/tierflow/tierflow/shared/fault"
-	"github.com/tierflow/tierflow/shared/share"
 	"github.com/tierflow/tierflow/shared/state"
 	"github.com/tierflow/tierflow/shared/stream"
 )
@@ -59,10 +59,10 @@ type Options struct {
 
 // Worker is one committer. Make it with New, start it with Run.
 type Worker struct {
-	o       Options
-	budget  time.Duration // of Apply, and of all that Redis is asked after it
-	share   *share.Share
-	failure *failure.Handler
+	o          Options
+	budget     time.Duration // of Apply, and of all that Redis is asked after it
+	assignment *assignment.Assignment
+	failure    *failure.Handler
 }
 
 // New makes a Worker.
@@ -70,8 +70,8 @@ func New(o Options) *Worker {
 	// An entry is somebody else's after MinIdle without a sign of life. Apply and what follows it have a third each,
 	// and give one before they begin.
 	w := &Worker{o: o, budget: max(o.MinIdle/3, leastBudget)}
-	w.share = share.New(share.Options{Store: o.Store, Group: state.GroupCommitter, Me: state.Worker{ID: o.Consumer},
-		MinIdle: o.MinIdle, Attend: w.attend, Log: o.Log})
+	w.assignment = assignment.New(assignment.Options{Store: o.Store, Group: state.GroupCommitter, Self: state.Worker{ID: o.Consumer},
+		MinIdle: o.MinIdle, Consumers: w.consumers, Log: o.Log})
 	w.failure = failure.New(failure.Options{
 		Store: o.Store, Group: state.GroupCommitter, Stage: failure.Commit, WorkerID: o.Consumer, MaxAttempts: o.MaxAttempts,
 		ServerWait: awayWait, ServerFailed: o.Look, DeadLetter: func(reason string) { o.Metrics.dead.WithLabelValues(reason).Inc() },
@@ -82,16 +82,16 @@ func New(o Options) *Worker {
 
 // Run works until ctx ends, then finishes what is in hand, at most the drain time.
 func (w *Worker) Run(ctx context.Context) {
-	w.share.Run(ctx)
+	w.assignment.Run(ctx)
 }
 
 // Announced tells whether the other committers have heard of this one lately.
-func (w *Worker) Announced(ctx context.Context) error { return w.share.Announced(ctx) }
+func (w *Worker) Announced(ctx context.Context) error { return w.assignment.CheckHeartbeat(ctx) }
 
 // Partitions are those that this committer has now.
-func (w *Worker) Partitions() []int { return w.share.Mine() }
+func (w *Worker) Partitions() []int { return w.assignment.Partitions() }
 
-func (w *Worker) attend(k state.Keys) []share.Consumer {
+func (w *Worker) consumers(k state.Keys) []assignment.Consumer {
 	o := &overlap{}
 	o.told = sync.NewCond(&o.mu)
 	o.consumer = stream.New(stream.Options{
@@ -101,7 +101,7 @@ func (w *Worker) attend(k state.Keys) []share.Consumer {
 		Hold: w.o.Hold, Handle: func(ds []*stream.Delivery) { w.handle(o, ds) }, Log: w.o.Log,
 		Lost: func(string) { w.o.Metrics.lost.Inc() },
 	})
-	return []share.Consumer{o.consumer}
+	return []assignment.Consumer{o.consumer}
 }
 
 // overlap lets the next batch be read and applied while Redis is told of the one before, and no sooner: two transactions at

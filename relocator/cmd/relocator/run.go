@@ -18,11 +18,11 @@ import (
 	"github.com/tierflow/tierflow/relocator/internal/tier"
 	"github.com/tierflow/tierflow/relocator/internal/worker"
 	"github.com/tierflow/tierflow/shared/admin"
+	"github.com/tierflow/tierflow/shared/assignment"
 	"github.com/tierflow/tierflow/shared/catalog"
 	"github.com/tierflow/tierflow/shared/logging"
 	"github.com/tierflow/tierflow/shared/process"
 	"github.com/tierflow/tierflow/shared/settings"
-	"github.com/tierflow/tierflow/shared/share"
 	"github.com/tierflow/tierflow/shared/state"
 	"github.com/tierflow/tierflow/shared/stream"
 )
@@ -63,7 +63,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer, fs fsys.F
 
 // serve wires the relocator and runs it until ctx ends:
 //
-//	share.Share: which partitions are ours; for each of them
+//	assignment.Assignment: which partitions are ours; for each of them
 //	views ──▶ stream.Consumer ──▶ worker.Relocator ─┐
 //	                                                ├─▶ mover ──▶ tiers
 //	committed ──▶ stream.Consumer ──▶ worker.Releaser ┘    ▲
@@ -92,12 +92,12 @@ func serve(ctx context.Context, v values, stderr io.Writer, fs fsys.FS) int {
 	}
 	metrics := worker.NewMetrics(reg)
 	tiers := worker.NewTiers(metrics, log)
-	var partitions *share.Share
+	var partitions *assignment.Assignment
 	ready := admin.NewReady(log,
 		admin.Check{Name: "redis", Do: store.Agree},
 		admin.Check{Name: "mysql", Do: v.catalog.CheckSchema},
 		admin.Check{Name: "tiers", Do: (&tiersCheck{catalog: v.catalog, fs: fs, only: v.tiers, suspects: tiers.Suspects}).do},
-		admin.Check{Name: "workers", Do: func(ctx context.Context) error { return partitions.Announced(ctx) }},
+		admin.Check{Name: "workers", Do: func(ctx context.Context) error { return partitions.CheckHeartbeat(ctx) }},
 	)
 	reach := &worker.Reach{Me: state.Worker{ID: v.workerID, Tiers: v.tiers}}
 	options := worker.Options{
@@ -108,7 +108,7 @@ func serve(ctx context.Context, v values, stderr io.Writer, fs fsys.FS) int {
 	var paused atomic.Bool
 	away := func() bool { return !ready.OK("redis", "mysql") }
 	var slots crew
-	consumer := func(k state.Keys, key, group string, hold func() bool, handle stream.Handler) share.Consumer {
+	consumer := func(k state.Keys, key, group string, hold func() bool, handle stream.Handler) assignment.Consumer {
 		return slots.add(stream.New(stream.Options{
 			Redis: readers, Stream: key, Backoff: k.Backoff(group), Group: group, Consumer: v.workerID, MinIdle: v.MinIdle, Adopt: handedSoon,
 			Slots: max(1, v.concurrency/v.Partitions), Drain: v.Drain, Hold: hold, Handle: handle, Log: log,
@@ -116,10 +116,10 @@ func serve(ctx context.Context, v values, stderr io.Writer, fs fsys.FS) int {
 		}))
 	}
 	relocator, releaser := worker.NewRelocator(options), worker.NewReleaser(options)
-	partitions = share.New(share.Options{
-		Store: store, Group: state.GroupRelocator, Me: reach.Me, MinIdle: v.MinIdle, Log: log,
-		Attend: func(k state.Keys) []share.Consumer {
-			return []share.Consumer{
+	partitions = assignment.New(assignment.Options{
+		Store: store, Group: state.GroupRelocator, Self: reach.Me, MinIdle: v.MinIdle, Log: log,
+		Consumers: func(k state.Keys) []assignment.Consumer {
+			return []assignment.Consumer{
 				consumer(k, k.Views(), state.GroupRelocator, func() bool { return away() || paused.Load() }, relocator.Handle),
 				consumer(k, k.Committed(), state.GroupReleaser, away, releaser.Handle),
 			}
@@ -129,7 +129,7 @@ func serve(ctx context.Context, v values, stderr io.Writer, fs fsys.FS) int {
 	})
 	reach.Peers = partitions
 	ready.Detail("partitions", func() any { return v.Partitions })
-	ready.Detail("attends", func() any { return partitions.Mine() })
+	ready.Detail("attends", func() any { return partitions.Partitions() })
 	ready.Detail("unreachable", func() any { return reach.Unreachable() })
 	sweeper := worker.NewSweeper(options)
 

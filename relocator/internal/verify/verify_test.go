@@ -344,7 +344,7 @@ func TestAnEventThatFailedForGoodIsLeftWhereItIs(t *testing.T) {
 	for f, v := range entries[0].Messages[0].Values {
 		entry[f] = v.(string)
 	}
-	if ok, err := w.store.Bury(t.Context(), state.GroupRelocator, "me", entry, event.Failure{Stage: "relocate", Reason: "conflict",
+	if ok, err := w.store.DeadLetter(t.Context(), state.GroupRelocator, "me", entry, event.Failure{Stage: "relocate", Reason: "conflict",
 		SourceStream: k.Views(), SourceID: ids[0], FailedAt: time.Now()}); err != nil || !ok {
 		t.Fatal(ok, err)
 	}

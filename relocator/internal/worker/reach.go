@@ -13,7 +13,7 @@ import (
 	"github.com/tierflow/tierflow/shared/stream"
 )
 
-// Peers knows the other relocators: share.Share.
+// Peers knows the other relocators: assignment.Assignment.
 type Peers interface {
 	// Capable names a living one that attends to the partition and reaches the tiers, "" where there is none.
 	Capable(partition int, key string, tiers ...string) string
@@ -61,17 +61,17 @@ func (o Options) handOver(d *stream.Delivery, group string, err error) bool {
 			o.Log.Error("no living relocator reaches these tiers: what needs them waits. Start one, or set TIERFLOW_TIERS",
 				zap.Strings("tiers", far.tiers), zap.String("entry", d.ID), zap.String("cid", d.Values["cid"]))
 		} else {
-			_ = o.Store.Reached(ctx, far.tiers...) // else it is forgotten by itself
+			_ = o.Store.ClearUnreachable(ctx, far.tiers...) // else it is forgotten by itself
 			o.Log.Info("there is a relocator again that reaches these tiers", zap.Strings("tiers", far.tiers), zap.String("worker", to))
 		}
 	}
 	if to == "" {
 		o.Metrics.unreachable(far.tiers)
-		_ = o.Store.NobodyReaches(ctx, far.tiers...) // only for the eye; the next look tells again
+		_ = o.Store.MarkUnreachable(ctx, far.tiers...) // only for the eye; the next look tells again
 		d.Later(max(o.Lease, time.Second))
 		return true
 	}
-	if _, err := o.Store.Hand(ctx, d.Stream, group, o.Reach.Me.ID, d.ID, to); err != nil {
+	if _, err := o.Store.Reassign(ctx, d.Stream, group, o.Reach.Me.ID, d.ID, to); err != nil {
 		o.Trouble()
 		d.Later(0)
 		return true

@@ -1,4 +1,4 @@
-// Package share spreads the partitions over the workers of a group. Its importers are the relocator and the committer.
+// Package assignment spreads the partitions over the workers of a group. Its importers are the relocator and the committer.
 //
 // Workers announce themselves in Redis, and every one computes from the list of the living which partitions are whose:
 // nobody hands out anything, and nobody is first among them. A worker that has not been heard of for two thirds of
@@ -10,7 +10,7 @@
 // each worker has one, and no partition two more than another: a thousand relocators need a thousand connections for
 // reading and not a thousand for each partition. Workers that reach different tiers are spread apart, so that
 // every partition has one of each kind, to which the others hand what only it can do.
-package share
+package assignment
 
 import (
 	"context"
@@ -35,21 +35,21 @@ type Consumer interface {
 	Resume() bool
 }
 
-// Options of a Share. All are required.
+// Options of a Assignment. All are required.
 type Options struct {
 	Store   *state.Store
 	Group   string // whose workers share
-	Me      state.Worker
+	Self    state.Worker
 	MinIdle time.Duration
 	// Attend makes what works on a partition. They are run until the partition is somebody else's.
-	Attend func(partition state.Keys) []Consumer
+	Consumers func(partition state.Keys) []Consumer
 	// Changed is called with how many partitions are ours when that changes; may be nil.
 	Changed func(n int)
 	Log     *zap.Logger
 }
 
-// Share is a worker's part in the partitions.
-type Share struct {
+// Assignment is a worker's part in the partitions.
+type Assignment struct {
 	o Options
 	n int
 
@@ -60,13 +60,13 @@ type Share struct {
 	first  chan struct{} // closed after the first
 }
 
-// New makes a Share. Run must be started.
-func New(o Options) *Share {
-	return &Share{o: o, n: o.Store.Keys().Partitions(), first: make(chan struct{})}
+// New makes a Assignment. Run must be started.
+func New(o Options) *Assignment {
+	return &Assignment{o: o, n: o.Store.Keys().Partitions(), first: make(chan struct{})}
 }
 
 // Mine are the partitions that this worker has now.
-func (s *Share) Mine() []int {
+func (s *Assignment) Partitions() []int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return slices.Clone(s.mine)
@@ -74,7 +74,7 @@ func (s *Share) Mine() []int {
 
 // Announced tells whether the others have heard of this worker lately. It waits for the first announcement, so that it can
 // be a check of readiness.
-func (s *Share) Announced(ctx context.Context) error {
+func (s *Assignment) CheckHeartbeat(ctx context.Context) error {
 	select {
 	case <-s.first:
 	case <-ctx.Done():
@@ -95,7 +95,7 @@ func (s *Share) Announced(ctx context.Context) error {
 
 // Capable names a living worker other than this one that has the partition and reaches the tiers, "" where there is none.
 // Of several, key chooses.
-func (s *Share) Capable(partition int, key string, tiers ...string) string {
+func (s *Assignment) Capable(partition int, key string, tiers ...string) string {
 	s.mu.Lock()
 	living := s.living
 	s.mu.Unlock()
@@ -105,7 +105,7 @@ func (s *Share) Capable(partition int, key string, tiers ...string) string {
 			continue
 		}
 		for _, id := range ids {
-			if id != s.o.Me.ID && slices.Contains(Assign(ids, id, s.n), partition) {
+			if id != s.o.Self.ID && slices.Contains(Assign(ids, id, s.n), partition) {
 				able = append(able, id)
 			}
 		}
@@ -118,14 +118,14 @@ func (s *Share) Capable(partition int, key string, tiers ...string) string {
 }
 
 // Run attends to the partitions that are ours, until ctx ends and what was begun has ended.
-func (s *Share) Run(ctx context.Context) {
+func (s *Assignment) Run(ctx context.Context) {
 	running := map[int]*attendance{}
 	var wg sync.WaitGroup
 	every, counts := s.o.MinIdle/6, s.o.MinIdle*2/3
 	heard := sync.OnceFunc(func() { close(s.first) })
 	for ctx.Err() == nil {
 		actx, cancel := context.WithTimeout(ctx, max(every, time.Second))
-		living, err := s.o.Store.Announce(actx, s.o.Group, s.o.Me, counts)
+		living, err := s.o.Store.Heartbeat(actx, s.o.Group, s.o.Self, counts)
 		cancel()
 		s.mu.Lock()
 		before := s.failed
@@ -144,7 +144,7 @@ func (s *Share) Run(ctx context.Context) {
 		}
 	}
 	lctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
-	_ = s.o.Store.Leave(lctx, s.o.Group, s.o.Me.ID) // else it is forgotten a little later
+	_ = s.o.Store.Leave(lctx, s.o.Group, s.o.Self.ID) // else it is forgotten a little later
 	cancel()
 	wg.Wait()
 }
@@ -155,14 +155,14 @@ type attendance struct {
 	mine      bool
 }
 
-func (s *Share) see(ctx context.Context, living []state.Worker, running map[int]*attendance, wg *sync.WaitGroup) {
+func (s *Assignment) see(ctx context.Context, living []state.Worker, running map[int]*attendance, wg *sync.WaitGroup) {
 	var alike []string
 	for _, w := range living {
-		if classOf(w) == classOf(s.o.Me) {
+		if classOf(w) == classOf(s.o.Self) {
 			alike = append(alike, w.ID)
 		}
 	}
-	mine := Assign(alike, s.o.Me.ID, s.n)
+	mine := Assign(alike, s.o.Self.ID, s.n)
 	s.mu.Lock()
 	before := s.mine
 	s.living, s.mine = living, mine
@@ -185,7 +185,7 @@ func (s *Share) see(ctx context.Context, living []state.Worker, running map[int]
 	for _, p := range mine {
 		a := running[p]
 		if a == nil {
-			a = &attendance{consumers: s.o.Attend(s.o.Store.Keys().In(p)), mine: true}
+			a = &attendance{consumers: s.o.Consumers(s.o.Store.Keys().In(p)), mine: true}
 			running[p] = a
 			for _, c := range a.consumers {
 				wg.Go(func() { c.Run(ctx) })
@@ -196,7 +196,7 @@ func (s *Share) see(ctx context.Context, living []state.Worker, running map[int]
 			continue
 		}
 		a.mine = true
-		fresh := s.o.Attend(s.o.Store.Keys().In(p))
+		fresh := s.o.Consumers(s.o.Store.Keys().In(p))
 		for i, c := range a.consumers {
 			if !c.Resume() { // it has ended already
 				a.consumers[i] = fresh[i]

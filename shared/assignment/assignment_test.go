@@ -1,4 +1,4 @@
-package share_test
+package assignment_test
 
 import (
 	"context"
@@ -10,7 +10,7 @@ import (
 
 	"go.uber.org/zap"
 
-	"github.com/tierflow/tierflow/shared/share"
+	"github.com/tierflow/tierflow/shared/assignment"
 	"github.com/tierflow/tierflow/shared/state"
 	"github.com/tierflow/tierflow/shared/testenv/testserver"
 )
@@ -30,7 +30,7 @@ func TestSharesAreFairAndLeaveNoPartitionOut(t *testing.T) {
 		of := make([]int, c.partitions) // workers of each
 		least, most := c.partitions, 0
 		for _, id := range ids {
-			mine := share.Assign(ids, id, c.partitions)
+			mine := assignment.Assign(ids, id, c.partitions)
 			least, most = min(least, len(mine)), max(most, len(mine))
 			for _, p := range mine {
 				of[p]++
@@ -43,7 +43,7 @@ func TestSharesAreFairAndLeaveNoPartitionOut(t *testing.T) {
 			t.Errorf("%d workers, %d partitions: from %d to %d partitions each", c.workers, c.partitions, least, most)
 		}
 	}
-	if got := share.Assign(workers(3), "somebody else", 16); got != nil {
+	if got := assignment.Assign(workers(3), "somebody else", 16); got != nil {
 		t.Errorf("who does not live has %v", got)
 	}
 }
@@ -54,8 +54,8 @@ func TestTheOrderOfTheListDoesNotMatterAndFewPartitionsChangeHands(t *testing.T)
 	slices.Reverse(turned)
 	moved := 0
 	for _, id := range ids[:7] {
-		before, after := share.Assign(ids, id, 64), share.Assign(ids[:7], id, 64)
-		if !slices.Equal(before, share.Assign(turned, id, 64)) {
+		before, after := assignment.Assign(ids, id, 64), assignment.Assign(ids[:7], id, 64)
+		if !slices.Equal(before, assignment.Assign(turned, id, 64)) {
 			t.Errorf("%s: another order, other partitions", id)
 		}
 		for _, p := range after {
@@ -94,14 +94,16 @@ func (a *attendant) Resume() bool { return false }
 const minIdle = 1200 * time.Millisecond
 
 type member struct {
-	*share.Share
+	*assignment.Assignment
 	stop func()
 }
 
 func join(t *testing.T, store *state.Store, me state.Worker) *member {
 	t.Helper()
-	s := share.New(share.Options{Store: store, Group: "g", Me: me, MinIdle: minIdle, Log: zap.NewNop(),
-		Attend: func(state.Keys) []share.Consumer { return []share.Consumer{&attendant{retired: make(chan struct{})}} }})
+	s := assignment.New(assignment.Options{Store: store, Group: "g", Self: me, MinIdle: minIdle, Log: zap.NewNop(),
+		Consumers: func(state.Keys) []assignment.Consumer {
+			return []assignment.Consumer{&attendant{retired: make(chan struct{})}}
+		}})
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
 	go func() {
@@ -132,7 +134,7 @@ func eventually(t *testing.T, what string, partitions int, members []*member, wa
 	testserver.Eventually(t, what, 20*time.Second, func() error {
 		seen := make([]int, partitions)
 		for i, m := range members {
-			mine := m.Mine()
+			mine := m.Partitions()
 			if len(mine) != want[i] {
 				return fmt.Errorf("member %d has %v, want %d", i, mine, want[i])
 			}
@@ -162,11 +164,11 @@ func TestThePartitionsOfAWorkerThatDiesAreTheOthers(t *testing.T) {
 	a := join(t, store, state.Worker{ID: "a"})
 	eventually(t, "one has all", 8, []*member{a}, 8)
 	// Another one is heard of once and never again.
-	if _, err := store.Announce(t.Context(), "g", state.Worker{ID: "dead"}, minIdle*2/3); err != nil {
+	if _, err := store.Heartbeat(t.Context(), "g", state.Worker{ID: "dead"}, minIdle*2/3); err != nil {
 		t.Fatal(err)
 	}
 	testserver.Eventually(t, "it counts", 20*time.Second, func() error {
-		if n := len(a.Mine()); n != 4 {
+		if n := len(a.Partitions()); n != 4 {
 			return fmt.Errorf("the other still has %d", n)
 		}
 		return nil
