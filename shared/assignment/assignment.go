@@ -1,24 +1,23 @@
-// Package assignment spreads the partitions over the workers of a group. Its importers are the relocator and the committer.
+// Package assignment gives each partition to workers of a group. The relocator and the committer import it.
 //
-// Workers announce themselves in Redis, and every one computes from the list of the living which partitions are whose:
-// nobody hands out anything, and nobody is first among them. A worker that has not been heard of for two thirds of
-// MinIdle does not count any more, and its partitions are others' within MinIdle. What two workers see may differ for
-// a moment; then a partition has two of them, or none until the next look. That each entry is done once never depends
-// on it: the consumer group, the lock and the generation see to that.
+// Every worker sends heartbeats to Redis and reads the list of living workers with each. From that list every worker
+// computes the same assignment, so no worker leads. A worker without a heartbeat for two thirds of MinIdle counts as
+// dead; others have its partitions within MinIdle. Two workers may see different lists for a moment. A partition then
+// has two workers, or none until the next heartbeat. The consumer group, the lock and the generation still let each
+// entry take effect once.
 //
-// With fewer workers than partitions each partition has one, and no worker has two more than another. With more,
-// each worker has one, and no partition two more than another: a thousand relocators need a thousand connections for
-// reading and not a thousand for each partition. Workers that reach different tiers are spread apart, so that
-// every partition has one of each kind, to which the others hand what only it can do.
+// With fewer workers than partitions, each partition has one worker, and the numbers of partitions of two workers differ
+// by one at most. With more workers, each has one partition, and the numbers of workers of two partitions differ by
+// one at most: a thousand relocators need a thousand blocking connections, not a thousand for each partition. Workers
+// that reach the same tiers form a set, and every set is spread over all partitions. So each partition has a worker of
+// every set, and the others can reassign entries to it.
 package assignment
 
 import (
 	"context"
 	"errors"
 	"fmt"
-	"hash/fnv"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -28,262 +27,190 @@ import (
 	"github.com/tierflow/tierflow/shared/state"
 )
 
-// Consumer is what works on a partition: stream.Consumer.
+// Consumer works on a stream of a partition: stream.Consumer.
 type Consumer interface {
 	Run(ctx context.Context)
 	Retire()
 	Resume() bool
 }
 
-// Options of a Assignment. All are required.
+// Options of an Assignment. All are required, except where noted.
 type Options struct {
 	Store   *state.Store
-	Group   string // whose workers share
+	Group   string // the group whose workers divide the partitions
 	Self    state.Worker
 	MinIdle time.Duration
-	// Attend makes what works on a partition. They are run until the partition is somebody else's.
+	// Consumers makes the consumers of a partition. They run until another worker has the partition.
 	Consumers func(partition state.Keys) []Consumer
-	// Changed is called with how many partitions are ours when that changes; may be nil.
+	// Changed is called with the number of this worker's partitions when that changes. It may be nil.
 	Changed func(n int)
 	Log     *zap.Logger
 }
 
-// Assignment is a worker's part in the partitions.
+// Assignment runs the consumers of the partitions that one worker has.
 type Assignment struct {
 	o Options
-	n int
+	n int // partitions
 
-	mu     sync.Mutex
-	living []state.Worker
-	mine   []int
-	failed error         // of the last announcement
-	first  chan struct{} // closed after the first
+	mu      sync.Mutex
+	plan    *plan         // nil before the first heartbeat
+	failed  error         // of the last heartbeat
+	started chan struct{} // closed after the first heartbeat
 }
 
-// New makes a Assignment. Run must be started.
+// New makes an Assignment. Run starts it.
 func New(o Options) *Assignment {
-	return &Assignment{o: o, n: o.Store.Keys().Partitions(), first: make(chan struct{})}
+	return &Assignment{o: o, n: o.Store.Keys().Partitions(), started: make(chan struct{})}
 }
 
-// Mine are the partitions that this worker has now.
-func (s *Assignment) Partitions() []int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return slices.Clone(s.mine)
-}
-
-// Announced tells whether the others have heard of this worker lately. It waits for the first announcement, so that it can
-// be a check of readiness.
-func (s *Assignment) CheckHeartbeat(ctx context.Context) error {
-	select {
-	case <-s.first:
-	case <-ctx.Done():
-		return errors.New("this worker has not announced itself yet")
+// Partitions are the partitions that this worker has now, ascending.
+func (a *Assignment) Partitions() []int {
+	if p := a.current(); p != nil {
+		return slices.Clone(p.own)
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.failed == nil {
+	return nil
+}
+
+func (a *Assignment) current() *plan {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.plan
+}
+
+// CheckHeartbeat returns an error where the last heartbeat failed. It waits for the first one, so that it can be a
+// readiness check.
+func (a *Assignment) CheckHeartbeat(ctx context.Context) error {
+	select {
+	case <-a.started:
+	case <-ctx.Done():
+		return errors.New("this worker has not sent a heartbeat yet")
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.failed == nil {
 		return nil
 	}
 	hint := "look at Redis"
-	if strings.Contains(s.failed.Error(), "NOPERM") {
-		hint = "let this service's Redis user use the key " + s.o.Store.Keys().Workers(s.o.Group)
+	if strings.Contains(a.failed.Error(), "NOPERM") {
+		hint = "let this service's Redis user use the key " + a.o.Store.Keys().Workers(a.o.Group)
 	}
-	return fmt.Errorf("this worker cannot announce itself: it takes on no partitions, and others take those that it has: %w (%s)",
-		s.failed, hint)
+	return fmt.Errorf("this worker cannot send heartbeats: it takes no new partitions, and others take those it has: %w (%s)",
+		a.failed, hint)
 }
 
-// Capable names a living worker other than this one that has the partition and reaches the tiers, "" where there is none.
-// Of several, key chooses.
-func (s *Assignment) Capable(partition int, key string, tiers ...string) string {
-	s.mu.Lock()
-	living := s.living
-	s.mu.Unlock()
+// Capable names another living worker that has the partition and reaches the tiers, "" where there is none. The key
+// chooses among several.
+func (a *Assignment) Capable(partition int, key string, tiers ...string) string {
+	p := a.current()
+	if p == nil {
+		return ""
+	}
 	var able []string
-	for class, ids := range classes(living) {
-		if !(state.Worker{Tiers: tiersOf(class)}).Reaches(tiers...) {
-			continue
-		}
-		for _, id := range ids {
-			if id != s.o.Self.ID && slices.Contains(Assign(ids, id, s.n), partition) {
-				able = append(able, id)
-			}
+	for _, w := range p.workers[partition] {
+		if w.ID != a.o.Self.ID && w.Reaches(tiers...) {
+			able = append(able, w.ID)
 		}
 	}
 	if len(able) == 0 {
 		return ""
 	}
-	slices.Sort(able)
 	return able[weight(key, 0)%uint64(len(able))]
 }
 
-// Run attends to the partitions that are ours, until ctx ends and what was begun has ended.
-func (s *Assignment) Run(ctx context.Context) {
-	running := map[int]*attendance{}
+// Run sends heartbeats and runs the consumers of this worker's partitions. It returns after ctx has ended and every
+// consumer has returned.
+func (a *Assignment) Run(ctx context.Context) {
+	running := map[int]*work{}
 	var wg sync.WaitGroup
-	every, counts := s.o.MinIdle/6, s.o.MinIdle*2/3
-	heard := sync.OnceFunc(func() { close(s.first) })
+	every, within := a.o.MinIdle/6, a.o.MinIdle*2/3
+	start := sync.OnceFunc(func() { close(a.started) })
 	for ctx.Err() == nil {
-		actx, cancel := context.WithTimeout(ctx, max(every, time.Second))
-		living, err := s.o.Store.Heartbeat(actx, s.o.Group, s.o.Self, counts)
+		hctx, cancel := context.WithTimeout(ctx, max(every, time.Second))
+		living, err := a.o.Store.Heartbeat(hctx, a.o.Group, a.o.Self, within)
 		cancel()
-		s.mu.Lock()
-		before := s.failed
-		s.failed = err
-		s.mu.Unlock()
+		a.mu.Lock()
+		before := a.failed
+		a.failed = err
+		a.mu.Unlock()
 		switch {
 		case err == nil:
-			s.see(ctx, living, running, &wg)
-		case before == nil && ctx.Err() == nil: // the partitions stay as they are
-			s.o.Log.Warn("could not announce, going on with the partitions as they are", zap.Error(err))
+			a.update(ctx, living, running, &wg)
+		case before == nil && ctx.Err() == nil:
+			a.o.Log.Warn("the heartbeat failed: this worker keeps its partitions", zap.Error(err))
 		}
-		heard()
+		start()
 		select {
 		case <-ctx.Done():
 		case <-time.After(every):
 		}
 	}
 	lctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
-	_ = s.o.Store.Leave(lctx, s.o.Group, s.o.Self.ID) // else it is forgotten a little later
+	_ = a.o.Store.Leave(lctx, a.o.Group, a.o.Self.ID) // on an error the others notice after two thirds of MinIdle
 	cancel()
 	wg.Wait()
 }
 
-// attendance is the work on one partition.
-type attendance struct {
+// work is what runs for one partition.
+type work struct {
 	consumers []Consumer
-	mine      bool
+	assigned  bool // false: the consumers finish what they have begun
 }
 
-func (s *Assignment) see(ctx context.Context, living []state.Worker, running map[int]*attendance, wg *sync.WaitGroup) {
-	var alike []string
-	for _, w := range living {
-		if classOf(w) == classOf(s.o.Self) {
-			alike = append(alike, w.ID)
-		}
-	}
-	mine := Assign(alike, s.o.Self.ID, s.n)
-	s.mu.Lock()
-	before := s.mine
-	s.living, s.mine = living, mine
-	s.mu.Unlock()
-	if before != nil && slices.Equal(before, mine) {
+// update makes a new plan where the list of living workers has changed, then starts and retires consumers.
+func (a *Assignment) update(ctx context.Context, living []state.Worker, running map[int]*work, wg *sync.WaitGroup) {
+	before, changed := a.replan(living)
+	if !changed {
 		return
 	}
-	if s.o.Changed != nil {
-		s.o.Changed(len(mine))
+	own := a.current().own
+	if before != nil && slices.Equal(before.own, own) {
+		return
 	}
-	s.o.Log.Info("partitions", zap.Int("workers", len(living)), zap.Ints("mine", mine))
-	for p, a := range running {
-		if a.mine && !slices.Contains(mine, p) {
-			a.mine = false
-			for _, c := range a.consumers {
-				c.Retire() // what it has in hand it finishes
+	if a.o.Changed != nil {
+		a.o.Changed(len(own))
+	}
+	a.o.Log.Info("partitions", zap.Int("workers", len(living)), zap.Ints("mine", own))
+	for p, w := range running {
+		if w.assigned && !slices.Contains(own, p) {
+			w.assigned = false
+			for _, c := range w.consumers {
+				c.Retire()
 			}
 		}
 	}
-	for _, p := range mine {
-		a := running[p]
-		if a == nil {
-			a = &attendance{consumers: s.o.Consumers(s.o.Store.Keys().In(p)), mine: true}
-			running[p] = a
-			for _, c := range a.consumers {
+	for _, p := range own {
+		w := running[p]
+		if w == nil {
+			w = &work{consumers: a.o.Consumers(a.o.Store.Keys().In(p)), assigned: true}
+			running[p] = w
+			for _, c := range w.consumers {
 				wg.Go(func() { c.Run(ctx) })
 			}
 			continue
 		}
-		if a.mine {
+		if w.assigned {
 			continue
 		}
-		a.mine = true
-		fresh := s.o.Consumers(s.o.Store.Keys().In(p))
-		for i, c := range a.consumers {
-			if !c.Resume() { // it has ended already
-				a.consumers[i] = fresh[i]
+		w.assigned = true
+		fresh := a.o.Consumers(a.o.Store.Keys().In(p))
+		for i, c := range w.consumers {
+			if !c.Resume() { // it has ended
+				w.consumers[i] = fresh[i]
 				wg.Go(func() { fresh[i].Run(ctx) })
 			}
 		}
 	}
 }
 
-// classOf tells workers apart that reach different tiers.
-func classOf(w state.Worker) string {
-	if w.Tiers == nil {
-		return "*"
+// replan computes the plan of these workers, unless the present plan is of the same ones.
+func (a *Assignment) replan(living []state.Worker) (before *plan, changed bool) {
+	before = a.current()
+	if before.madeFor(living) {
+		return before, false
 	}
-	tiers := slices.Clone(w.Tiers)
-	slices.Sort(tiers)
-	return strings.Join(tiers, ",")
-}
-
-func tiersOf(class string) []string {
-	if class == "*" {
-		return nil
-	}
-	return strings.Split(class, ",")
-}
-
-func classes(workers []state.Worker) map[string][]string {
-	cs := map[string][]string{}
-	for _, w := range workers {
-		c := classOf(w)
-		cs[c] = append(cs[c], w.ID)
-	}
-	return cs
-}
-
-// Assign are the partitions of n that one of the workers has, ascending: the same whoever computes it. Few of them change
-// when a worker comes or goes.
-func Assign(workers []string, me string, n int) []int {
-	workers = slices.Clone(workers)
-	slices.Sort(workers)
-	at := slices.Index(workers, me)
-	if at < 0 {
-		return nil
-	}
-	mine := []int{}
-	if len(workers) <= n {
-		for p, w := range spread(n, len(workers), func(p, w int) uint64 { return weight(workers[w], p) }) {
-			if w == at {
-				mine = append(mine, p)
-			}
-		}
-		return mine
-	}
-	return append(mine, spread(len(workers), n, func(w, p int) uint64 { return weight(workers[w], p) })[at])
-}
-
-// spread puts items into bins, each into the one of the highest weight that has room; no bin gets two more than another.
-func spread(items, bins int, weight func(item, bin int) uint64) []int {
-	least, extra := items/bins, items%bins
-	loads := make([]int, bins)
-	of := make([]int, items)
-	for i := range items {
-		best, highest := -1, uint64(0)
-		for b := range bins {
-			if loads[b] > least || loads[b] == least && extra == 0 {
-				continue
-			}
-			if w := weight(i, b); best < 0 || w > highest {
-				best, highest = b, w
-			}
-		}
-		if loads[best] == least {
-			extra--
-		}
-		loads[best]++
-		of[i] = best
-	}
-	return of
-}
-
-// weight is a number that looks random, and is the same for everybody.
-func weight(worker string, p int) uint64 {
-	h := fnv.New64a()
-	_, _ = h.Write([]byte(worker + "/" + strconv.Itoa(p))) // never fails
-	x := h.Sum64()
-	x ^= x >> 33 // FNV changes its high bits little at the end of a text
-	x *= 0xff51afd7ed558ccd
-	x ^= x >> 33
-	return x
+	p := newPlan(living, a.o.Self, a.n)
+	a.mu.Lock()
+	a.plan = p
+	a.mu.Unlock()
+	return before, true
 }

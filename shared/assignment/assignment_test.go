@@ -24,60 +24,58 @@ func workers(n int) (ids []string) {
 	return ids
 }
 
-func TestSharesAreFairAndLeaveNoPartitionOut(t *testing.T) {
+func TestPartitionsAreSpreadEvenlyAndNoneIsLeftOut(t *testing.T) {
 	for _, c := range []struct{ workers, partitions int }{{1, 1}, {1, 16}, {3, 16}, {4, 16}, {5, 4}, {16, 16}, {7, 64}, {64, 7}, {300, 64}, {5, 1}} {
-		ids := workers(c.workers)
-		of := make([]int, c.partitions) // workers of each
-		least, most := c.partitions, 0
-		for _, id := range ids {
-			mine := assignment.Assign(ids, id, c.partitions)
-			least, most = min(least, len(mine)), max(most, len(mine))
-			for _, p := range mine {
-				of[p]++
+		workersOf := make([]int, c.partitions)
+		minEach, maxEach := c.partitions, 0
+		for _, own := range assignment.Compute(workers(c.workers), c.partitions) {
+			minEach, maxEach = min(minEach, len(own)), max(maxEach, len(own))
+			for _, p := range own {
+				workersOf[p]++
 			}
 		}
-		if slices.Min(of) < 1 || slices.Max(of)-slices.Min(of) > 1 {
-			t.Errorf("%d workers, %d partitions: workers of each partition %v", c.workers, c.partitions, of)
+		if slices.Min(workersOf) < 1 || slices.Max(workersOf)-slices.Min(workersOf) > 1 {
+			t.Errorf("%d workers, %d partitions: workers of each partition %v", c.workers, c.partitions, workersOf)
 		}
-		if most-least > 1 || c.workers >= c.partitions && most != 1 || c.workers <= c.partitions && slices.Max(of) != 1 {
-			t.Errorf("%d workers, %d partitions: from %d to %d partitions each", c.workers, c.partitions, least, most)
+		if maxEach-minEach > 1 || c.workers >= c.partitions && maxEach != 1 || c.workers <= c.partitions && slices.Max(workersOf) != 1 {
+			t.Errorf("%d workers, %d partitions: from %d to %d partitions each", c.workers, c.partitions, minEach, maxEach)
 		}
 	}
-	if got := assignment.Assign(workers(3), "somebody else", 16); got != nil {
-		t.Errorf("who does not live has %v", got)
+	if got := assignment.Compute(nil, 16); len(got) != 0 {
+		t.Errorf("without workers: %v", got)
 	}
 }
 
-func TestTheOrderOfTheListDoesNotMatterAndFewPartitionsChangeHands(t *testing.T) {
+func TestTheOrderOfTheListDoesNotMatterAndFewPartitionsMove(t *testing.T) {
 	ids := workers(8)
-	turned := slices.Clone(ids)
-	slices.Reverse(turned)
+	reversed := slices.Clone(ids)
+	slices.Reverse(reversed)
+	all, again, fewer := assignment.Compute(ids, 64), assignment.Compute(reversed, 64), assignment.Compute(ids[:7], 64)
 	moved := 0
-	for _, id := range ids[:7] {
-		before, after := assignment.Assign(ids, id, 64), assignment.Assign(ids[:7], id, 64)
-		if !slices.Equal(before, assignment.Assign(turned, id, 64)) {
+	for i, id := range ids[:7] {
+		if !slices.Equal(all[i], again[len(ids)-1-i]) {
 			t.Errorf("%s: another order, other partitions", id)
 		}
-		for _, p := range after {
-			if !slices.Contains(before, p) {
+		for _, p := range fewer[i] {
+			if !slices.Contains(all[i], p) {
 				moved++
 			}
 		}
 	}
-	// Eight were the dead one's. Dealing them all out anew would move 56.
+	// The worker that left had eight. A new assignment from nothing would move 56.
 	if moved < 8 || moved > 28 {
-		t.Errorf("%d partitions have changed hands", moved)
+		t.Errorf("%d partitions have moved", moved)
 	}
 }
 
-// attendant is a consumer that does nothing but be there.
-type attendant struct {
+// idleConsumer is a consumer that does nothing until it is retired.
+type idleConsumer struct {
 	mu      sync.Mutex
 	retired chan struct{}
 	ended   bool
 }
 
-func (a *attendant) Run(ctx context.Context) {
+func (a *idleConsumer) Run(ctx context.Context) {
 	select {
 	case <-ctx.Done():
 	case <-a.retired:
@@ -87,9 +85,9 @@ func (a *attendant) Run(ctx context.Context) {
 	a.mu.Unlock()
 }
 
-func (a *attendant) Retire() { close(a.retired) }
+func (a *idleConsumer) Retire() { close(a.retired) }
 
-func (a *attendant) Resume() bool { return false }
+func (a *idleConsumer) Resume() bool { return false }
 
 const minIdle = 1200 * time.Millisecond
 
@@ -102,7 +100,7 @@ func join(t *testing.T, store *state.Store, me state.Worker) *member {
 	t.Helper()
 	s := assignment.New(assignment.Options{Store: store, Group: "g", Self: me, MinIdle: minIdle, Log: zap.NewNop(),
 		Consumers: func(state.Keys) []assignment.Consumer {
-			return []assignment.Consumer{&attendant{retired: make(chan struct{})}}
+			return []assignment.Consumer{&idleConsumer{retired: make(chan struct{})}}
 		}})
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
@@ -128,7 +126,7 @@ func newStore(t *testing.T, partitions int) *state.Store {
 	return state.NewStore(state.Options{Redis: rdb, Keys: state.NewKeys(testserver.Prefix(t)).Partitioned(partitions), TTL: time.Hour, Lease: time.Minute})
 }
 
-// eventually waits until the members have so many partitions each, all of them together.
+// eventually waits until the members have these numbers of partitions, and every partition has as many members as the others.
 func eventually(t *testing.T, what string, partitions int, members []*member, want ...int) {
 	t.Helper()
 	testserver.Eventually(t, what, 20*time.Second, func() error {
@@ -149,7 +147,7 @@ func eventually(t *testing.T, what string, partitions int, members []*member, wa
 	})
 }
 
-func TestWorkersShareThePartitionsAndTakeOverThoseOfOneThatGoes(t *testing.T) {
+func TestWorkersDivideThePartitionsAndTakeOverThoseOfAWorkerThatLeaves(t *testing.T) {
 	store := newStore(t, 8)
 	a := join(t, store, state.Worker{ID: "a"})
 	eventually(t, "one has all", 8, []*member{a}, 8)
@@ -159,33 +157,33 @@ func TestWorkersShareThePartitionsAndTakeOverThoseOfOneThatGoes(t *testing.T) {
 	eventually(t, "one has all again", 8, []*member{a}, 8)
 }
 
-func TestThePartitionsOfAWorkerThatDiesAreTheOthers(t *testing.T) {
+func TestTheOthersTakeOverThePartitionsOfAWorkerThatDies(t *testing.T) {
 	store := newStore(t, 8)
 	a := join(t, store, state.Worker{ID: "a"})
 	eventually(t, "one has all", 8, []*member{a}, 8)
-	// Another one is heard of once and never again.
+	// Another worker sends one heartbeat and no more.
 	if _, err := store.Heartbeat(t.Context(), "g", state.Worker{ID: "dead"}, minIdle*2/3); err != nil {
 		t.Fatal(err)
 	}
-	testserver.Eventually(t, "it counts", 20*time.Second, func() error {
+	testserver.Eventually(t, "the other worker counts", 20*time.Second, func() error {
 		if n := len(a.Partitions()); n != 4 {
-			return fmt.Errorf("the other still has %d", n)
+			return fmt.Errorf("the first worker still has %d", n)
 		}
 		return nil
 	})
-	eventually(t, "it does not count any more", 8, []*member{a}, 8)
+	eventually(t, "the other worker is dead", 8, []*member{a}, 8)
 }
 
-func TestWorkersThatReachOtherTiersHaveEveryPartitionToo(t *testing.T) {
+func TestWorkersThatReachOtherTiersDivideAllPartitionsOnceMore(t *testing.T) {
 	store := newStore(t, 4)
 	all := []*member{
 		join(t, store, state.Worker{ID: "a", Tiers: []string{"bronze", "silver"}}),
 		join(t, store, state.Worker{ID: "b", Tiers: []string{"silver", "bronze"}}),
 		join(t, store, state.Worker{ID: "c", Tiers: []string{"gold", "bronze"}}),
 	}
-	eventually(t, "two share, one has all", 4, all, 2, 2, 4)
-	// Each hears of the others with its next announcement.
-	testserver.Eventually(t, "they know of each other", 20*time.Second, func() error {
+	eventually(t, "two divide the partitions, one has all", 4, all, 2, 2, 4)
+	// Each reads the list of the others with its next heartbeat.
+	testserver.Eventually(t, "they know each other", 20*time.Second, func() error {
 		for p := range 4 {
 			if got := all[0].Capable(p, "x", "gold", "bronze"); got != "c" {
 				return fmt.Errorf("partition %d: %q reaches gold", p, got)
