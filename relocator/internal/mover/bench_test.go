@@ -16,8 +16,8 @@ import (
 	"github.com/tierflow/tierflow/shared/policy"
 )
 
-// BenchmarkSmallMoves moves files of 16 KiB on the file system of TMPDIR, as many at once as a relocator has slots, from
-// the look at the source to the durable release. ./scripts/bench moves runs it beside a bare loop.
+// BenchmarkSmallMoves moves files of 16 KiB on the file system of TMPDIR, 256 at the same time, as a relocator does. It
+// measures from the look at the source to the durable release. ./scripts/bench moves runs it beside a bare loop.
 func BenchmarkSmallMoves(b *testing.B) {
 	from, to := routes[0].tiers(b)
 	names := make([]string, b.N)
@@ -60,7 +60,7 @@ func BenchmarkSmallMoves(b *testing.B) {
 		}
 	}
 	if left := tree(b, from.Path); len(left) > 1 {
-		b.Errorf("%d files and folders are where they were", len(left))
+		b.Errorf("%d files and folders were not released", len(left))
 	}
 	for _, l := range []policy.Level{from, to} {
 		if left := scratch(b, l); len(left) > 0 {

@@ -15,43 +15,46 @@ import (
 	"github.com/tierflow/tierflow/shared/policy"
 )
 
-// Comparison asks whether a copy that no row names may go: whether the one that the row names has its bytes.
+// Comparison asks whether an old copy may be removed: whether the copy that the row names has the same bytes.
 type Comparison struct {
 	Filename      string
-	Old, Current  policy.Level
-	OldIsOriginal bool   // Current was made from Old; else Old was made from Current, or nobody knows
-	Digest        string // of the last copy that was made, by the row; "" where it has none
+	Old, Current  policy.Level // Current is the level that the row names
+	OldIsOriginal bool         // Current was copied from Old; false: Old was copied from Current, or it is unknown
+	Digest        string       // the row's digest of the last copy; "" where it has none
 
-	Progress func() // a sign of life, at least once in 1 MiB that is read
+	Progress func() // called at least once for each MiB that is read
 }
 
-// Compare is for just before a release. there is false where Current holds nothing of that name: then Old may be the
-// last copy. fault.Changed says that Old has bytes that are nowhere else: one of the two was changed, or damaged, after the
-// copy was made.
+// Compare tells whether an old copy may be removed. Call it just before the removal, after the fence. there is false
+// where the level that the row names does not hold the item: Old may then be the last copy. fault.Changed says that Old
+// has bytes that are nowhere else: one of the two was changed or damaged after the copy was made.
 //
-// The common case reads no byte. Old and Current are one inode, or a copy, which got size and time of change of what
-// it was made from. A rewrite that puts the time of change back moves the inode's own (ctime), which nobody can set:
-// that of an original must be older than its copy's, by
-// a tick of the kernel's clock at least. Where any of these does not fit, the bytes are read, and they
-// decide: an operator's cp, a backup's touch and a chmod change no content. Not seen is what was renamed over the old
-// name of a file that was moved by a link, with the same size and the same time of change.
+// Usually Compare reads no bytes. It is enough that both are one inode, or that size and mtime are equal: a copy gets
+// its source's mtime. A rewrite that puts the mtime back changes the ctime, which no process can set. So an original
+// must also have an older ctime than its copy. Where one of these does not fit, Compare reads both, and the bytes
+// decide: an operator's cp, a touch by a backup and a chmod change no bytes.
 //
-// Before it says that Current has the bytes, it looks whether that tier is still there.
+// Compare does not notice one case: a file that was moved by a link, and another file of the same size and mtime that
+// was renamed over its old name.
+//
+// Before it reports equal bytes, Compare checks that the tier of the row's level is still there.
 //
 // Kinds: TierRefused, Changed, Busy (it is being changed now), Unsupported, Suspect. A cancelled context gives its
 // cause.
 func (m *Mover) Compare(ctx context.Context, c Comparison) (there bool, err error) {
 	there, err = m.compare(ctx, c)
 	err = wrap("compare", c.Filename+" on "+c.Old.Name+" with that on "+c.Current.Name, err)
-	return there, blame(err, c.Old, c.Current)
+	return there, setLevel(err, c.Old, c.Current)
 }
 
 func (m *Mover) compare(ctx context.Context, c Comparison) (there bool, err error) {
 	roots := [2]*tier.Root{}
 	items := [2]*opened{}
-	without := func(i int, err error) (bool, error) {
+	// Side 0 is the copy that the row names, side 1 the old one. Where the old one is missing or is neither file nor
+	// folder, there is nothing to compare: Release finds that out itself.
+	notOpened := func(i int, err error) (bool, error) {
 		var kind *fsys.KindError
-		if missing(err) || i == 1 && errors.As(err, &kind) { // the release finds that out, and says so
+		if missing(err) || i == 1 && errors.As(err, &kind) {
 			return i > 0, nil
 		}
 		return i > 0, err
@@ -63,24 +66,24 @@ func (m *Mover) compare(ctx context.Context, c Comparison) (there bool, err erro
 		}
 		defer roots[i].Close()
 		if seen[i].st, err = m.fs.StatPath(fsys.LookReleased, roots[i].Dir, c.Filename); err != nil {
-			return without(i, err)
+			return notOpened(i, err)
 		}
 	}
-	if !seen[0].isDir() && asCopied(&seen[1], &seen[0], c.OldIsOriginal) { // nothing need be opened
+	if !seen[0].isDir() && asCopied(&seen[1], &seen[0], c.OldIsOriginal) { // no need to open them
 		return true, roots[0].Check(fsys.RecheckTier)
 	}
 	for i := range items {
 		if items[i], err = m.find(fsys.LookReleased, roots[i], c.Filename); err != nil {
-			return without(i, err)
+			return notOpened(i, err)
 		}
 		defer items[i].Close()
 	}
-	named, old := items[0], items[1]
+	current, old := items[0], items[1]
 	before, err := m.list(ctx, old)
 	if err != nil {
 		return true, err
 	}
-	listed, err := m.list(ctx, named)
+	listed, err := m.list(ctx, current)
 	if err != nil {
 		return true, err
 	}
@@ -92,7 +95,7 @@ func (m *Mover) compare(ctx context.Context, c Comparison) (there bool, err erro
 	if err != nil {
 		return true, err
 	}
-	other, err := m.sumOf(ctx, fsys.ReadReleased, named, c.Progress)
+	other, err := m.sumOf(ctx, fsys.ReadReleased, current, c.Progress)
 	if err != nil {
 		return true, err
 	}
@@ -106,17 +109,17 @@ func (m *Mover) compare(ctx context.Context, c Comparison) (there bool, err erro
 	if bytes.Equal(sum, other) {
 		return true, roots[0].Check(fsys.RecheckTier)
 	}
-	what := fmt.Errorf("it was changed after it was copied, and is kept: it has sha256 %x, and %s, which the row names, %x",
-		sum, named.file.Path(), other)
+	what := fmt.Errorf("it was changed after it was copied, so it is not removed: it has sha256 %x; %s, which the row names, has %x",
+		sum, current.file.Path(), other)
 	if digest(sum) == c.Digest {
-		what = fmt.Errorf("it is as it was copied, sha256 %x, and is kept: %s, which the row names, is not any more, and has %x",
-			sum, named.file.Path(), other)
+		what = fmt.Errorf("it is as it was copied, sha256 %x, so it is not removed: %s, which the row names, has changed and has %x",
+			sum, current.file.Path(), other)
 	}
 	return true, &fault.Error{Kind: fault.Changed, Op: "clear", Subject: old.file.Path(), Err: what,
-		Hint: "find out which of the two is right; remove this one, or put its bytes in the other's place; then retry"}
+		Hint: "find out which of the two is right; remove this one, or put its bytes in place of the other; then retry"}
 }
 
-// list looks at a content, all the way down.
+// list returns the stat of a file, or the tree of a directory.
 func (m *Mover) list(ctx context.Context, i *opened) (*node, error) {
 	st, err := m.fs.Stat(fsys.LookReleased, i.file)
 	if err != nil || !fsys.IsDir(&st) {
@@ -129,20 +132,21 @@ func (m *Mover) list(ctx context.Context, i *opened) (*node, error) {
 	return n, err
 }
 
-// asCopied tells whether old looks as it did when named was made from it, or it from named.
-func asCopied(old, named *node, original bool) bool {
-	if old.name != named.name || old.isDir() != named.isDir() {
+// asCopied tells whether sizes and times show that neither has changed since one was copied from the other. original: old
+// is the source.
+func asCopied(old, current *node, original bool) bool {
+	if old.name != current.name || old.isDir() != current.isDir() {
 		return false
 	}
 	if old.isDir() {
-		return slices.EqualFunc(old.kids, named.kids, func(a, b *node) bool { return asCopied(a, b, original) })
+		return slices.EqualFunc(old.children, current.children, func(a, b *node) bool { return asCopied(a, b, original) })
 	}
-	a, b := &old.st, &named.st
+	a, b := &old.st, &current.st
 	return fsys.Same(a, b) || a.Size == b.Size && sameTime(a.Mtim, b.Mtim) &&
 		(!original || a.Ctim.Nano() < b.Ctim.Nano())
 }
 
-// sameTime allows for a file system that keeps seconds only.
+// sameTime compares two mtimes. One of the file systems may store whole seconds only.
 func sameTime(a, b unix.Timespec) bool {
 	return a.Sec == b.Sec && (a.Nsec == b.Nsec || a.Nsec == 0 || b.Nsec == 0)
 }

@@ -17,16 +17,16 @@ import (
 	"github.com/tierflow/tierflow/shared/policy"
 )
 
-// compare asks whether the copy on old may go, and whether a byte was read for the answer.
-func compare(t *testing.T, old, named policy.Level, name, digest string, original bool) (there, read bool, err error) {
+// compare calls Mover.Compare. read tells whether it read any byte.
+func compare(t *testing.T, old, current policy.Level, name, digest string, oldIsOriginal bool) (there, read bool, err error) {
 	t.Helper()
 	var steps []fsys.Step
 	there, err = mover.New(mover.Options{FS: recorder(&steps)}).Compare(context.Background(), mover.Comparison{Filename: name,
-		Old: old, Current: named, OldIsOriginal: original, Digest: digest, Progress: func() {}})
+		Old: old, Current: current, OldIsOriginal: oldIsOriginal, Digest: digest, Progress: func() {}})
 	return there, contains(steps, fsys.ReadReleased), err
 }
 
-// tick waits until the kernel's clock, which sets the times of files, has gone on.
+// tick waits until the kernel's clock for file times has advanced.
 func tick(t *testing.T, dir string) {
 	t.Helper()
 	write(t, dir+"/clock", nil)
@@ -34,7 +34,7 @@ func tick(t *testing.T, dir string) {
 	was := ctime()
 	for end := time.Now().Add(10 * time.Second); ctime() <= was; {
 		if time.Now().After(end) {
-			t.Fatal("the times of files stand still")
+			t.Fatal("the clock for file times does not advance")
 		}
 		if err := os.Chmod(dir+"/clock", 0o600); err != nil {
 			t.Fatal(err)
@@ -45,7 +45,7 @@ func tick(t *testing.T, dir string) {
 	}
 }
 
-func TestACopyThatIsAsItWasCopiedMayGoAndNoByteIsReadForThat(t *testing.T) {
+func TestAnUnchangedCopyMayBeReleasedWithoutReadingAByte(t *testing.T) {
 	for _, r := range routes {
 		for _, name := range []string{"club/film.mp4", "club/hls"} {
 			t.Run(name+" "+r.name, func(t *testing.T) {
@@ -55,11 +55,11 @@ func TestACopyThatIsAsItWasCopiedMayGoAndNoByteIsReadForThat(t *testing.T) {
 				tick(t, from.Path)
 				made := mustMake(t, mover.New(mover.Options{}), request(from, to, name))
 				for _, original := range []bool{true, false} {
-					old, named := from, to
+					old, current := from, to
 					if !original {
-						old, named = to, from
+						old, current = to, from
 					}
-					there, read, err := compare(t, old, named, name, made.Digest, original)
+					there, read, err := compare(t, old, current, name, made.Digest, original)
 					if !there || read || err != nil {
 						t.Errorf("original %v: there %v, read %v, %v", original, there, read, err)
 					}
@@ -69,7 +69,7 @@ func TestACopyThatIsAsItWasCopiedMayGoAndNoByteIsReadForThat(t *testing.T) {
 	}
 }
 
-func TestACopyThatWasChangedAfterItWasCopiedMayNotGo(t *testing.T) {
+func TestACopyThatChangedAfterItWasCopiedMayNotBeReleased(t *testing.T) {
 	rewrite := func(t *testing.T, path string) { write(t, path, random(3000)) }
 	changes := map[string]func(t *testing.T, path string){
 		"rewritten": rewrite,
@@ -93,10 +93,10 @@ func TestACopyThatWasChangedAfterItWasCopiedMayNotGo(t *testing.T) {
 		for _, name := range []string{"film.mp4", "hls"} {
 			for how, change := range changes {
 				if r.method == mover.Linked && (how == "rewritten" || how == "longer") {
-					continue // both names are one file: it is changed under both
+					continue // both names are one file, so both change
 				}
 				if r.method == mover.Linked && strings.HasSuffix(how, "times") {
-					continue // a rename over the name moves the ctime of the linked file as well: this is not seen
+					continue // the rename changes the ctime of the linked file as well: Compare does not notice this
 				}
 				t.Run(name+" "+how+", "+r.name, func(t *testing.T) {
 					from, to := r.tiers(t)
@@ -109,14 +109,14 @@ func TestACopyThatWasChangedAfterItWasCopiedMayNotGo(t *testing.T) {
 						there, _, err := compare(t, from, to, name, digest, true)
 						wantKind(t, err, fault.Changed, from.Path+"/"+name, to.Path+"/"+name, "find out which")
 						if !there {
-							t.Error("the row's own was not seen")
+							t.Error("the copy that the row names was not found")
 						}
 					}
 				})
 			}
 		}
 	}
-	t.Run("a file more, a file less", func(t *testing.T) {
+	t.Run("one file added, one removed", func(t *testing.T) {
 		from, to := routes[0].tiers(t)
 		writeTree(t, from.Path+"/hls")
 		mustMake(t, mover.New(mover.Options{}), request(from, to, "hls"))
@@ -138,7 +138,7 @@ func TestACopyThatWasChangedAfterItWasCopiedMayNotGo(t *testing.T) {
 	})
 }
 
-func TestWhatLooksChangedIsReadAndTheBytesDecide(t *testing.T) {
+func TestTheBytesDecideWhenACopyLooksChanged(t *testing.T) {
 	from, to := routes[1].tiers(t)
 	data := random(3 << 20)
 	for _, name := range []string{"touched", "chmod", "cp", "dir/a"} {
@@ -149,7 +149,7 @@ func TestWhatLooksChangedIsReadAndTheBytesDecide(t *testing.T) {
 		mustMake(t, m, request(from, to, name))
 	}
 	write(t, to.Path+"/cp", data)
-	mustMake(t, m, request(from, to, "cp")) // adopts it
+	mustMake(t, m, request(from, to, "cp")) // adopts the operator's copy
 	now := time.Now()
 	err := errors.Join(os.Chtimes(from.Path+"/touched", now, now), os.Chmod(from.Path+"/chmod", 0o600),
 		os.Chtimes(from.Path+"/dir/a", now, now))
@@ -163,7 +163,7 @@ func TestWhatLooksChangedIsReadAndTheBytesDecide(t *testing.T) {
 	}
 }
 
-func TestACopyMayNotGoWhereTheRowsOwnIsNotAsItWasCopiedAnyMore(t *testing.T) {
+func TestACopyMayNotBeReleasedWhenTheCurrentCopyHasChanged(t *testing.T) {
 	from, to := routes[1].tiers(t)
 	data := random(3 << 20)
 	for name, damage := range map[string]func(path string) error{
@@ -183,7 +183,7 @@ func TestACopyMayNotGoWhereTheRowsOwnIsNotAsItWasCopiedAnyMore(t *testing.T) {
 	}
 }
 
-func TestACopyThatIsMountedOverTheOthersNameIsNoOther(t *testing.T) {
+func TestAnOldCopyMountedOverTheCurrentNameIsNotASecondCopy(t *testing.T) {
 	from, to := routes[0].tiers(t)
 	write(t, from.Path+"/x", random(3000))
 	write(t, to.Path+"/x", nil)
@@ -195,14 +195,14 @@ func TestACopyThatIsMountedOverTheOthersNameIsNoOther(t *testing.T) {
 	}
 }
 
-func TestACopyWhoseOtherIsMissingMayBeTheLast(t *testing.T) {
+func TestACopyMayBeTheLastWhenTheCurrentCopyIsMissing(t *testing.T) {
 	from, to := routes[0].tiers(t)
 	write(t, from.Path+"/x", nil)
 	if there, _, err := compare(t, from, to, "x", "", true); there || err != nil {
 		t.Errorf("there %v, %v", there, err)
 	}
 	if there, _, err := compare(t, to, from, "x", "", true); !there || err != nil {
-		t.Errorf("nothing to clear: there %v, %v", there, err)
+		t.Errorf("there is no old copy: there %v, %v", there, err)
 	}
 	to.Path += "-away"
 	_, _, err := compare(t, from, to, "x", "", true)
@@ -215,7 +215,7 @@ func TestACopyWhoseOtherIsMissingMayBeTheLast(t *testing.T) {
 	wantKind(t, err, fault.Unsupported)
 }
 
-func TestACopyThatChangesWhileItIsComparedIsLookedAtLater(t *testing.T) {
+func TestACopyThatChangesDuringTheComparisonIsRetriedLater(t *testing.T) {
 	from, to := routes[1].tiers(t)
 	write(t, from.Path+"/x", random(1000))
 	mustMake(t, mover.New(mover.Options{}), request(from, to, "x"))

@@ -16,7 +16,7 @@ import (
 	"github.com/tierflow/tierflow/shared/fault"
 )
 
-func TestAFullTierIsNoticedBeforeAnyByteIsCopied(t *testing.T) {
+func TestAFullTierFailsTheMoveBeforeAnyByteIsCopied(t *testing.T) {
 	from := newLevel(t, t.TempDir(), "bronze")
 	to := newLevel(t, mount(t, "-t", "tmpfs", "-o", "size=8m", "none"), "gold")
 	write(t, from.Path+"/big", random(12<<20))
@@ -27,7 +27,7 @@ func TestAFullTierIsNoticedBeforeAnyByteIsCopied(t *testing.T) {
 	_, err := m.Make(context.Background(), request(from, to, "big"))
 	wantKind(t, err, fault.NoSpace)
 	if contains(steps, fsys.WriteTemp) || contains(steps, fsys.ReadSource) {
-		t.Errorf("copied before it had the space: %v", steps)
+		t.Errorf("bytes were copied before the space was reserved: %v", steps)
 	}
 	_, err = m.Make(context.Background(), request(from, to, "dir"))
 	wantKind(t, err, fault.NoSpace)
@@ -57,7 +57,7 @@ func TestShortWritesAreContinued(t *testing.T) {
 	write(t, from.Path+"/y", data)
 	_, err := mover.New(mover.Options{FS: failing(fsys.WriteTemp, fsys.ShortWrite(0))}).Make(context.Background(), request(from, to, "y"))
 	if err == nil || !strings.Contains(err.Error(), "short write") {
-		t.Errorf("a write of nothing at all: %v", err)
+		t.Errorf("a write of zero bytes: %v", err)
 	}
 	wantAbsent(t, to.Path+"/y")
 }
@@ -88,7 +88,7 @@ func TestASourceThatChangesIsCopiedAgain(t *testing.T) {
 		mustMake(t, m, request(from, to, "x"))
 		sameBytes(t, to.Path+"/x", next)
 	})
-	t.Run("it shrinks, and grows", func(t *testing.T) {
+	t.Run("shrunk and grown", func(t *testing.T) {
 		for _, size := range []int{10, 5 << 20} {
 			from, to := routes[1].tiers(t)
 			write(t, from.Path+"/x", random(3<<20))
@@ -101,7 +101,7 @@ func TestASourceThatChangesIsCopiedAgain(t *testing.T) {
 		}
 	})
 	for _, kind := range []string{"x", "d"} {
-		t.Run("without end "+kind, func(t *testing.T) {
+		t.Run("at every try, "+kind, func(t *testing.T) {
 			from, to := routes[1].tiers(t)
 			write(t, from.Path+"/x", random(100))
 			write(t, from.Path+"/d/x", random(100))
@@ -121,7 +121,7 @@ func TestASourceThatChangesIsCopiedAgain(t *testing.T) {
 		})
 	}
 	for _, r := range routes {
-		t.Run("a directory gets one more file, "+r.name, func(t *testing.T) {
+		t.Run("a new file in a directory, "+r.name, func(t *testing.T) {
 			from, to := r.tiers(t)
 			writeTree(t, from.Path+"/d")
 			m := mover.New(mover.Options{FS: at(fsys.MakeTree, 3, func(string) error { write(t, from.Path+"/d/360p/new", []byte("n")); return nil })})
@@ -129,7 +129,7 @@ func TestASourceThatChangesIsCopiedAgain(t *testing.T) {
 			equalTrees(t, "target", tree(t, to.Path), tree(t, from.Path))
 		})
 	}
-	t.Run("a link that meets another file than was opened", func(t *testing.T) {
+	t.Run("another file that has the name when it is linked", func(t *testing.T) {
 		from, to := routes[0].tiers(t)
 		write(t, from.Path+"/x", []byte("old"))
 		m := mover.New(mover.Options{FS: at(fsys.LinkTemp, 1, func(string) error {
@@ -141,7 +141,7 @@ func TestASourceThatChangesIsCopiedAgain(t *testing.T) {
 	})
 }
 
-func TestAnFsyncThatFailsIsNeverRepeatedAndNothingIsPublished(t *testing.T) {
+func TestAFailedFsyncIsNeverRepeatedAndNothingIsPublished(t *testing.T) {
 	for _, r := range routes {
 		for _, kind := range []string{"file", "dir"} {
 			for _, step := range []fsys.Step{fsys.FsyncSource, fsys.FsyncTemp, fsys.FsyncTree, fsys.FsyncRecord} {
@@ -152,13 +152,13 @@ func TestAnFsyncThatFailsIsNeverRepeatedAndNothingIsPublished(t *testing.T) {
 				m := mover.New(mover.Options{FS: fsys.FS{Hook: func(s fsys.Step, _ string) error {
 					if s == step {
 						calls++
-						return unix.ENOSPC // even this one: the pages are gone
+						return unix.ENOSPC // any error: the kernel has dropped the pages
 					}
 					return nil
 				}}})
 				made, err := m.Make(context.Background(), request(from, to, kind))
 				if calls == 0 {
-					continue // a step of the other routes
+					continue // this route does not have the step
 				}
 				wantKind(t, err, fault.Suspect)
 				if calls != 1 || made != nil {
@@ -170,22 +170,22 @@ func TestAnFsyncThatFailsIsNeverRepeatedAndNothingIsPublished(t *testing.T) {
 					mustMake(t, mover.New(mover.Options{}), request(from, to, kind))
 					continue
 				}
-				// The source is still what it was, and the kernel would say now that all is well.
+				// The source has the same bytes, and the kernel would now report success.
 				was := calls
 				_, err = m.Make(context.Background(), request(from, to, kind))
 				wantKind(t, err, fault.Suspect, "has failed before")
 				if e := new(fault.Error); !errors.As(err, &e) || e.Level != "bronze" {
-					t.Errorf("%s, %s: it blames the tier of %q", r.name, kind, e.Level)
+					t.Errorf("%s, %s: the error names level %q", r.name, kind, e.Level)
 				}
 				if calls != was {
-					t.Errorf("%s, %s: the source was synced once more", r.name, kind)
+					t.Errorf("%s, %s: the source was synced again", r.name, kind)
 				}
 			}
 		}
 	}
 }
 
-func TestASourceOfWhichNothingBadIsKnownIsBelievedAgainAfterASyncOfAllHasFailed(t *testing.T) {
+func TestASourceIsSyncedAgainAfterAFailedSyncfs(t *testing.T) {
 	for _, r := range routes {
 		from, to := r.tiers(t)
 		write(t, from.Path+"/x", random(10))
@@ -223,7 +223,7 @@ func TestACopyThatReadsBackDifferentlyIsNotPublished(t *testing.T) {
 	wantClean(t, to)
 }
 
-func TestBeforeItIsReadBackACopyIsNotInTheCache(t *testing.T) {
+func TestACopyIsNotInThePageCacheWhenItIsReadBack(t *testing.T) {
 	from, to := routes[2].tiers(t)
 	write(t, from.Path+"/x", random(4<<20))
 	var cached uint64
@@ -237,7 +237,7 @@ func TestBeforeItIsReadBackACopyIsNotInTheCache(t *testing.T) {
 		err = unix.Cachestat(uint(f.Fd()), &unix.CachestatRange{}, &st, 0)
 		cached = st.Cache
 		if errors.Is(err, unix.ENOSYS) {
-			return nil // an old kernel: nothing to see
+			return nil // the kernel is older than 6.5
 		}
 		return err
 	})})
@@ -248,10 +248,10 @@ func TestBeforeItIsReadBackACopyIsNotInTheCache(t *testing.T) {
 }
 
 func TestACancelledMoveEndsWithinASecondAndLeavesNothing(t *testing.T) {
-	lost := fault.New(fault.Lost, "hold", "lock:7", errors.New("the lock is somebody else's"))
+	lost := fault.New(fault.Lost, "hold", "lock:7", errors.New("another worker has the lock"))
 	for name, o := range map[string]mover.Options{
-		"waiting for its share of the bandwidth": {Limiter: rate.NewLimiter(1000, 1000)},
-		"copying":                                {},
+		"held back by the limiter": {Limiter: rate.NewLimiter(1000, 1000)},
+		"while it copies":          {},
 	} {
 		for _, kind := range []string{"file", "dir"} {
 			t.Run(kind+" "+name, func(t *testing.T) {
@@ -281,7 +281,7 @@ func TestACancelledMoveEndsWithinASecondAndLeavesNothing(t *testing.T) {
 			})
 		}
 	}
-	t.Run("before it began", func(t *testing.T) {
+	t.Run("before it begins", func(t *testing.T) {
 		from, to := routes[0].tiers(t)
 		write(t, from.Path+"/x", nil)
 		ctx, cancel := context.WithCancel(context.Background())
@@ -294,7 +294,7 @@ func TestACancelledMoveEndsWithinASecondAndLeavesNothing(t *testing.T) {
 	})
 }
 
-func TestTheLimiterIsObeyedWhateverItsBurst(t *testing.T) {
+func TestTheLimiterHoldsForAnyBurst(t *testing.T) {
 	from, to := routes[1].tiers(t)
 	write(t, from.Path+"/x", random(1<<20))
 	l := rate.NewLimiter(4<<20, 10_000)

@@ -15,7 +15,7 @@ import (
 	"github.com/tierflow/tierflow/shared/policy"
 )
 
-// wrap gives an error of the file system its kind. Faults and the cause of a cancelled context pass as they are.
+// wrap gives a file system error its kind. It returns faults, and the cause of a cancelled context, unchanged.
 func wrap(op, subject string, err error) error {
 	var known *fault.Error
 	if err == nil || errors.As(err, &known) || errors.Is(err, context.Canceled) ||
@@ -34,15 +34,16 @@ func wrap(op, subject string, err error) error {
 	case isAny(err, unix.EROFS):
 		e.Kind, e.Hint = fault.Suspect, "it is read-only: look at the kernel's log, then mount it writable"
 	case missing(err):
-		e.Kind = fault.Busy // whatever is our own business was there a moment ago: another attempt has taken it away
+		e.Kind = fault.Busy // the name was there a moment ago: another attempt has removed it
 	case isAny(err, unix.EACCES, unix.EPERM):
 		e.Kind, e.Hint = fault.Suspect, "the relocator's user needs the right to read, write and rename there"
 	}
 	return e
 }
 
-// blame names the level whose tier has failed: by the path, else the first. A fault that has one already keeps it.
-func blame(err error, levels ...policy.Level) error {
+// setLevel names the level whose tier failed: the one that holds the error's path, else the first. A fault that names a
+// level already keeps it.
+func setLevel(err error, levels ...policy.Level) error {
 	var e *fault.Error
 	if !errors.As(err, &e) || e.Level != "" || e.Kind != fault.Suspect && e.Kind != fault.NoSpace {
 		return err
@@ -65,8 +66,8 @@ func isAny(err error, errnos ...error) bool {
 
 func missing(err error) bool { return isAny(err, unix.ENOENT, unix.ENOTDIR) }
 
-// suspect is for a failed fsync, whatever the errno: the kernel has dropped what it could not write and tells it
-// once, so the inode is thrown away and fsync is not called again.
+// suspect is the fault of a failed fsync, whatever its errno. The kernel reports an fsync error once and drops the pages.
+// The caller must discard the file and must not call fsync again.
 func suspect(op string, err error) error {
 	return &fault.Error{Kind: fault.Suspect, Op: op, Err: err, Hint: "look at the disk and the kernel's log"}
 }
@@ -77,5 +78,5 @@ func changed(path string) error {
 
 func conflict(path, format string, args ...any) error {
 	return &fault.Error{Kind: fault.Conflict, Op: "publish", Subject: path, Err: fmt.Errorf(format, args...),
-		Hint: "find out which of the two is right, and move the other one out of the tier"}
+		Hint: "find out which of the two is right, and move the other out of the tier"}
 }

@@ -18,10 +18,10 @@ import (
 	"github.com/tierflow/tierflow/shared/fault"
 )
 
-// TestWhateverOperationFailsNothingIsLostAndNothingPartialIsSeen breaks every single operation of a move in turn:
-// once that one alone, once everything from there on, as when the disk or the process dies.
-func TestWhateverOperationFailsNothingIsLostAndNothingPartialIsSeen(t *testing.T) {
-	// Both file systems are in memory, where fsync costs nothing: there are thousands.
+// TestAFailedOperationOfAMoveLosesNothingAndShowsNothingPartial fails every single operation of a move in turn: once that
+// operation alone, and once all operations from it on, as when the disk or the process dies.
+func TestAFailedOperationOfAMoveLosesNothingAndShowsNothingPartial(t *testing.T) {
+	// Both file systems are in memory: there are thousands of fsyncs, which cost nothing there.
 	other := mount(t, "-t", "tmpfs", "-o", "size=256m", "none")
 	elsewhere := func(t testing.TB) string {
 		dir, err := os.MkdirTemp(other, "")
@@ -53,7 +53,7 @@ func TestWhateverOperationFailsNothingIsLostAndNothingPartialIsSeen(t *testing.T
 	}
 }
 
-// breakOperation breaks the n-th operation; false: there were not so many.
+// breakOperation moves a file or directory while the n-th operation fails. false: the move has fewer operations.
 func breakOperation(t *testing.T, r route, kind string, n int, dies bool, steps map[fsys.Step]bool) bool {
 	from, to := r.tiers(t)
 	const name = "a/b/x"
@@ -63,7 +63,7 @@ func breakOperation(t *testing.T, r route, kind string, n int, dies bool, steps 
 		write(t, from.Path+"/"+name+"/sub/1", random(10))
 		write(t, from.Path+"/"+name+"/2", random(5000))
 	}
-	// What a releaser has left must be cleared on the way.
+	// The move must clear what a releaser has left.
 	write(t, to.Path+"/.tierflow/released/7.old/copy", nil)
 	source := tree(t, from.Path)
 	count, broken := 0, fsys.Step("")
@@ -95,7 +95,7 @@ func breakOperation(t *testing.T, r route, kind string, n int, dies bool, steps 
 		}
 	}
 	if err == nil && (made == nil || len(seen) == 0) {
-		t.Errorf("%s: success without a copy", what)
+		t.Errorf("%s: the move succeeded without a copy", what)
 	}
 	if err != nil && !fault.Is(err, fault.Suspect) {
 		t.Errorf("%s: %q: %v", what, fault.KindOf(err), err)
@@ -123,7 +123,7 @@ func breakOperation(t *testing.T, r route, kind string, n int, dies bool, steps 
 	return true
 }
 
-func TestADiscardThatFailsLeavesTheRecordForTheSweep(t *testing.T) {
+func TestAFailedDiscardLeavesTheRecordForTheSweep(t *testing.T) {
 	from, to := routes[0].tiers(t)
 	write(t, from.Path+"/x", []byte("x"))
 	made, err := mover.New(mover.Options{FS: failing(fsys.RemoveTemp, unix.EIO)}).Make(context.Background(), request(from, to, "x"))
@@ -136,7 +136,7 @@ func TestADiscardThatFailsLeavesTheRecordForTheSweep(t *testing.T) {
 	}
 }
 
-// TestTheStepTableNamesEveryStep reads the constants of package fsys and the documentation of package mover.
+// TestTheStepTableNamesEveryStep compares the constants of package fsys with the package comment of mover.
 func TestTheStepTableNamesEveryStep(t *testing.T) {
 	doc, err := os.ReadFile("doc.go")
 	if err != nil {
@@ -158,7 +158,7 @@ func TestTheStepTableNamesEveryStep(t *testing.T) {
 		if !elsewhere {
 			n++
 			if !strings.Contains(string(doc), "//\t"+step+" ") {
-				t.Errorf("doc.go says nothing of the step %s", step)
+				t.Errorf("doc.go does not have the step %s", step)
 			}
 		}
 		return true
@@ -168,7 +168,7 @@ func TestTheStepTableNamesEveryStep(t *testing.T) {
 	}
 }
 
-func TestErrorsOfTheKernelGetTheirKind(t *testing.T) {
+func TestKernelErrorsGetTheirKind(t *testing.T) {
 	for err, kind := range map[error]fault.Kind{
 		unix.EIO: fault.Suspect, unix.EROFS: fault.Suspect, unix.EUCLEAN: fault.Suspect,
 		unix.ENOSPC: fault.NoSpace, unix.EDQUOT: fault.NoSpace,
@@ -180,7 +180,7 @@ func TestErrorsOfTheKernelGetTheirKind(t *testing.T) {
 		wantKind(t, got, kind, "7 (x) from bronze to gold", "write-temp")
 		var e *fault.Error
 		if kind != fault.Internal && (!errors.As(got, &e) || e.Level != "gold") {
-			t.Errorf("%v blames the tier of %q", err, e.Level)
+			t.Errorf("%v: the error names level %q", err, e.Level)
 		}
 		if !errors.Is(got, err) {
 			t.Errorf("%v does not wrap %v", got, err)

@@ -18,7 +18,7 @@ import (
 	"github.com/tierflow/tierflow/shared/fault"
 )
 
-// file makes dst/name one more name of src's file, or a durable copy of it.
+// file makes dst/name a hard link to src, or a durable copy of it. sum is the SHA-256 of the bytes; nil for a link.
 func (j *job) file(ctx context.Context, src *opened, dst *fsys.File, name string) (method string, sum []byte, err error) {
 	if ctx.Err() != nil {
 		return "", nil, context.Cause(ctx)
@@ -35,9 +35,9 @@ func (j *job) file(ctx context.Context, src *opened, dst *fsys.File, name string
 	return j.copy(ctx, src, dst, name)
 }
 
-// link tries: only the kernel knows whether two folders share a file system (bind mounts and subvolumes lie
-// about it). The file is synced after it has the name, which nobody reads yet: the other way round the name would
-// need a sync of its own, and files that cannot be linked would be synced for nothing.
+// link tries to make dst/name a hard link to src. Only the kernel knows whether two folders share a file system:
+// st_dev is wrong for bind mounts and subvolumes. The file is synced after the link, while nobody reads the name. If
+// the sync came first, the name would need a sync of its own.
 func (j *job) link(src *opened, dst *fsys.File, name string) (bool, error) {
 	if j.noLink {
 		return false, nil
@@ -53,7 +53,7 @@ func (j *job) link(src *opened, dst *fsys.File, name string) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	// The link was made by name: it may have met another file, or a symbolic link, than the one that was opened.
+	// linkat(2) takes a name. Another file, or a symbolic link, may have had it at that moment.
 	st, err := j.fs.Lstat(fsys.LinkTemp, dst, name)
 	if err != nil {
 		return false, err
@@ -64,8 +64,8 @@ func (j *job) link(src *opened, dst *fsys.File, name string) (bool, error) {
 	return true, j.fsyncFound(src.file, &src.st, func() error { return j.fsync(fsys.FsyncSource, src.file, dst) })
 }
 
-// fsync makes a file durable that is made or linked in dst. Where that is tmp/ itself, its name is the record of what is
-// going to be published, which must not be less durable than the publication.
+// fsync makes a file durable that was made or linked in dst. Where dst is tmp/, the file's name is the record of the
+// attempt. The record must become durable before the copy is published, so dst is synced as well.
 func (j *job) fsync(step fsys.Step, f, dst *fsys.File) error {
 	var all []fsys.Unsynced
 	if dst == j.to.Tmp {
@@ -78,10 +78,11 @@ func (j *job) fsync(step fsys.Step, f, dst *fsys.File) error {
 	return nil
 }
 
-// copy makes a durable copy: bytes, holes, owner, mode, attributes, times, one fsync, and the check of it all.
+// copy makes a durable copy of a file: bytes, holes, owner, mode, attributes and times. It then checks the copy and that
+// the source did not change.
 func (j *job) copy(ctx context.Context, src *opened, dst *fsys.File, name string) (string, []byte, error) {
-	if src.st.Size > chunk {
-		if err := j.turn(ctx); err != nil {
+	if src.st.Size > chunkSize {
+		if err := j.waitForSlot(ctx); err != nil {
 			return "", nil, err
 		}
 		defer func() { <-j.large }()
@@ -106,7 +107,7 @@ func (j *job) copy(ctx context.Context, src *opened, dst *fsys.File, name string
 	if err := j.metadata(f, src.file, &src.st); err != nil {
 		return "", nil, err
 	}
-	// Here a long wait is out of the context's hands; write-back began early to keep it short.
+	// An fsync cannot be cancelled. Write-back began early, so that the fsync is short.
 	if err := j.fsync(fsys.FsyncTemp, f, dst); err != nil {
 		return "", nil, err
 	}
@@ -123,13 +124,13 @@ func (j *job) copy(ctx context.Context, src *opened, dst *fsys.File, name string
 		case method == Cloned && n != src.st.Size:
 			return "", nil, changed(src.file.Path())
 		case method == Copied && (n != src.st.Size || !bytes.Equal(got, sum)):
-			return "", nil, suspect("read back", fmt.Errorf("%s reads back differently: %d bytes, sha256 %x, of %d bytes, "+
-				"sha256 %x", f.Path(), n, got, src.st.Size, sum))
+			return "", nil, suspect("read back", fmt.Errorf("%s reads back differently: %d bytes with sha256 %x, "+
+				"%d bytes with sha256 %x were written", f.Path(), n, got, src.st.Size, sum))
 		}
 		sum = got
 	}
-	// Most uploaders never sync. A copy that is durable must not differ from a source that a power cut has damaged: the
-	// two would be a conflict.
+	// Most uploaders never call fsync. If a power cut damaged the source after the copy became durable, the two would
+	// differ, and the next attempt would report a conflict.
 	err = j.fsyncFound(src.file, &src.st, func() error { return j.fsync(fsys.FsyncSource, src.file, nil) })
 	if err != nil {
 		return "", nil, err
@@ -144,8 +145,8 @@ func (j *job) copy(ctx context.Context, src *opened, dst *fsys.File, name string
 	return method, sum, nil
 }
 
-// turn waits until a large file may be copied; to wait is no stall.
-func (j *job) turn(ctx context.Context) error {
+// waitForSlot waits until a large file may be copied. It reports progress while it waits.
+func (j *job) waitForSlot(ctx context.Context) error {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	for {
@@ -160,8 +161,8 @@ func (j *job) turn(ctx context.Context) error {
 	}
 }
 
-// metadata gives a copy what else belongs to its source. An attribute that is too large for the target's file system is
-// no full tier, though some call it so.
+// metadata gives a copy the owner, mode, attributes and times of its source. Some file systems answer ENOSPC for an
+// attribute that is too large for them. metadata reports that as Unsupported, because the tier is not full.
 func (j *job) metadata(dst, src *fsys.File, st *unix.Stat_t) error {
 	err := j.fs.SetMetadata(fsys.SetMetadata, dst, src, st)
 	var attribute *fsys.XattrError
@@ -172,19 +173,19 @@ func (j *job) metadata(dst, src *fsys.File, st *unix.Stat_t) error {
 		return err
 	}
 	return &fault.Error{Kind: fault.Unsupported, Op: "set metadata of", Subject: dst.Path(), Err: err,
-		Hint: "the target's file system holds no such attribute: remove it, or use another file system"}
+		Hint: "the target's file system cannot hold this attribute: remove it, or use another file system"}
 }
 
-// unchanged tells whether a file is as it was. The time of change alone may be a new link or permission as well;
-// it is also all that tells a rewrite with its times put back.
+// unchanged tells whether a file is as it was. A new ctime may come from a new link or permission only. But it is also
+// the only sign of a rewrite whose mtime was put back, so it counts as a change.
 func unchanged(a, b *unix.Stat_t) bool {
 	return fsys.Same(a, b) && a.Size == b.Size && a.Mtim == b.Mtim && a.Ctim == b.Ctim
 }
 
-var zeros [chunk]byte
+var zeros [chunkSize]byte
 
-// data copies the bytes and returns their SHA-256, holes counted as the zeros they are. Holes are read as well:
-// file systems have claimed holes where there was data. Only what is both called a hole and all zeros is left out.
+// data copies the bytes and returns their SHA-256, in which holes are zeros. It reads holes as well, because file
+// systems have reported holes where there was data. It leaves out only chunks that are in a hole and all zeros.
 func (j *job) data(ctx context.Context, src *opened, dst *fsys.File) ([]byte, error) {
 	size := src.st.Size
 	segs := []fsys.Segment{{Start: 0, End: size}}
@@ -201,7 +202,7 @@ func (j *job) data(ctx context.Context, src *opened, dst *fsys.File) ([]byte, er
 	buf, done := j.buffer(size)
 	defer done()
 	hash := sha256.New()
-	written := int64(0) // write-back has begun up to here
+	written := int64(0) // the offset up to which write-back has begun
 	for pos := int64(0); pos < size; {
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
@@ -225,7 +226,7 @@ func (j *job) data(ctx context.Context, src *opened, dst *fsys.File) ([]byte, er
 		}
 		hash.Write(p)
 		if !hole || !bytes.Equal(p, zeros[:len(p)]) {
-			if err := j.wait(ctx, len(p)); err != nil {
+			if err := j.throttle(ctx, len(p)); err != nil {
 				return nil, err
 			}
 			if err := j.writeFull(dst, p, pos); err != nil {
@@ -233,7 +234,7 @@ func (j *job) data(ctx context.Context, src *opened, dst *fsys.File) ([]byte, er
 			}
 		}
 		pos += int64(len(p))
-		if pos-written >= writeback {
+		if pos-written >= writebackSize {
 			err := j.fs.StartWriteback(fsys.StartWriteback, dst, written, pos-written)
 			if err != nil && !isAny(err, unix.EINVAL, unix.ENOSYS, unix.EOPNOTSUPP) {
 				return nil, err
@@ -246,27 +247,27 @@ func (j *job) data(ctx context.Context, src *opened, dst *fsys.File) ([]byte, er
 	return hash.Sum(nil), nil
 }
 
-// room refuses a content that will not fit, all its files together, before any byte of it is copied. A hundredth of the
-// tier, 64 MiB at most, stays free: a release, which makes room, needs a folder of its own first.
-func (j *job) room() error {
+// checkSpace refuses an item that does not fit, before any of its files is copied. One percent of the tier, but at most
+// 64 MiB, stays free: a release needs space for a folder before it can free any.
+func (j *job) checkSpace() error {
 	free, total, err := j.fs.Space(fsys.Reserve, j.to.Tmp)
-	if err != nil || total == 0 { // some file systems do not tell
+	if err != nil || total == 0 { // total 0: the file system does not report its size
 		return err
 	}
 	if spare := min(total/100, 64<<20); free < j.need+spare {
 		return &fault.Error{Kind: fault.NoSpace, Op: "reserve", Subject: j.r.To.Name, Hint: "free space on the target tier",
-			Err: fmt.Errorf("it needs %d bytes, and %d of the %d that are free stay so", j.need, min(spare, free), free)}
+			Err: fmt.Errorf("it needs %d bytes; %d bytes are free, of which %d must stay free", j.need, free, min(spare, free))}
 	}
-	j.need = 0 // what is copied from now on has been counted
+	j.need = 0 // the check covers all files of the item
 	return nil
 }
 
-// reserve sets the length and allocates what the source has allocated, so that a full tier is noticed before any
-// byte is copied. It goes by parts because some file systems clear what they allocate.
+// reserve sets the length and allocates the segments, so that a full tier fails before any byte is copied. It allocates
+// in parts of 256 MiB and checks the context between them: some file systems write zeros, which takes time.
 func (j *job) reserve(ctx context.Context, dst *fsys.File, segs []fsys.Segment, size int64) error {
 	const part = 256 << 20
 	if j.need > 0 {
-		if err := j.room(); err != nil {
+		if err := j.checkSpace(); err != nil {
 			return err
 		}
 	}
@@ -290,10 +291,10 @@ func (j *job) reserve(ctx context.Context, dst *fsys.File, segs []fsys.Segment, 
 	return nil
 }
 
-// wait takes n bytes from the limiter, in portions of a hundredth of a second at most. Who waits is served in turn, so
-// moves share evenly, and a small file does not wait for chunks of large ones. Each portion is a sign of life: being held
-// back is no stall.
-func (j *job) wait(ctx context.Context, n int) error {
+// throttle takes n bytes from the limiter, in portions of at most a hundredth of a second. The limiter serves moves in
+// turn, so they share the bandwidth evenly, and a small file does not wait for whole chunks of large files. throttle
+// reports progress after each portion.
+func (j *job) throttle(ctx context.Context, n int) error {
 	if j.limiter == nil {
 		return nil
 	}
@@ -303,7 +304,7 @@ func (j *job) wait(ctx context.Context, n int) error {
 			if ctx.Err() != nil {
 				return context.Cause(ctx)
 			}
-			if _, ok := ctx.Deadline(); ok { // the limiter does not wait for what the deadline will not let happen
+			if _, ok := ctx.Deadline(); ok { // the limiter fails at once where the deadline would come first
 				return errors.Join(context.DeadlineExceeded, err)
 			}
 			return err
@@ -314,41 +315,42 @@ func (j *job) wait(ctx context.Context, n int) error {
 	return nil
 }
 
-// version tells a file, as it is, from all others that this process meets.
+// version identifies a file with its present bytes.
 type version struct {
 	dev, ino uint64
 	size     int64
 	mtime    unix.Timespec
 }
 
-// fsyncFound has sync make durable what somebody else has written. The kernel tells a failed fsync once, drops what it
-// could not write, and from then on says that all is well: so a file whose fsync has failed is not believed again until
-// its bytes are others, or this process has been started anew.
+// fsyncFound calls sync for a file that another process wrote. The kernel reports an fsync error once and drops the
+// pages; later calls succeed. fsyncFound therefore remembers a failed file and refuses it until its bytes change or this
+// process restarts.
 func (m *Mover) fsyncFound(f *fsys.File, st *unix.Stat_t, sync func() error) error {
 	v := version{st.Dev, st.Ino, st.Size, st.Mtim}
 	m.mu.Lock()
-	distrusted := m.distrusted[v]
+	failed := m.failedFsync[v]
 	m.mu.Unlock()
-	if distrusted {
+	if failed {
 		return &fault.Error{Kind: fault.Suspect, Op: "fsync",
 			Err: &fs.PathError{Op: "fsync", Path: f.Path(),
-				Err: errors.New("it has failed before: what can be read may not be on the disk")},
+				Err: errors.New("an fsync of this file has failed before: its bytes may not be on the disk")},
 			Hint: "look at the disk and the kernel's log, restore the file, restart the relocator"}
 	}
 	err := sync()
 	if err == nil {
 		return nil
 	}
-	var shared *fsys.SharedError                                                                         // by which others' bytes were lost
-	if at := new(fs.PathError); errors.As(err, &at) && at.Path == f.Path() && !errors.As(err, &shared) { // nor of its folder
+	// An error of the folder, or one that other files share, says nothing about this file's bytes.
+	var shared *fsys.SharedError
+	if at := new(fs.PathError); errors.As(err, &at) && at.Path == f.Path() && !errors.As(err, &shared) {
 		m.mu.Lock()
-		m.distrusted[v] = true
+		m.failedFsync[v] = true
 		m.mu.Unlock()
 	}
 	return err
 }
 
-// readFull reads until p is full or the file ends.
+// readFull reads until p is full or the file ends, and returns how many bytes it read.
 func (m *Mover) readFull(step fsys.Step, f *fsys.File, p []byte, off int64) (int, error) {
 	n := 0
 	for n < len(p) {
@@ -378,9 +380,9 @@ func (m *Mover) writeFull(f *fsys.File, p []byte, off int64) error {
 	return nil
 }
 
-// sum reads a file to its end, calling alive after every chunk, and returns its SHA-256 and length. size is what its length
-// should be.
-func (m *Mover) sum(ctx context.Context, step fsys.Step, f *fsys.File, size int64, alive func()) ([]byte, int64, error) {
+// sum reads a file to its end and returns its SHA-256 and length. It calls progress after every chunk. size is the
+// expected length; it only chooses the buffer.
+func (m *Mover) sum(ctx context.Context, step fsys.Step, f *fsys.File, size int64, progress func()) ([]byte, int64, error) {
 	m.fs.ReadAhead(f)
 	buf, done := m.buffer(size)
 	defer done()
@@ -395,14 +397,14 @@ func (m *Mover) sum(ctx context.Context, step fsys.Step, f *fsys.File, size int6
 		}
 		hash.Write(buf[:n])
 		pos += int64(n)
-		alive()
+		progress()
 		if n < len(buf) {
 			return hash.Sum(nil), pos, nil
 		}
 	}
 }
 
-// digest is the form in which events and MySQL hold a sum; "" for none.
+// digest formats a SHA-256 as events and MySQL hold it: "sha256:<hex>", or "" for nil.
 func digest(sum []byte) string {
 	if sum == nil {
 		return ""

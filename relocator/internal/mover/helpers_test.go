@@ -30,7 +30,7 @@ import (
 
 func TestMain(m *testing.M) { testdisk.Main(func() { run(m) }) }
 
-// run fails when the tests together have left descriptors open: nothing closes them for us.
+// run fails when the tests have left descriptors open: a fsys.File has no finalizer.
 func run(m *testing.M) {
 	before := len(descriptors())
 	code := m.Run()
@@ -55,7 +55,7 @@ func descriptors() (open []string) {
 	return open
 }
 
-// onDisk and inMemory are two file systems: a move from one to the other is a copy.
+// onDisk and inMemory are on different file systems: a move from one to the other is a copy.
 func onDisk(t testing.TB) string { return t.TempDir() }
 
 func inMemory(t testing.TB) string {
@@ -68,7 +68,7 @@ func inMemory(t testing.TB) string {
 	return dir
 }
 
-// mount mounts for the duration of the test.
+// mount mounts a file system on a new folder until the test ends.
 func mount(t testing.TB, args ...string) string {
 	t.Helper()
 	at := t.TempDir()
@@ -86,7 +86,7 @@ func newLevel(t testing.TB, base, name string) policy.Level {
 	return l
 }
 
-// route is a pair of tiers and the method by which files get from one to the other.
+// route is a pair of tiers, with the method by which files move between them.
 type route struct {
 	name   string
 	from   func(testing.TB) string
@@ -138,7 +138,7 @@ func sha(p []byte) string {
 	return "sha256:" + hex.EncodeToString(s[:])
 }
 
-// writeTree makes a directory such as a video package is one.
+// writeTree makes a directory like a video package.
 func writeTree(t testing.TB, dir string) {
 	t.Helper()
 	write(t, dir+"/master.m3u8", []byte("#EXTM3U\n"))
@@ -151,7 +151,7 @@ func writeTree(t testing.TB, dir string) {
 	}
 }
 
-// tree is everything below a path (or the file itself), without .tierflow: kind, permissions and bytes.
+// tree describes everything below a path, or the file itself, without .tierflow: type, permissions and bytes.
 func tree(t testing.TB, path string) map[string]string {
 	t.Helper()
 	m := map[string]string{}
@@ -195,7 +195,7 @@ func equalTrees(t testing.TB, what string, got, want map[string]string) {
 	}
 	for p := range got {
 		if _, ok := want[p]; !ok {
-			t.Errorf("%s: %q is there and should not be", what, p)
+			t.Errorf("%s: %q should not exist", what, p)
 		}
 	}
 }
@@ -239,7 +239,7 @@ func wantKind(t testing.TB, err error, kind fault.Kind, words ...string) {
 func wantAbsent(t testing.TB, path string) {
 	t.Helper()
 	if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("%s is there (%v)", path, err)
+		t.Errorf("%s exists (%v)", path, err)
 	}
 }
 
@@ -279,7 +279,7 @@ func failing(step fsys.Step, err error) fsys.FS {
 	}}
 }
 
-// recorder writes the steps down.
+// recorder makes an FS that appends every step to steps.
 func recorder(steps *[]fsys.Step) fsys.FS {
 	return fsys.FS{Hook: func(s fsys.Step, _ string) error {
 		*steps = append(*steps, s)
@@ -299,7 +299,7 @@ func sameBytes(t testing.TB, path string, want []byte) {
 	t.Helper()
 	got, err := os.ReadFile(path)
 	if err != nil || !bytes.Equal(got, want) {
-		t.Errorf("%s has %d bytes (%v), want %d others", path, len(got), err, len(want))
+		t.Errorf("%s has %d bytes (%v) and differs from the %d bytes wanted", path, len(got), err, len(want))
 	}
 }
 

@@ -20,9 +20,9 @@ import (
 	"github.com/tierflow/tierflow/shared/item"
 )
 
-// TestTheBandwidthIsThatOfAllMovesTogetherAndSharedEvenly runs in a bubble, whose clock stands still while anybody works:
-// the times are those of the limiter alone, whatever the machine.
-func TestTheBandwidthIsThatOfAllMovesTogetherAndSharedEvenly(t *testing.T) {
+// TestAllMovesShareTheBandwidthEvenly runs in a synctest bubble, whose clock stands still while a goroutine runs. The
+// measured times are therefore those of the limiter alone.
+func TestAllMovesShareTheBandwidthEvenly(t *testing.T) {
 	const bandwidth, burst, size, moves = 1 << 20, 1 << 18, 3 << 20, 4
 	from, to := newLevel(t, inMemory(t), "bronze"), newLevel(t, t.TempDir(), "gold")
 	for i := range moves {
@@ -34,7 +34,7 @@ func TestTheBandwidthIsThatOfAllMovesTogetherAndSharedEvenly(t *testing.T) {
 		began := time.Now()
 		var mu sync.Mutex
 		var done [moves]int64
-		var lead int64 // of the one that is furthest over the last one
+		var lead int64 // the most bytes that one move was ahead of another
 		var small time.Duration
 		var wg sync.WaitGroup
 		for i := range moves {
@@ -50,7 +50,7 @@ func TestTheBandwidthIsThatOfAllMovesTogetherAndSharedEvenly(t *testing.T) {
 						lead = max(lead, n-d)
 					}
 					if since := time.Since(last); since > time.Second {
-						t.Errorf("no sign of life for %v while it was held back", since)
+						t.Errorf("no progress was reported for %v while the move was held back", since)
 					}
 					last = time.Now()
 				}
@@ -65,11 +65,11 @@ func TestTheBandwidthIsThatOfAllMovesTogetherAndSharedEvenly(t *testing.T) {
 			time.Sleep(time.Second)
 			r := request(from, to, "small/x")
 			r.ID = 99
-			asked := time.Now()
+			began := time.Now()
 			if _, err := m.Make(context.Background(), r); err != nil {
 				t.Error(err)
 			}
-			small = time.Since(asked)
+			small = time.Since(began)
 		})
 		wg.Wait()
 		total := float64(moves*size + 1000 - burst)
@@ -77,8 +77,8 @@ func TestTheBandwidthIsThatOfAllMovesTogetherAndSharedEvenly(t *testing.T) {
 		if took := time.Since(began); took < want || took > want+want/50 {
 			t.Errorf("%d bytes at %d a second, of which %d at once, took %v, want %v", moves*size+1000, bandwidth, burst, took, want)
 		}
-		if lead > 2<<20 { // progress is told by chunks of 1 MiB
-			t.Errorf("one move was %d bytes before another", lead)
+		if lead > 2<<20 { // progress is reported for each chunk
+			t.Errorf("one move was %d bytes ahead of another", lead)
 		}
 		if small > time.Second/4 {
 			t.Errorf("a file of 1,000 bytes waited for %v", small)
@@ -86,10 +86,10 @@ func TestTheBandwidthIsThatOfAllMovesTogetherAndSharedEvenly(t *testing.T) {
 	})
 }
 
-// TestACancelledMoveStopsAtTheNextChunk counts operations, not seconds: one of a chunk of 1 MiB is what a cancelled move
-// may still do, in whatever phase it is.
+// TestACancelledMoveStopsAtTheNextChunkInEveryPhase counts operations, not seconds. A cancelled move may finish the chunk
+// that it works on, whatever its phase.
 func TestACancelledMoveStopsAtTheNextChunkInEveryPhase(t *testing.T) {
-	lost := fault.New(fault.Lost, "hold", "lock:7", errors.New("the lock is somebody else's"))
+	lost := fault.New(fault.Lost, "hold", "lock:7", errors.New("another worker has the lock"))
 	const size = 12 << 20
 	bytesOf := map[fsys.Step]bool{fsys.ReadSource: true, fsys.WriteTemp: true, fsys.ReadBack: true, fsys.ReadAdopted: true}
 	for _, phase := range []struct {
@@ -141,16 +141,16 @@ func TestACancelledMoveStopsAtTheNextChunkInEveryPhase(t *testing.T) {
 			}}})
 			made, err := m.Make(ctx, request(from, to, phase.kind))
 			if seen < 2 {
-				t.Fatalf("%s was done %d times: nothing was cancelled", phase.step, seen)
+				t.Fatalf("%s ran %d times: nothing was cancelled", phase.step, seen)
 			}
 			if !errors.Is(err, lost) || made != nil {
 				t.Errorf("got %+v, %v", made, err)
 			}
-			most := 2
+			limit := 2
 			if phase.adopted {
-				most = 8 // to list, to look and to open are operations of this step as well
+				limit = 8 // list, lstat and open are operations of this step as well
 			}
-			if after > most {
+			if after > limit {
 				t.Errorf("%d more operations on bytes", after)
 			}
 			if !phase.adopted {
@@ -181,8 +181,9 @@ func TestACancelledMoveStopsAtTheNextChunkInEveryPhase(t *testing.T) {
 	})
 }
 
-// TestAMoveThatIsHeldBackIsCancelledAtOnce: the bubble's clock stands still while anybody works.
-func TestAMoveThatIsHeldBackIsCancelledAtOnce(t *testing.T) {
+// TestAMoveThatTheLimiterHoldsBackEndsAtOnceWhenCancelled runs in a synctest bubble: its clock stands still while a
+// goroutine runs.
+func TestAMoveThatTheLimiterHoldsBackEndsAtOnceWhenCancelled(t *testing.T) {
 	from, to := routes[1].tiers(t)
 	write(t, from.Path+"/x", random(1<<20))
 	synctest.Test(t, func(t *testing.T) {
@@ -201,13 +202,13 @@ func TestAMoveThatIsHeldBackIsCancelledAtOnce(t *testing.T) {
 	wantClean(t, to)
 }
 
-func TestALargeFileNeedsNoMoreMemoryThanASmallOne(t *testing.T) {
+func TestALargeFileNeedsNoMoreMemoryThanASmallFile(t *testing.T) {
 	from, to := routes[1].tiers(t)
 	m := mover.New(mover.Options{})
 	allocated := func(name string, size int64) uint64 {
 		path := filepath.Join(from.Path, name)
 		write(t, path, random(1<<20))
-		if err := os.Truncate(path, size); err != nil { // the rest is a hole, which is read as well
+		if err := os.Truncate(path, size); err != nil { // the rest is a hole; holes are read as well
 			t.Fatal(err)
 		}
 		var before, after runtime.MemStats
@@ -218,13 +219,14 @@ func TestALargeFileNeedsNoMoreMemoryThanASmallOne(t *testing.T) {
 	}
 	small, large := allocated("small", 2<<20), allocated("large", 256<<20)
 	if large > small+8<<20 {
-		t.Errorf("a file of 256 MiB took %d bytes of memory in all, one of 2 MiB %d", large, small)
+		t.Errorf("a file of 256 MiB took %d bytes of memory in total, a file of 2 MiB %d", large, small)
 	}
 }
 
-// TestOnlySomeLargeFilesAreCopiedAtOnceAndThoseThatWaitAreAlive runs in a bubble, too: a copy takes five seconds there.
-func TestOnlySomeLargeFilesAreCopiedAtOnceAndThoseThatWaitAreAlive(t *testing.T) {
-	const most, moves = 32, 40
+// TestLargeFilesAreCopiedAFewAtATimeAndWaitingOnesReportProgress runs in a synctest bubble, where a copy takes five
+// seconds.
+func TestLargeFilesAreCopiedAFewAtATimeAndWaitingOnesReportProgress(t *testing.T) {
+	const limit, moves = 32, 40
 	from, to := newLevel(t, inMemory(t), "bronze"), newLevel(t, t.TempDir(), "gold")
 	for i := range moves {
 		write(t, fmt.Sprintf("%s/%d", from.Path, i), random(300_000))
@@ -262,15 +264,15 @@ func TestOnlySomeLargeFilesAreCopiedAtOnceAndThoseThatWaitAreAlive(t *testing.T)
 				t.Error(err)
 			}
 			if waited := time.Since(began) - 5*time.Second; signs < int(waited/time.Second) {
-				t.Errorf("%d signs of life in %v of waiting", signs, waited)
+				t.Errorf("progress was reported %d times in %v of waiting", signs, waited)
 			}
 		}
 		for i := range moves {
 			wg.Go(func() { move(i+1, fmt.Sprint(i)) })
 		}
 		wg.Wait()
-		if peak != most {
-			t.Errorf("%d large files were copied at once, not %d", peak, most)
+		if peak != limit {
+			t.Errorf("%d large files were copied at the same time, want %d", peak, limit)
 		}
 		for i := range moves {
 			if _, err := os.Stat(fmt.Sprintf("%s/%d", to.Path, i)); err != nil {

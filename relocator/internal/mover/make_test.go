@@ -21,7 +21,7 @@ import (
 	"github.com/tierflow/tierflow/shared/policy"
 )
 
-func TestAFileIsMadeOnTheTarget(t *testing.T) {
+func TestMakePublishesAFileOnTheTarget(t *testing.T) {
 	for _, r := range routes {
 		for _, size := range []int{0, 1, 1 << 20, 9<<20 + 17} {
 			for _, verify := range []mover.Verify{mover.ReadBack, mover.Stream} {
@@ -72,7 +72,7 @@ func TestAFileIsMadeOnTheTarget(t *testing.T) {
 	}
 }
 
-func TestADirectoryIsMadeAsAUnit(t *testing.T) {
+func TestADirectoryIsMovedAsAUnit(t *testing.T) {
 	for _, r := range routes {
 		t.Run(r.name, func(t *testing.T) {
 			from, to := r.tiers(t)
@@ -122,7 +122,7 @@ func TestOwnerModeTimesAndAttributesAreKept(t *testing.T) {
 				if is.Uid != was.Uid || is.Gid != was.Gid || is.Mode != was.Mode {
 					t.Errorf("%s: %d:%d %o, want %d:%d %o", p, is.Uid, is.Gid, is.Mode, was.Uid, was.Gid, was.Mode)
 				}
-				if p != "club" && is.Mtim != was.Mtim { // a parent folder got new entries
+				if p != "club" && is.Mtim != was.Mtim { // the parent folder got new entries
 					t.Errorf("%s: mtime %v, want %v", p, is.Mtim, was.Mtim)
 				}
 				buf := make([]byte, 2000)
@@ -171,7 +171,7 @@ func TestHolesAreKept(t *testing.T) {
 	}
 }
 
-func TestTheDigestOfADirectoryIsWhatSha256sumGives(t *testing.T) {
+func TestTheDigestOfADirectoryIsThatOfSha256sum(t *testing.T) {
 	from, to := routes[1].tiers(t)
 	dir := from.Path + "/odd names"
 	writeTree(t, dir)
@@ -205,9 +205,9 @@ func TestTheDigestOfADirectoryIsWhatSha256sumGives(t *testing.T) {
 	wantKind(t, err, fault.MissingFile)
 }
 
-func TestWhereAFileCannotBeLinkedItIsClonedOrCopied(t *testing.T) {
+func TestAFileThatCannotBeLinkedIsClonedOrCopied(t *testing.T) {
 	noLink := failing(fsys.LinkTemp, unix.EMLINK)
-	t.Run("copied where there are no clones", func(t *testing.T) {
+	t.Run("copied on a file system without clones", func(t *testing.T) {
 		from, to := routes[0].tiers(t)
 		data := random(3 << 20)
 		write(t, from.Path+"/f", data)
@@ -215,7 +215,7 @@ func TestWhereAFileCannotBeLinkedItIsClonedOrCopied(t *testing.T) {
 			t.Errorf("made %+v", made)
 		}
 	})
-	t.Run("cloned where there are", func(t *testing.T) {
+	t.Run("cloned on a file system with clones", func(t *testing.T) {
 		image := filepath.Join(t.TempDir(), "xfs")
 		if err := errors.Join(os.WriteFile(image, nil, 0o600), os.Truncate(image, 512<<20)); err != nil {
 			t.Fatal(err)
@@ -241,7 +241,7 @@ func TestWhereAFileCannotBeLinkedItIsClonedOrCopied(t *testing.T) {
 			}
 		}
 	})
-	t.Run("one file of a directory alone", func(t *testing.T) {
+	t.Run("a directory of which one file cannot be linked", func(t *testing.T) {
 		from, to := routes[0].tiers(t)
 		writeTree(t, from.Path+"/d")
 		made := mustMake(t, mover.New(mover.Options{FS: at(fsys.LinkTemp, 3, func(string) error { return unix.EMLINK })}),
@@ -258,7 +258,7 @@ func TestWhereAFileCannotBeLinkedItIsClonedOrCopied(t *testing.T) {
 	})
 }
 
-func TestWhatIsThereAlreadyWithTheSameBytesIsAdopted(t *testing.T) {
+func TestAnExistingCopyWithTheSameBytesIsAdopted(t *testing.T) {
 	for _, r := range routes {
 		for _, kind := range []string{"file", "directory"} {
 			t.Run(kind+" "+r.name, func(t *testing.T) {
@@ -268,7 +268,7 @@ func TestWhatIsThereAlreadyWithTheSameBytesIsAdopted(t *testing.T) {
 				} else {
 					writeTree(t, from.Path+"/a/x")
 				}
-				// An attempt publishes, and its process dies before the emit.
+				// The first attempt publishes, and its process dies before the emit.
 				first, err := mover.New(mover.Options{}).Make(context.Background(), request(from, to, "a/x"))
 				if err != nil {
 					t.Fatal(err)
@@ -292,7 +292,7 @@ func TestWhatIsThereAlreadyWithTheSameBytesIsAdopted(t *testing.T) {
 			})
 		}
 	}
-	t.Run("published by somebody else in the last moment", func(t *testing.T) {
+	t.Run("published by another process at the last moment", func(t *testing.T) {
 		from, to := routes[1].tiers(t)
 		data := random(1000)
 		write(t, from.Path+"/x", data)
@@ -304,7 +304,7 @@ func TestWhatIsThereAlreadyWithTheSameBytesIsAdopted(t *testing.T) {
 	})
 }
 
-func TestANameTakenBySomethingElseIsAConflict(t *testing.T) {
+func TestSomethingElseUnderTheNameIsAConflict(t *testing.T) {
 	file := func(path string) func(testing.TB, policy.Level) {
 		return func(t testing.TB, l policy.Level) { write(t, l.Path+"/"+path, []byte("other")) }
 	}
@@ -369,7 +369,7 @@ func TestANameTakenBySomethingElseIsAConflict(t *testing.T) {
 	}
 }
 
-func TestAMissingSourceIsToldApart(t *testing.T) {
+func TestAMissingSourceIsAMissingFile(t *testing.T) {
 	from, to := routes[0].tiers(t)
 	write(t, from.Path+"/file", nil)
 	for _, name := range []string{"absent", "no/folder", "file/below"} {
@@ -379,7 +379,7 @@ func TestAMissingSourceIsToldApart(t *testing.T) {
 	equalTrees(t, "target", tree(t, to.Path), map[string]string{".": "drwxr-xr-x"})
 }
 
-func TestATierThatIsNotItselfIsRefused(t *testing.T) {
+func TestAWrongTierIsRefused(t *testing.T) {
 	from, to := routes[0].tiers(t)
 	write(t, from.Path+"/x", []byte("x"))
 	m := mover.New(mover.Options{})
@@ -418,7 +418,7 @@ func TestAFileWithTwoNamesInADirectoryIsMoved(t *testing.T) {
 	}
 }
 
-func TestReleasersFoldersAreTakenAwayFirst(t *testing.T) {
+func TestMakeFirstRemovesTheFoldersOfReleasers(t *testing.T) {
 	from, to := routes[0].tiers(t)
 	write(t, from.Path+"/x", []byte("x"))
 	released := to.Path + "/.tierflow/released/"
@@ -428,7 +428,7 @@ func TestReleasersFoldersAreTakenAwayFirst(t *testing.T) {
 	if err := os.Mkdir(released+"7.bbb", 0o500); err != nil {
 		t.Fatal(err)
 	}
-	// A paused releaser fills its folder while it is being removed, and another one begins.
+	// A paused releaser fills its folder while Make removes it, and another releaser begins.
 	n := 0
 	fs := fsys.FS{Hook: func(s fsys.Step, p string) error {
 		if s == fsys.ClearReleased && strings.HasSuffix(p, "/7.bbb") {
@@ -439,7 +439,7 @@ func TestReleasersFoldersAreTakenAwayFirst(t *testing.T) {
 		}
 		if s == fsys.LookTarget {
 			if es, _ := filepath.Glob(released + "7.*"); len(es) > 0 {
-				t.Errorf("looked at the target while there was %v", es)
+				t.Errorf("the look at the target came while there was %v", es)
 			}
 		}
 		return nil
@@ -453,7 +453,7 @@ func TestReleasersFoldersAreTakenAwayFirst(t *testing.T) {
 	}
 }
 
-func TestFoldersThatVanishAreMadeAgain(t *testing.T) {
+func TestFoldersThatOthersRemoveAreMadeAgain(t *testing.T) {
 	from, to := routes[1].tiers(t)
 	write(t, from.Path+"/a/b/x", []byte("x"))
 	m := mover.New(mover.Options{FS: at(fsys.Publish, 1, func(string) error { return os.RemoveAll(to.Path + "/a") })})

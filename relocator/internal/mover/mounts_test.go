@@ -26,8 +26,8 @@ func mounted(t *testing.T, name string) policy.Level {
 	return newLevel(t, filepath.Dir(at), name)
 }
 
-// TestADiskThatGoesAwayDuringAMoveIsNoticedAndNothingIsEmittedOrWrittenInItsPlace takes a disk away, or exchanges it, at a moment of the move.
-func TestADiskThatGoesAwayDuringAMoveIsNoticedAndNothingIsEmittedOrWrittenInItsPlace(t *testing.T) {
+// TestAMoveFailsWhenADiskGoesAwayAndWritesNothingInItsPlace unmounts or exchanges a disk before different steps of a move.
+func TestAMoveFailsWhenADiskGoesAwayAndWritesNothingInItsPlace(t *testing.T) {
 	unmount := func(t *testing.T, l policy.Level) { testdisk.Detach(t, l.Path) }
 	exchange := func(t *testing.T, l policy.Level) {
 		other := mounted(t, l.Name)
@@ -40,13 +40,13 @@ func TestADiskThatGoesAwayDuringAMoveIsNoticedAndNothingIsEmittedOrWrittenInItsP
 		for _, which := range []string{"bronze", "gold"} {
 			for _, step := range []fsys.Step{fsys.OpenSource, fsys.WriteTemp, fsys.FsyncTemp, fsys.RecheckSource, fsys.FsyncRecord, fsys.FsyncFolder} {
 				if which == "bronze" && step == fsys.FsyncFolder {
-					continue // published by then: the source is not needed any more
+					continue // the copy is published: the source is not needed any more
 				}
 				t.Run(which+" is "+how+" before "+string(step), func(t *testing.T) {
 					from, to := mounted(t, "bronze"), mounted(t, "gold")
 					l := map[string]policy.Level{"bronze": from, "gold": to}[which]
 					write(t, from.Path+"/a/x", random(3<<20))
-					// The file system itself is looked at by another way.
+					// A second mount shows the file system after the first one is gone.
 					behind := t.TempDir()
 					testdisk.Mount(t, behind, "--bind", from.Path)
 					m := mover.New(mover.Options{FS: at(step, 1, func(string) error { away(t, l); return nil })})
@@ -56,7 +56,7 @@ func TestADiskThatGoesAwayDuringAMoveIsNoticedAndNothingIsEmittedOrWrittenInItsP
 						t.Errorf("made %+v", made)
 					}
 					if now := tree(t, l.Path); len(now) > 1 {
-						t.Errorf("written in the place of the disk: %v", now)
+						t.Errorf("something was written in place of the disk: %v", now)
 					}
 					if got := lstat(t, behind+"/a/x"); got.Size != 3<<20 {
 						t.Errorf("the source has %d bytes", got.Size)
@@ -67,7 +67,7 @@ func TestADiskThatGoesAwayDuringAMoveIsNoticedAndNothingIsEmittedOrWrittenInItsP
 	}
 }
 
-func TestADiskThatIsUnmountedAndMountedAgainDuringAMoveIsTheSame(t *testing.T) {
+func TestADiskMountedAgainDuringAMoveIsTheSameDisk(t *testing.T) {
 	from := mounted(t, "bronze")
 	data := random(100_000)
 	base, image := testdisk.Disk(t, "ext4", 64<<20)
@@ -80,7 +80,7 @@ func TestADiskThatIsUnmountedAndMountedAgainDuringAMoveIsTheSame(t *testing.T) {
 	})})
 	made, err := m.Make(context.Background(), request(from, to, "x"))
 	if err != nil {
-		// A loop device of its own is another disk to the kernel; the one that was detached is still busy.
+		// The detached loop device is still busy, so the kernel may use another one, which is another disk.
 		wantKind(t, err, fault.TierRefused, "gold")
 		return
 	}
@@ -90,7 +90,7 @@ func TestADiskThatIsUnmountedAndMountedAgainDuringAMoveIsTheSame(t *testing.T) {
 	sameBytes(t, to.Path+"/x", data)
 }
 
-func TestAReleaseOnADiskThatGoesAwayDeletesNothing(t *testing.T) {
+func TestAReleaseDeletesNothingWhenTheDiskGoesAway(t *testing.T) {
 	for how, away := range map[string]func(*testing.T, policy.Level){
 		"unmounted": func(t *testing.T, l policy.Level) { testdisk.Detach(t, l.Path) },
 		"exchanged": func(t *testing.T, l policy.Level) {
@@ -116,7 +116,7 @@ func TestAReleaseOnADiskThatGoesAwayDeletesNothing(t *testing.T) {
 	}
 }
 
-func TestTwoNamesOfOneFolderAreRefusedBeforeAnythingIsTouched(t *testing.T) {
+func TestTwoPathsOfOneFolderAreRefusedBeforeAnythingIsTouched(t *testing.T) {
 	for _, how := range []string{"a bind mount", "a link"} {
 		t.Run(how, func(t *testing.T) {
 			from := mounted(t, "bronze")
@@ -135,7 +135,7 @@ func TestTwoNamesOfOneFolderAreRefusedBeforeAnythingIsTouched(t *testing.T) {
 			}
 			_, err := mover.New(mover.Options{}).Make(context.Background(), request(from, to, "x"))
 			wantKind(t, err, fault.TierRefused, from.Path, to.Path, "same folder", "give every level a folder of its own")
-			to.Name = "gold" // as a row of another level has it
+			to.Name = "gold" // as the row of another level would name it
 			_, err = mover.New(mover.Options{}).Make(context.Background(), request(from, to, "x"))
 			wantKind(t, err, fault.TierRefused, "gold", to.Path, `"bronze"`)
 			sameBytes(t, from.Path+"/x", []byte("x"))
@@ -144,9 +144,9 @@ func TestTwoNamesOfOneFolderAreRefusedBeforeAnythingIsTouched(t *testing.T) {
 	}
 }
 
-// TestWhereTheDeviceNumberLiesFilesAreCopied: st_dev says that both tiers are on one device, and the kernel links nothing
-// between them; or the other way round.
-func TestWhereTheDeviceNumberLiesFilesAreCopied(t *testing.T) {
+// TestFilesAreMovedWhereDeviceNumbersAreMisleading uses tiers with one st_dev between which the kernel does not link, and
+// tiers with different st_dev between which it does.
+func TestFilesAreMovedWhereDeviceNumbersAreMisleading(t *testing.T) {
 	tiers := map[string]func(t *testing.T) (from, to policy.Level, method string){
 		"two bind mounts of one disk": func(t *testing.T) (from, to policy.Level, method string) {
 			base := testdisk.Memory(t, "64m")
@@ -163,7 +163,7 @@ func TestWhereTheDeviceNumberLiesFilesAreCopied(t *testing.T) {
 				ls = append(ls, newLevel(t, filepath.Dir(outer), name))
 			}
 			if a, b := lstat(t, ls[0].Path), lstat(t, ls[1].Path); a.Dev != b.Dev {
-				t.Fatal("the device numbers differ: this shows nothing")
+				t.Fatal("the device numbers differ: this test shows nothing")
 			}
 			return ls[0], ls[1], mover.Copied
 		},
@@ -209,14 +209,14 @@ func TestWhereTheDeviceNumberLiesFilesAreCopied(t *testing.T) {
 		}
 		out, err := m.Release(context.Background(), release(from, "film.mp4"))
 		wantOutcome(t, out, err, mover.Released)
-		// Its folders cannot be renamed there: nothing is deleted, and the message says what to do.
+		// Folders of the lower layer cannot be renamed. Nothing is deleted, and the error says what to do.
 		_, err = m.Release(context.Background(), release(from, "hls"))
 		wantKind(t, err, fault.Unsupported, from.Path, "overlay")
 		equalTrees(t, "what was not released", tree(t, from.Path+"/hls"), tree(t, to.Path+"/hls"))
 	})
 }
 
-// overlay mounts an overlay file system whose lower layer is what fill has made.
+// overlay mounts an overlay file system. fill makes its lower layer.
 func overlay(t *testing.T, fill func(lower string)) string {
 	t.Helper()
 	base, at := testdisk.Memory(t, "64m"), t.TempDir()
@@ -230,7 +230,7 @@ func overlay(t *testing.T, fill func(lower string)) string {
 	return at
 }
 
-func TestAccessListsAreKeptAndNoneIsInherited(t *testing.T) {
+func TestAccessListsAreCopiedAndNoneIsInherited(t *testing.T) {
 	xfs, _ := testdisk.Disk(t, "xfs", 300<<20)
 	ext4, _ := testdisk.Disk(t, "ext4", 64<<20)
 	btrfs, _ := testdisk.Disk(t, "btrfs", 256<<20)
@@ -251,7 +251,7 @@ func TestAccessListsAreKeptAndNoneIsInherited(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			// What is made in the target's folders would inherit this one.
+			// New files in the target's folders inherit this list.
 			for _, p := range []string{"", "/.tierflow/tmp"} {
 				if err := unix.Setxattr(to.Path+p, "system.posix_acl_default", acl, 0); err != nil {
 					t.Fatal(err)
@@ -278,7 +278,7 @@ func TestAccessListsAreKeptAndNoneIsInherited(t *testing.T) {
 	}
 }
 
-// accessList is: user::rw-, user:1234:r--, group::r--, mask::r--, other::---, as the kernel has it.
+// accessList is user::rw-, user:1234:r--, group::r--, mask::r--, other::--- in the format of the kernel's attribute.
 func accessList() []byte {
 	acl := []byte{2, 0, 0, 0}
 	for _, e := range []struct {
@@ -293,7 +293,7 @@ func accessList() []byte {
 
 var none = [4]byte{0xff, 0xff, 0xff, 0xff}
 
-func TestAnAttributeThatTheTargetCannotHoldIsSaidAndIsNoFullTier(t *testing.T) {
+func TestAnAttributeThatTheTargetCannotHoldIsNotReportedAsAFullTier(t *testing.T) {
 	xfs, _ := testdisk.Disk(t, "xfs", 300<<20)
 	ext4, _ := testdisk.Disk(t, "ext4", 64<<20)
 	from, to := newLevel(t, xfs, "bronze"), newLevel(t, ext4, "gold")

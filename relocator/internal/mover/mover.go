@@ -21,13 +21,13 @@ import (
 // Verify says how a copy is checked before it is published.
 type Verify string
 
-// ReadBack reads the copy back past the page cache and compares. Stream trusts what write and fsync said.
+// ReadBack reads the copy back from the disk and compares its SHA-256. Stream trusts the results of write and fsync.
 const (
 	ReadBack Verify = "readback"
 	Stream   Verify = "stream"
 )
 
-// How a copy was made.
+// The methods by which a copy is made: a hard link, a clone that shares blocks, or a copy of the bytes.
 const (
 	Linked = "link"
 	Cloned = "clone"
@@ -35,20 +35,20 @@ const (
 )
 
 const (
-	tries     = 4         // of a source that changes while it is read, and of a folder that is removed under us
-	chunk     = 256 << 10 // bytes read, hashed and written between two looks at the context
-	maxDepth  = 100       // folders within folders; every one costs a descriptor while it is walked
-	small     = 64 << 10  // bytes of a file that needs no buffer of a whole chunk
-	atOnce    = 32        // files larger than a chunk that are copied at once: more would only make a disk seek
-	writeback = 8 << 20
-	treeName  = "tree"
-	copyName  = "copy"
+	maxTries       = 4         // for a source that changes while it is read, and for a folder that others remove
+	chunkSize      = 256 << 10 // bytes that are read, hashed and written between two checks of the context
+	maxDepth       = 100       // of nested folders; each open one costs a descriptor
+	smallSize      = 64 << 10  // bytes; smaller files use smaller buffers
+	maxLargeCopies = 32        // files larger than a chunk that are copied at the same time; more make a disk seek
+	writebackSize  = 8 << 20   // bytes that are written before write-back begins
+	treeName       = "tree"    // of a directory's copy inside the attempt's folder in tmp/
+	copyName       = "copy"    // of the old copy inside the attempt's folder in released/
 )
 
 // Options of New. The zero value is usable.
 type Options struct {
 	Verify  Verify        // ReadBack by default
-	Limiter *rate.Limiter // bytes a second that are copied, over all moves; nil: as fast as it goes
+	Limiter *rate.Limiter // limits the bytes per second that all moves together copy; nil: no limit
 	FS      fsys.FS
 }
 
@@ -60,10 +60,10 @@ type Mover struct {
 	tiers   *tier.Opener
 	buffers sync.Pool
 	smalls  sync.Pool
-	large   chan struct{} // has an element for each large file that is being copied
+	large   chan struct{} // holds one element for each large file that is being copied
 
-	mu         sync.Mutex
-	distrusted map[version]bool // files whose fsync has failed
+	mu          sync.Mutex
+	failedFsync map[version]bool // files whose fsync failed
 }
 
 // New makes a Mover.
@@ -75,10 +75,10 @@ func New(o Options) *Mover {
 		o.FS.Syncs = fsys.NewSyncs(false)
 	}
 	return &Mover{verify: o.Verify, limiter: o.Limiter, fs: o.FS, tiers: tier.NewOpener(o.FS),
-		distrusted: map[version]bool{},
-		large:      make(chan struct{}, atOnce),
-		buffers:    sync.Pool{New: func() any { return newBuffer(chunk) }},
-		smalls:     sync.Pool{New: func() any { return newBuffer(small) }}}
+		failedFsync: map[version]bool{},
+		large:       make(chan struct{}, maxLargeCopies),
+		buffers:     sync.Pool{New: func() any { return newBuffer(chunkSize) }},
+		smalls:      sync.Pool{New: func() any { return newBuffer(smallSize) }}}
 }
 
 func newBuffer(n int) *[]byte {
@@ -86,18 +86,18 @@ func newBuffer(n int) *[]byte {
 	return &b
 }
 
-// buffer gives a buffer for reading a file of so many bytes; done takes it back.
+// buffer returns a buffer to read a file of size bytes. done puts it back into its pool.
 func (m *Mover) buffer(size int64) (buf []byte, done func()) {
 	pool := &m.buffers
-	if size < small { // less: a read that does not fill it has met the end
+	if size < smallSize { // not <=: a read that does not fill the buffer shows the end of the file
 		pool = &m.smalls
 	}
 	b := pool.Get().(*[]byte)
 	return *b, func() { pool.Put(b) }
 }
 
-// Probe tries whether the level's tier can be written to: is it the tier that fails, or one content? Kinds: TierRefused,
-// Suspect.
+// Probe tests whether the level's tier accepts writes. It shows whether a failed move is the tier's fault or the item's.
+// Kinds: TierRefused, Suspect.
 func (m *Mover) Probe(level policy.Level) error {
 	root, err := m.tiers.Open(level)
 	if err != nil {
@@ -107,7 +107,7 @@ func (m *Mover) Probe(level policy.Level) error {
 	return root.Probe()
 }
 
-// Request asks for a content's copy on the level To.
+// Request asks for a copy of an item on the level To.
 type Request struct {
 	ID       item.ID
 	EventID  string
@@ -115,24 +115,25 @@ type Request struct {
 	Filename string
 	From, To policy.Level
 
-	// Progress, when set, is called with the bytes copied and their total, from within Make, at least once a
-	// chunk of 256 KiB. Every call is a sign of life: while a copy is read back, done stays at total.
+	// Progress, when set, is called from within Make with the bytes copied so far and their total. It is called at
+	// least once for each chunk of 256 KiB. While the copy is read back, done stays at total: the call only shows that
+	// the move is alive.
 	Progress func(done, total int64)
 }
 
 // Copy is a copy that is published and durable.
 type Copy struct {
 	Method  string // Linked, Cloned or Copied
-	Bytes   int64  // the content's size
-	Digest  string // "sha256:<hex>", of a directory over its lines; "" where no byte was read
-	Adopted bool   // the copy was there already
+	Bytes   int64  // the item's size
+	Digest  string // "sha256:<hex>", as Mover.Digest gives it; "" where no byte was read
+	Adopted bool   // the copy was already there
 
 	mover   *Mover
 	level   policy.Level
 	attempt string // "" where nothing was left in tmp/
 }
 
-// Discard removes the attempt's record in tmp/. It is for after the emit, or after the stray was reported.
+// Discard removes the attempt's record in tmp/. Call it after the emit, or after the stray was reported.
 func (m *Copy) Discard() error {
 	if m.attempt == "" {
 		return nil
@@ -146,19 +147,19 @@ func (m *Copy) Discard() error {
 	return wrap("discard", m.attempt, err)
 }
 
-// Make is step 4 of the protocol: it makes the copy at r.To durable and visible under its name. It must begin
-// after the look-up in MySQL that named r.From.
+// Make is step 4 of the protocol: it makes a copy on r.To that is durable and visible under its name. The caller must
+// look up the row, which names r.From, before it calls Make.
 //
-// With a nil error the copy is there: emit, then Discard. With an error and a Copy, the copy is or may be there:
-// report a stray, then Discard. With an error alone nothing was published and the attempt's temporary is gone.
+// Without an error the copy is published: emit, then Discard. With an error and a Copy, the copy is published, or may
+// be: report a stray, then Discard. With an error and no Copy, nothing was published and the temporary is removed.
 //
-// Kinds: InvalidName, MissingFile (look the row up again before believing it: a move of somebody else may have
-// been faster), Unsupported, Conflict, TierRefused, NoSpace, Suspect, Changed, Lost (the sweep took the attempt
-// away), Busy (another attempt took something away at the same time). A cancelled context gives its cause.
+// Kinds: InvalidName, MissingFile (look up the row again: another move may have been faster), Unsupported, Conflict,
+// TierRefused, NoSpace, Suspect, Changed, Lost (the sweep removed the attempt), Busy (another attempt removed a file or
+// folder at the same time). A cancelled context gives its cause.
 func (m *Mover) Make(ctx context.Context, r Request) (*Copy, error) {
 	made, err := m.make(ctx, r)
 	err = wrap("move", fmt.Sprintf("%d (%s) from %s to %s", r.ID, r.Filename, r.From.Name, r.To.Name), err)
-	return made, blame(err, r.To, r.From)
+	return made, setLevel(err, r.To, r.From)
 }
 
 // job is one call of Make.
@@ -169,8 +170,8 @@ type job struct {
 	attempt  string
 	done     int64
 	total    int64
-	need     int64 // bytes that a copy will take up; 0 once there is room for them
-	noLink   bool  // the tiers are two file systems: no need to try every file
+	need     int64 // bytes of disk space that the copy needs; 0 once checkSpace has found them
+	noLink   bool  // a link failed with EXDEV: further files are not tried
 }
 
 func (m *Mover) make(ctx context.Context, r Request) (*Copy, error) {
@@ -213,7 +214,7 @@ func (m *Mover) make(ctx context.Context, r Request) (*Copy, error) {
 			break
 		}
 		j.clean(ctx)
-		if !fault.Is(err, fault.Changed) || try == tries {
+		if !fault.Is(err, fault.Changed) || try == maxTries {
 			return nil, err
 		}
 		src.Close()
@@ -229,7 +230,7 @@ func (m *Mover) make(ctx context.Context, r Request) (*Copy, error) {
 	return made, err
 }
 
-// clean removes what the attempt has made, as well as it can: the sweep removes the rest.
+// clean removes the attempt's temporary. It ignores errors, because the sweep removes what is left.
 func (j *job) clean(ctx context.Context) {
 	_ = j.fs.RemoveAll(context.WithoutCancel(ctx), fsys.RemoveTemp, j.to.Tmp, j.attempt)
 }
@@ -240,16 +241,16 @@ func (j *job) progress() {
 	}
 }
 
-// opened is an open file or folder, with the folder and name that it was found under.
+// opened is an open file or folder, with the folder that holds its name.
 type opened struct {
 	parent *fsys.File
 	base   string
 	file   *fsys.File
 	st     unix.Stat_t
-	tree   *node // of a source that is a folder
+	tree   *node // the entries of a source that is a folder
 }
 
-// Close closes; nil is allowed.
+// Close closes the file and its folder; nil is allowed.
 func (i *opened) Close() {
 	if i != nil {
 		i.file.Close()
@@ -257,7 +258,7 @@ func (i *opened) Close() {
 	}
 }
 
-// find opens a content in a tier.
+// find opens an item's file or folder on a tier.
 func (m *Mover) find(step fsys.Step, root *tier.Root, filename string) (*opened, error) {
 	parent, _, err := m.fs.OpenDir(step, root.Dir, path.Dir(filename))
 	if err != nil {
@@ -271,7 +272,7 @@ func (m *Mover) find(step fsys.Step, root *tier.Root, filename string) (*opened,
 	return i, nil
 }
 
-// openIn looks before it opens: opening a device can have effects.
+// openIn opens a file or folder. It checks the type first, because opening a device can have side effects.
 func (m *Mover) openIn(step fsys.Step, dir *fsys.File, name string) (*fsys.File, unix.Stat_t, error) {
 	st, err := m.fs.Lstat(step, dir, name)
 	if err != nil {
@@ -283,9 +284,9 @@ func (m *Mover) openIn(step fsys.Step, dir *fsys.File, name string) (*fsys.File,
 	return m.fs.Open(step, dir, name)
 }
 
-// inPlace tells whether a content that was opened some time ago still has its name. One that a releaser has taken
-// away meanwhile may be half deleted, though the descriptor shows it: what was read of a directory counts only if
-// it is in place afterwards. The open descriptor keeps its inode from being used again.
+// inPlace tells whether a file or folder that was opened earlier still has its name. A releaser may have renamed it and
+// deleted half of it since, and the open descriptor does not show that. The entries read from a directory therefore
+// count only if it is in place afterwards. The open descriptor prevents the reuse of the inode number.
 func (m *Mover) inPlace(step fsys.Step, root *tier.Root, filename string, i *opened) (bool, error) {
 	now, err := m.fs.StatPath(step, root.Dir, filename)
 	var kind *fsys.KindError
@@ -295,7 +296,7 @@ func (m *Mover) inPlace(step fsys.Step, root *tier.Root, filename string, i *ope
 	return err == nil && fsys.Same(&now, &i.st), err
 }
 
-// source opens the content at its present place and adds up its size.
+// source opens the item on its present tier and adds up its size.
 func (j *job) source(ctx context.Context) (*opened, error) {
 	src, err := j.find(fsys.OpenSource, j.from, j.r.Filename)
 	if missing(err) {
@@ -316,7 +317,7 @@ func (j *job) source(ctx context.Context) (*opened, error) {
 	return src, nil
 }
 
-// clearReleased removes every folder in which a releaser could still hide the name, and what is in it.
+// clearReleased removes every folder of the item in released/, so that no earlier releaser can rename a copy into it.
 func (m *Mover) clearReleased(ctx context.Context, root *tier.Root, id item.ID) error {
 	for removed := false; ; removed = true {
 		names, err := m.fs.ListShared(fsys.ClearReleased, root.InReleased)
@@ -344,7 +345,7 @@ func (m *Mover) clearReleased(ctx context.Context, root *tier.Root, id item.ID) 
 	}
 }
 
-// prepare makes the attempt's temporary: complete, checked and durable, its name included.
+// prepare makes the attempt's temporary complete, checked and durable. Its name is durable as well.
 func (j *job) prepare(ctx context.Context, src *opened, made *Copy) error {
 	if src.tree != nil {
 		if err := j.prepareTree(ctx, src, made); err != nil {

@@ -7,12 +7,13 @@ import (
 	"github.com/tierflow/tierflow/shared/item"
 )
 
-// An attempt's names are never shared by two: a paused process that wakes up late can only meet its own things.
-
+// tempName names an attempt's temporary in tmp/. Two attempts never share a name, so a process that was paused finds
+// only its own files.
 func tempName(id item.ID, eventID, token string) string {
 	return id.String() + "." + eventID + "." + token
 }
 
+// releasedName names an attempt's folder in released/. Two attempts never share a name.
 func releasedName(id item.ID, token string) string { return id.String() + "." + token }
 
 func parseTemp(name string) (id item.ID, eventID, token string, ok bool) {
@@ -33,7 +34,7 @@ func parseReleased(name string) (id item.ID, ok bool) {
 	return id, err == nil
 }
 
-// checkPart keeps event ids and tokens, which come through Redis, from being paths.
+// checkPart refuses event ids and tokens that could be paths: they come from Redis.
 func checkPart(s string) error {
 	ok := s != "" && len(s) <= 64
 	for i := range len(s) {

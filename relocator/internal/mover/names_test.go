@@ -16,7 +16,7 @@ import (
 	"github.com/tierflow/tierflow/shared/fault"
 )
 
-func TestHostileNamesTouchNothing(t *testing.T) {
+func TestInvalidNamesTouchNothing(t *testing.T) {
 	from, to := routes[0].tiers(t)
 	write(t, from.Path+"/x", []byte("x"))
 	touched := fsys.FS{Hook: func(s fsys.Step, p string) error { return fmt.Errorf("%s %q", s, p) }}
@@ -37,7 +37,7 @@ func TestHostileNamesTouchNothing(t *testing.T) {
 	}
 }
 
-func TestOddButValidNamesAreMoved(t *testing.T) {
+func TestUnusualValidNamesAreMoved(t *testing.T) {
 	for _, r := range routes {
 		from, to := r.tiers(t)
 		m := mover.New(mover.Options{})
@@ -112,7 +112,7 @@ func TestOnlyFilesAndFoldersAreMoved(t *testing.T) {
 		_, err = mover.New(mover.Options{}).Make(context.Background(), request(from, to, "s"))
 		wantKind(t, err, fault.Unsupported, "socket")
 	})
-	t.Run("folders without end", func(t *testing.T) {
+	t.Run("folders nested too deep", func(t *testing.T) {
 		from, to := routes[0].tiers(t)
 		write(t, from.Path+"/deep"+strings.Repeat("/d", 120)+"/x", nil)
 		_, err := mover.New(mover.Options{}).Make(context.Background(), request(from, to, "deep"))

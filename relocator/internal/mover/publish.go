@@ -13,10 +13,10 @@ import (
 	"github.com/tierflow/tierflow/shared/fault"
 )
 
-// publish gives the temporary its name, never over another, and makes the name durable. It returns a Copy where
-// the copy is, or may be, visible.
+// publish gives the temporary its final name, without replacing anything, and makes the name durable. It returns a Copy
+// where the copy is visible, or may be.
 func (j *job) publish(ctx context.Context, src *opened, made *Copy) (*Copy, error) {
-	for range tries {
+	for range maxTries {
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
 		}
@@ -25,11 +25,11 @@ func (j *job) publish(ctx context.Context, src *opened, made *Copy) (*Copy, erro
 			continue
 		}
 		if err != nil {
-			return nil, j.taken(err)
+			return nil, j.nameTaken(err)
 		}
 		err = j.place(src, folders[len(folders)-1])
 		if err == nil {
-			err = j.settle(src, folders)
+			err = j.makeDurable(src, folders)
 			j.closeFolders(folders)
 			return made, err
 		}
@@ -44,7 +44,7 @@ func (j *job) publish(ctx context.Context, src *opened, made *Copy) (*Copy, erro
 				return adopted, err
 			}
 		case errors.Is(err, unix.ENOENT):
-			// Either a releaser has removed the folder, which was empty, or the sweep the temporary.
+			// Either a releaser removed the empty folder, or the sweep removed the temporary.
 			if j.swept(src) {
 				return nil, fault.New(fault.Lost, "publish", j.attempt, errors.New("the sweep has removed the attempt"))
 			}
@@ -52,13 +52,14 @@ func (j *job) publish(ctx context.Context, src *opened, made *Copy) (*Copy, erro
 			return nil, &fault.Error{Kind: fault.TierRefused, Op: "publish", Subject: j.to.Dir.At(j.r.Filename), Err: err,
 				Hint: "the tier's file system cannot rename without replacing, which directories need"}
 		default:
-			return made, err // of some errors nobody knows whether they came after the deed
+			return made, err // after some errors (EIO) the name may be there
 		}
 	}
 	return nil, fault.New(fault.Busy, "publish", j.to.Dir.At(j.r.Filename),
-		errors.New("its folder was removed again and again"))
+		errors.New("other attempts removed its folder at every try"))
 }
 
+// place gives the temporary its final name in folder.
 func (j *job) place(src *opened, folder *fsys.File) error {
 	if src.tree == nil {
 		return j.fs.Link(fsys.Publish, j.to.Tmp, j.attempt, folder, src.base)
@@ -76,6 +77,7 @@ func (j *job) place(src *opened, folder *fsys.File) error {
 	return j.writable(fsys.Publish, tree, func() error { return j.fs.RenameNew(fsys.Publish, attempt, treeName, folder, src.base) })
 }
 
+// swept tells whether the sweep removed the temporary.
 func (j *job) swept(src *opened) bool {
 	name := j.attempt
 	if src.tree != nil {
@@ -85,8 +87,8 @@ func (j *job) swept(src *opened) bool {
 	return errors.Is(err, unix.ENOENT)
 }
 
-// settle makes what was published durable and looks whether it is where the tier's path leads.
-func (j *job) settle(src *opened, folders []*fsys.File) error {
+// makeDurable makes the published name durable. It then checks that the tier's path still leads to the same tier.
+func (j *job) makeDurable(src *opened, folders []*fsys.File) error {
 	if err := j.fsyncFolders(folders); err != nil {
 		return err
 	}
@@ -96,15 +98,15 @@ func (j *job) settle(src *opened, folders []*fsys.File) error {
 			err = j.fs.Fsync(fsys.FsyncAttempt, attempt)
 			attempt.Close()
 		}
-		if err != nil && !errors.Is(err, unix.ENOENT) { // the sweep may have taken it: then it is reported
+		if err != nil && !errors.Is(err, unix.ENOENT) { // ENOENT: the sweep removed the record, and has reported the stray
 			return suspect("fsync", err)
 		}
 	}
 	return j.to.Check(fsys.RecheckTier)
 }
 
-// folders opens the folders above the final name, from the tier's root down, and makes the missing ones like
-// those of the source. ENOENT: a releaser has removed an empty one meanwhile.
+// folders opens the folders above the final name, from the tier's root down. It makes the missing ones with the owner,
+// mode and attributes of the source's folders. ENOENT: a releaser removed an empty one meanwhile.
 func (j *job) folders() ([]*fsys.File, error) {
 	folders := []*fsys.File{j.to.Dir}
 	parts := strings.Split(j.r.Filename, "/")
@@ -123,21 +125,22 @@ func (j *job) folders() ([]*fsys.File, error) {
 	return folders, nil
 }
 
-// folder makes a folder above the final name. It appears with its owner, mode and attributes: whoever finds one uses it as it
-// is.
+// folder makes a folder above the final name. The folder gets its owner, mode and attributes before it gets its name,
+// because other attempts use an existing folder as it is.
 func (j *job) folder(dir *fsys.File, name, path string) (*fsys.File, error) {
 	temp := tempName(j.r.ID, j.r.EventID, j.r.Token+"-folder")
 	sub, err := j.folderLike(path, temp, dir, name)
 	if err == nil {
 		return sub, nil
 	}
-	_ = j.fs.RemoveAll(context.Background(), fsys.RemoveTemp, j.to.Tmp, temp) // or the sweep
-	if isAny(err, unix.EEXIST, unix.ENOTEMPTY) {                              // somebody else was faster
+	_ = j.fs.RemoveAll(context.Background(), fsys.RemoveTemp, j.to.Tmp, temp) // else the sweep removes it
+	if isAny(err, unix.EEXIST, unix.ENOTEMPTY) {                              // another attempt was faster
 		sub, _, err = j.fs.OpenDir(fsys.MakeFolder, dir, name)
 	}
 	return sub, err
 }
 
+// folderLike makes dir/name with the owner, mode and attributes of the source's folder at path.
 func (j *job) folderLike(path, temp string, dir *fsys.File, name string) (*fsys.File, error) {
 	like, st, err := j.fs.OpenDir(fsys.OpenSource, j.from.Dir, path)
 	if err != nil {
@@ -154,7 +157,7 @@ func (j *job) folderLike(path, temp string, dir *fsys.File, name string) (*fsys.
 	if err = j.metadata(sub, like, &st); err == nil {
 		err = j.writable(fsys.MakeFolder, sub, func() error {
 			err := j.fs.RenameNew(fsys.MakeFolder, j.to.Tmp, temp, dir, name)
-			if isAny(err, unix.EINVAL, unix.ENOSYS, unix.EOPNOTSUPP) { // it replaces an empty folder at most
+			if isAny(err, unix.EINVAL, unix.ENOSYS, unix.EOPNOTSUPP) { // rename(2) replaces an empty folder at most
 				err = j.fs.Rename(fsys.MakeFolder, j.to.Tmp, temp, dir, name)
 			}
 			return err
@@ -167,8 +170,8 @@ func (j *job) folderLike(path, temp string, dir *fsys.File, name string) (*fsys.
 	return sub, nil
 }
 
-// writable calls rename while a folder's owner may write to it: who renames a folder into another must, unless it is root,
-// because the folder above is an entry of it.
+// writable makes a folder writable for its owner while it calls rename. Renaming a folder into another one changes its
+// entry `..`. A process that is not root needs the right to write to the folder for that (rename(2), EACCES).
 func (m *Mover) writable(step fsys.Step, folder *fsys.File, rename func() error) error {
 	st, err := m.fs.Stat(step, folder)
 	if err != nil || st.Mode&unix.S_IWUSR != 0 {
@@ -187,8 +190,8 @@ func (m *Mover) writable(step fsys.Step, folder *fsys.File, rename func() error)
 	return err
 }
 
-// fsyncFolders goes all the way up: a folder that was there already may be another mover's, made a moment ago and
-// not durable yet.
+// fsyncFolders syncs all folders up to the tier's root. A folder that was already there may not be durable yet, because
+// another attempt may have made it a moment ago.
 func (j *job) fsyncFolders(folders []*fsys.File) error {
 	all := make([]fsys.Unsynced, 0, len(folders))
 	for _, f := range slices.Backward(folders) {
@@ -206,24 +209,25 @@ func (j *job) closeFolders(folders []*fsys.File) {
 	}
 }
 
-// taken turns an error of opening the final name, or a folder above it, into a conflict where that is what it is.
-func (j *job) taken(err error) error {
+// nameTaken turns an error of opening the final name, or a folder above it, into a conflict where something else has
+// that name.
+func (j *job) nameTaken(err error) error {
 	var kind *fsys.KindError
 	if errors.Is(err, unix.ENOTDIR) || errors.As(err, &kind) {
-		return conflict(j.to.Dir.At(j.r.Filename), "the name, or a folder of it, is taken by something else: %w", err)
+		return conflict(j.to.Dir.At(j.r.Filename), "something else has the name, or the name of a folder above it: %w", err)
 	}
 	return err
 }
 
-// adopt takes over what has the final name, if it holds the source's bytes, and makes it durable: it may be the
-// work of an attempt that was cut short, or of an operator's cp. Both results are nil where the name is free.
+// adopt takes over an existing copy under the final name if it holds the source's bytes, and makes it durable. An earlier
+// attempt that was cut short, or an operator's cp, may have left it. Both results are nil where the name is free.
 func (j *job) adopt(ctx context.Context, src *opened) (*Copy, error) {
 	have, err := j.find(fsys.LookTarget, j.to, j.r.Filename)
 	if errors.Is(err, unix.ENOENT) {
 		return nil, nil
 	}
 	if err != nil {
-		return nil, j.taken(err)
+		return nil, j.nameTaken(err)
 	}
 	defer have.Close()
 	n, err := j.same(ctx, src, have)
@@ -260,26 +264,27 @@ func (j *job) adopt(ctx context.Context, src *opened) (*Copy, error) {
 	return made, nil
 }
 
+// bothInPlace refuses a comparison whose source or target lost its name meanwhile.
 func (j *job) bothInPlace(src, have *opened) error {
 	there, err := j.inPlace(fsys.RecheckSource, j.from, j.r.Filename, src)
 	if err == nil && there {
 		there, err = j.inPlace(fsys.LookTarget, j.to, j.r.Filename, have)
 	}
 	if err == nil && !there {
-		err = fault.New(fault.Busy, "compare", j.r.Filename, errors.New("it was taken away while it was read"))
+		err = fault.New(fault.Busy, "compare", j.r.Filename, errors.New("it was removed while it was read"))
 	}
 	return err
 }
 
-// same compares what is at the source, a, with what is at the target, b, and makes b durable on the way. A
-// difference is a conflict. Bytes count, and names; owners, modes and times do not.
+// same compares the source a with the target b and makes b durable. A difference in names or bytes is a conflict. Owners,
+// modes and times do not count.
 func (j *job) same(ctx context.Context, a, b *opened) (*node, error) {
 	n := &node{name: a.base, st: a.st, method: Linked}
 	if fsys.IsDir(&a.st) != fsys.IsDir(&b.st) {
 		return nil, conflict(b.file.Path(), "it is %s, and the source is %s", fsys.Kind(&b.st), fsys.Kind(&a.st))
 	}
 	if n.isDir() {
-		err := j.sameKids(ctx, n, a.file, b.file)
+		err := j.sameChildren(ctx, n, a.file, b.file)
 		if err == nil {
 			err = j.fsyncAdopted(b)
 		}
@@ -289,7 +294,7 @@ func (j *job) same(ctx context.Context, a, b *opened) (*node, error) {
 		return n, j.fsyncAdopted(b)
 	}
 	n.method = Copied
-	// Looked at anew: a link that we have made ourselves has changed the source's times.
+	// A link that this attempt made has changed the source's ctime since it was opened.
 	before, err := j.fs.Stat(fsys.RecheckSource, a.file)
 	if err != nil {
 		return nil, err
@@ -329,7 +334,7 @@ func (j *job) fsyncAdopted(i *opened) error {
 	return j.fsyncFound(i.file, &i.st, func() error { return j.fsync(fsys.FsyncAdopted, i.file, nil) })
 }
 
-func (j *job) sameKids(ctx context.Context, n *node, a, b *fsys.File) error {
+func (j *job) sameChildren(ctx context.Context, n *node, a, b *fsys.File) error {
 	ours, err := j.fs.List(fsys.ReadAdopted, a)
 	if err != nil {
 		return err
@@ -345,17 +350,17 @@ func (j *job) sameKids(ctx context.Context, n *node, a, b *fsys.File) error {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		k, err := j.sameKid(ctx, name, a, b)
+		k, err := j.sameChild(ctx, name, a, b)
 		if err != nil {
 			return err
 		}
-		n.kids = append(n.kids, k)
-		j.progress() // each may have waited for the disk
+		n.children = append(n.children, k)
+		j.progress() // each file may have waited for the disk
 	}
 	return nil
 }
 
-func (j *job) sameKid(ctx context.Context, name string, a, b *fsys.File) (*node, error) {
+func (j *job) sameChild(ctx context.Context, name string, a, b *fsys.File) (*node, error) {
 	fa, sa, err := j.openIn(fsys.ReadAdopted, a, name)
 	if err != nil {
 		return nil, err
@@ -363,7 +368,7 @@ func (j *job) sameKid(ctx context.Context, name string, a, b *fsys.File) (*node,
 	defer fa.Close()
 	fb, sb, err := j.openIn(fsys.ReadAdopted, b, name)
 	if err != nil {
-		return nil, j.taken(err)
+		return nil, j.nameTaken(err)
 	}
 	defer fb.Close()
 	return j.same(ctx, &opened{base: name, file: fa, st: sa}, &opened{base: name, file: fb, st: sb})

@@ -19,7 +19,7 @@ import (
 	"github.com/tierflow/tierflow/shared/policy"
 )
 
-// row stands for MySQL: every method is one statement.
+// row stands for a row in MySQL. Every method is one statement.
 type row struct {
 	mu         sync.Mutex
 	level      int
@@ -53,11 +53,11 @@ func (r *row) release(level int) bool {
 	return true
 }
 
-// TestAFileIsFoundWhoeverRacesForIt bounces one content between two tiers with several movers, releasers and sweeps
-// at once and no lock at all: every lock has expired, everybody is late. Only the generation holds them together, as
-// the protocol promises. Readers look the row up and open what it names, without any grace; where that is missing,
+// TestReadersFindTheFileWhileMoversAndReleasersRaceForIt moves one item between two tiers with several movers, releasers
+// and sweeps at the same time and without any lock, as if every lock had expired. By the protocol the generation alone
+// must be enough. Readers look up the row and open the file that it names, without any grace. Where the file is missing,
 // the row must have changed since the look-up.
-func TestAFileIsFoundWhoeverRacesForIt(t *testing.T) {
+func TestReadersFindTheFileWhileMoversAndReleasersRaceForIt(t *testing.T) {
 	for _, r := range routes[:2] {
 		for _, kind := range []string{"file", "directory"} {
 			t.Run(kind+" "+r.name, func(t *testing.T) { race(t, r, kind) })
@@ -87,9 +87,9 @@ func race(t *testing.T, r route, kind string) {
 	ctx, stop := context.WithCancel(context.Background())
 	defer stop()
 	db := &row{}
-	clear := make(chan int, 1<<16) // the stream `committed`: tiers to clear
+	clear := make(chan int, 1<<16) // stands for the stream `committed`: tiers that hold an old copy
 	var retries atomic.Int64
-	slow := func(seed uint64) fsys.FS { // anybody may be paused before any operation
+	slow := func(seed uint64) fsys.FS { // pauses before random operations
 		rnd := rand.New(rand.NewPCG(seed, 1))
 		var mu sync.Mutex
 		return fsys.FS{Hook: func(fsys.Step, string) error {
@@ -118,7 +118,7 @@ func race(t *testing.T, r route, kind string) {
 			})
 		}
 	}
-	// Nothing but these may go wrong when everybody is in everybody's way.
+	// Attempts that disturb each other may fail with these kinds only.
 	expected := func(err error) bool {
 		k := fault.KindOf(err)
 		return slices.Contains([]fault.Kind{fault.MissingFile, fault.Lost, fault.Busy, fault.Changed}, k)
@@ -174,7 +174,7 @@ func race(t *testing.T, r route, kind string) {
 			stop()
 		}
 	}
-	work(1, func(m *mover.Mover, rnd *rand.Rand) { // the sweep takes what is in use
+	work(1, func(m *mover.Mover, rnd *rand.Rand) { // the sweep removes even what is in use
 		sweep(m, rnd.IntN(2))
 		select {
 		case <-time.After(time.Duration(rnd.IntN(40)) * time.Millisecond):
@@ -218,10 +218,10 @@ func race(t *testing.T, r route, kind string) {
 	stop()
 	wg.Wait()
 	level, generation, n := db.read()
-	t.Logf("%d commits, generation %d, %d releases tried again, %d reads, %d looked up again", n, generation, retries.Load(),
+	t.Logf("%d commits, generation %d, %d releases retried, %d reads, %d files missing", n, generation, retries.Load(),
 		reads.Load(), misses.Load())
 
-	// Let it settle: whatever was left is swept and cleared, and one copy remains.
+	// Now everything left is swept and released, and one copy remains.
 	m := mover.New(mover.Options{})
 	for l := range levels {
 		sweep(m, l)
@@ -229,7 +229,7 @@ func race(t *testing.T, r route, kind string) {
 	for tries := 0; len(clear) > 0; tries++ {
 		clearOne(m, <-clear)
 		if tries > 1<<16 {
-			t.Fatal("it does not settle")
+			t.Fatal("the releases do not end")
 		}
 	}
 	got, err := os.ReadFile(levels[level].Path + "/" + open)

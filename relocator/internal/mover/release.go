@@ -18,41 +18,42 @@ import (
 type ReleaseOutcome string
 
 const (
-	Released   ReleaseOutcome = "released" // the copy is gone, durably: ack
-	IsCurrent  ReleaseOutcome = "lives"    // the row names this tier: ack
+	Released   ReleaseOutcome = "released" // the removal of the copy is durable: ack
+	IsCurrent  ReleaseOutcome = "lives"    // the row names this tier, so the copy stays: ack
 	Gone       ReleaseOutcome = "gone"     // there was no copy: ack
-	RetryLater ReleaseOutcome = "again"    // a mover wants the name: try again later
+	RetryLater ReleaseOutcome = "again"    // a move to this tier took the attempt's folder: try again later
 )
 
 func (o ReleaseOutcome) String() string { return string(o) }
 
-// ReleaseRequest asks for the removal of a content's copy on a tier.
+// ReleaseRequest asks for the removal of an item's copy on a tier.
 type ReleaseRequest struct {
 	ID       item.ID
 	Token    string // names this attempt; never used twice
 	Filename string
 	Tier     policy.Level
 
-	// Fence raises the row's generation unless the row names the tier, in one statement; false means that it does.
-	// It is called once, after the attempt's folder is there and before the copy is touched: a move that has looked
-	// the row up before can then not be committed, and one that looks it up later takes the folder away first.
+	// Fence raises the row's generation in one statement, unless the row names the tier. It returns false where the
+	// row does. Release calls it once, after it has made the attempt's folder and before it touches the copy. A move
+	// that looked up the row before the fence cannot commit. A move that looks up the row later removes the folder first.
 	Fence func(context.Context) (bool, error)
 }
 
-// Expect announces a Release, or a move that one will follow, before the servers are asked about it. done is for when it is
-// over; of a release, before its entry is settled: after the last one nothing is left in released/, once nobody has the
-// tier open.
+// Expect tells the mover that a release will come, or a move that a release will follow. Tiers then stay open for a
+// moment, and empty folders in released/ are kept for reuse. Call it before asking the servers. Call done when the move
+// or release is over; for a release, before its entry is acked. After the last done, no kept folder is left in
+// released/ once no job has the tier open.
 func (m *Mover) Expect() (done func()) { return m.tiers.Expect() }
 
-// Release is step 8 of the protocol without its lock and its ack: it removes a copy that the row does not name. On
-// an error the copy may be there still; trying again is always right. Once the copy has been renamed there is no
-// way back: an error or a crash after that leaves a folder in released/ for the sweep.
+// Release is step 8 of the protocol without its lock and its ack: it removes a copy that the row does not name. After an
+// error the copy may still be there, and a retry is always safe. Once Release has renamed the copy, it never renames it
+// back: an error or a crash after that leaves a folder in released/ for the sweep.
 //
-// Kinds: InvalidName, Unsupported (something other than a file or folder has the name: it is left alone),
-// TierRefused, Suspect, Busy. A cancelled context gives its cause.
+// Kinds: InvalidName, Unsupported (something other than a file or folder has the name; it stays), TierRefused, Suspect,
+// Busy. A cancelled context gives its cause.
 func (m *Mover) Release(ctx context.Context, r ReleaseRequest) (ReleaseOutcome, error) {
 	outcome, err := m.release(ctx, r)
-	return outcome, blame(wrap("release", r.ID.String()+" ("+r.Filename+") from "+r.Tier.Name, err), r.Tier)
+	return outcome, setLevel(wrap("release", r.ID.String()+" ("+r.Filename+") from "+r.Tier.Name, err), r.Tier)
 }
 
 func (m *Mover) release(ctx context.Context, r ReleaseRequest) (ReleaseOutcome, error) {
@@ -73,24 +74,24 @@ func (m *Mover) release(ctx context.Context, r ReleaseRequest) (ReleaseOutcome, 
 	}
 	outcome, err := m.rename(ctx, r, root, name)
 	if err != nil {
-		_ = m.fs.RemoveAll(context.WithoutCancel(ctx), fsys.DeleteReleased, root.Released, name) // or the sweep
+		_ = m.fs.RemoveAll(context.WithoutCancel(ctx), fsys.DeleteReleased, root.Released, name) // else the sweep removes it
 		return "", err
 	}
-	if err := m.drop(ctx, root, name); err != nil {
+	if err := m.deleteCopy(ctx, root, name); err != nil {
 		return "", err
 	}
 	if outcome == IsCurrent || outcome == RetryLater {
 		return outcome, nil
 	}
-	// Also where the copy was gone: who took it may have been cut short before that was durable.
-	if err := m.tidy(root, r.Filename); err != nil {
+	// This is necessary for Gone as well: the release that removed the copy may have been cut short before its removal
+	// was durable.
+	if err := m.removeEmptyFolders(root, r.Filename); err != nil {
 		return "", err
 	}
 	return outcome, root.Check(fsys.RecheckTier)
 }
 
-// attemptFolder makes the attempt's folder, most often out of one whose attempt is over: it is empty, it is in nobody's
-// hands, and its old name means nothing any more.
+// attemptFolder makes the attempt's folder. Where it can, it renames the empty folder of an attempt that is over.
 func (m *Mover) attemptFolder(root *tier.Root, name string) error {
 	for {
 		spare, ok := root.TakeSpare()
@@ -104,8 +105,8 @@ func (m *Mover) attemptFolder(root *tier.Root, name string) error {
 	}
 }
 
-// drop deletes the copy, and the attempt's folder unless the next attempt can have it.
-func (m *Mover) drop(ctx context.Context, root *tier.Root, name string) error {
+// deleteCopy deletes the copy in the attempt's folder, and the folder unless the next attempt can reuse it.
+func (m *Mover) deleteCopy(ctx context.Context, root *tier.Root, name string) error {
 	if err := m.fs.RemoveAll(ctx, fsys.DeleteReleased, root.Released, name+"/"+copyName); err != nil {
 		return err
 	}
@@ -115,7 +116,7 @@ func (m *Mover) drop(ctx context.Context, root *tier.Root, name string) error {
 	return m.fs.RemoveAll(ctx, fsys.DeleteReleased, root.Released, name)
 }
 
-// rename moves the copy into the attempt's folder, if the fence lets it.
+// rename moves the copy into the attempt's folder if the fence allows it.
 func (m *Mover) rename(ctx context.Context, r ReleaseRequest, root *tier.Root, name string) (ReleaseOutcome, error) {
 	folder, _, err := m.fs.OpenDir(fsys.MkdirReleased, root.Released, name)
 	if errors.Is(err, unix.ENOENT) {
@@ -140,7 +141,7 @@ func (m *Mover) rename(ctx context.Context, r ReleaseRequest, root *tier.Root, n
 	}
 	parent, _, err := m.fs.OpenDir(fsys.LookReleased, root.Dir, path.Dir(r.Filename))
 	if missing(err) {
-		return m.goneOrAgain(root, name, nil, "")
+		return m.whyMissing(root, name, nil, "")
 	}
 	if err != nil {
 		return "", err
@@ -152,20 +153,20 @@ func (m *Mover) rename(ctx context.Context, r ReleaseRequest, root *tier.Root, n
 		return "", &fsys.KindError{Path: parent.At(base), Kind: fsys.Kind(&st)}
 	}
 	if err == nil {
-		err = m.take(parent, base, &st, folder)
+		err = m.takeCopy(parent, base, &st, folder)
 	}
 	if errors.Is(err, unix.ENOENT) {
-		return m.goneOrAgain(root, name, parent, base)
+		return m.whyMissing(root, name, parent, base)
 	}
 	if errors.Is(err, unix.EXDEV) {
 		return "", &fault.Error{Kind: fault.Unsupported, Op: "release", Subject: parent.At(base), Err: err,
-			Hint: "an overlay cannot rename a folder of its lower layer: put the tier on a file system of its own, delete this copy"}
+			Hint: "an overlay cannot rename a folder of its lower layer: put the tier on its own file system, delete this copy"}
 	}
 	return Released, err
 }
 
-// take renames the copy into the attempt's folder.
-func (m *Mover) take(parent *fsys.File, base string, st *unix.Stat_t, folder *fsys.File) error {
+// takeCopy renames the copy into the attempt's folder.
+func (m *Mover) takeCopy(parent *fsys.File, base string, st *unix.Stat_t, folder *fsys.File) error {
 	rename := func() error { return m.fs.Rename(fsys.RenameReleased, parent, base, folder, copyName) }
 	if !fsys.IsDir(st) {
 		return rename()
@@ -178,8 +179,9 @@ func (m *Mover) take(parent *fsys.File, base string, st *unix.Stat_t, folder *fs
 	return m.writable(fsys.RenameReleased, dir, rename)
 }
 
-// goneOrAgain tells why a rename found nothing: a mover has taken the attempt's folder, or only the copy is gone.
-func (m *Mover) goneOrAgain(root *tier.Root, name string, parent *fsys.File, base string) (ReleaseOutcome, error) {
+// whyMissing tells why a rename found nothing. RetryLater: a move took the attempt's folder, or the copy has come back.
+// Gone: only the copy is missing.
+func (m *Mover) whyMissing(root *tier.Root, name string, parent *fsys.File, base string) (ReleaseOutcome, error) {
 	_, err := m.fs.Lstat(fsys.LookReleased, root.Released, name)
 	if errors.Is(err, unix.ENOENT) {
 		return RetryLater, nil
@@ -191,14 +193,15 @@ func (m *Mover) goneOrAgain(root *tier.Root, name string, parent *fsys.File, bas
 	switch {
 	case errors.Is(err, unix.ENOENT):
 		return Gone, nil
-	case err == nil: // it has come back this moment
+	case err == nil: // the copy came back a moment ago
 		return RetryLater, nil
 	}
 	return "", err
 }
 
-// tidy removes the folders above the name that are empty now, never the root, and makes the release durable.
-func (m *Mover) tidy(root *tier.Root, filename string) error {
+// removeEmptyFolders removes the folders above the name that are empty now, except the root, and makes the release
+// durable.
+func (m *Mover) removeEmptyFolders(root *tier.Root, filename string) error {
 	rel := path.Dir(filename)
 	dir, _, err := m.fs.OpenDir(fsys.RmdirParent, root.Dir, rel)
 	for missing(err) {
@@ -218,7 +221,7 @@ func (m *Mover) tidy(root *tier.Root, filename string) error {
 		if err := m.fs.Rmdir(fsys.RmdirParent, up, path.Base(rel)); err != nil && !errors.Is(err, unix.ENOENT) {
 			up.Close()
 			if isAny(err, unix.ENOTEMPTY, unix.EEXIST, unix.EBUSY, unix.EACCES, unix.EPERM) {
-				break // in use, or not ours to remove
+				break // the folder is in use, or this process may not remove it
 			}
 			return err
 		}

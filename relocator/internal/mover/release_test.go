@@ -35,7 +35,7 @@ func wantOutcome(t *testing.T, got mover.ReleaseOutcome, err error, want mover.R
 	}
 }
 
-func TestAReleaseRemovesTheCopyAndFoldersThatAreEmptyThen(t *testing.T) {
+func TestAReleaseRemovesTheCopyAndTheEmptyFoldersAboveIt(t *testing.T) {
 	for _, kind := range []string{"file", "directory"} {
 		t.Run(kind, func(t *testing.T) {
 			l := newLevel(t, t.TempDir(), "bronze")
@@ -50,7 +50,7 @@ func TestAReleaseRemovesTheCopyAndFoldersThatAreEmptyThen(t *testing.T) {
 			r := release(l, "a/b/c/x")
 			r.Fence = func(context.Context) (bool, error) {
 				if contains(steps, fsys.RenameReleased) || !contains(steps, fsys.MkdirReleased) {
-					t.Errorf("the fence came at the wrong time: %v", steps)
+					t.Errorf("the fence was called after %v", steps)
 				}
 				return true, nil
 			}
@@ -78,7 +78,7 @@ func TestAReleaseRemovesTheCopyAndFoldersThatAreEmptyThen(t *testing.T) {
 	}
 }
 
-func TestAReleaseLeavesWhatTheRowNames(t *testing.T) {
+func TestAReleaseKeepsTheCopyThatTheRowNames(t *testing.T) {
 	l := newLevel(t, t.TempDir(), "bronze")
 	write(t, l.Path+"/a/x", []byte("x"))
 	m := mover.New(mover.Options{})
@@ -96,7 +96,7 @@ func TestAReleaseLeavesWhatTheRowNames(t *testing.T) {
 	wantClean(t, l)
 }
 
-func TestAReleaseWhoseFolderWasTakenAwayTouchesNothing(t *testing.T) {
+func TestAReleaseWhoseFolderWasRemovedTouchesNothing(t *testing.T) {
 	for _, there := range []bool{true, false} {
 		from, to := routes[0].tiers(t)
 		write(t, from.Path+"/a/x", []byte("x"))
@@ -106,7 +106,7 @@ func TestAReleaseWhoseFolderWasTakenAwayTouchesNothing(t *testing.T) {
 		m := mover.New(mover.Options{})
 		r := release(to, "a/x")
 		r.Fence = func(context.Context) (bool, error) {
-			mustMake(t, m, request(from, to, "a/x")) // a mover comes in between
+			mustMake(t, m, request(from, to, "a/x")) // a move runs before the fence returns
 			if !there {
 				return true, os.RemoveAll(to.Path + "/a")
 			}
@@ -121,7 +121,7 @@ func TestAReleaseWhoseFolderWasTakenAwayTouchesNothing(t *testing.T) {
 	}
 }
 
-func TestAReleaseLeavesAloneWhatIsNoContent(t *testing.T) {
+func TestAReleaseTouchesOnlyFilesAndFolders(t *testing.T) {
 	outside := t.TempDir()
 	write(t, outside+"/x", []byte("outside"))
 	l := newLevel(t, t.TempDir(), "bronze")
@@ -140,7 +140,7 @@ func TestAReleaseLeavesAloneWhatIsNoContent(t *testing.T) {
 	wantClean(t, l)
 }
 
-func TestAReleaseOnATierThatWentAwayTouchesNothing(t *testing.T) {
+func TestAReleaseTouchesNothingWhenTheTierHasGone(t *testing.T) {
 	l := newLevel(t, t.TempDir(), "bronze")
 	write(t, l.Path+"/x", []byte("x"))
 	r := release(l, "x")
@@ -150,7 +150,7 @@ func TestAReleaseOnATierThatWentAwayTouchesNothing(t *testing.T) {
 	sameBytes(t, l.Path+"-away/x", []byte("x"))
 }
 
-func TestAReleaseThatWasCutShortIsFinishedByTheNextAndTheSweep(t *testing.T) {
+func TestTheNextReleaseAndTheSweepFinishAReleaseThatWasCutShort(t *testing.T) {
 	boom := errors.New("boom")
 	for _, kind := range []string{"file", "directory"} {
 		for n, done := 0, false; !done; n++ {
@@ -163,7 +163,7 @@ func TestAReleaseThatWasCutShortIsFinishedByTheNextAndTheSweep(t *testing.T) {
 			before := tree(t, l.Path+"/a/x")
 			count := 0
 			broken := fsys.FS{Hook: func(fsys.Step, string) error {
-				if count++; count > n { // dead from here on
+				if count++; count > n { // every operation from here on fails
 					return boom
 				}
 				return nil
@@ -173,7 +173,7 @@ func TestAReleaseThatWasCutShortIsFinishedByTheNextAndTheSweep(t *testing.T) {
 			if !done && !errors.Is(err, boom) {
 				t.Fatalf("operation %d: %v", n, err)
 			}
-			if now := tree(t, l.Path+"/a/x"); len(now) > 0 { // all of it or nothing
+			if now := tree(t, l.Path+"/a/x"); len(now) > 0 { // it is complete or missing
 				equalTrees(t, "after operation", now, before)
 			}
 			m := mover.New(mover.Options{})
@@ -184,13 +184,13 @@ func TestAReleaseThatWasCutShortIsFinishedByTheNextAndTheSweep(t *testing.T) {
 			sweepAll(t, m, l)
 			wantClean(t, l)
 			if done && n < 20 {
-				t.Errorf("only %d operations went through the seam", n)
+				t.Errorf("only %d operations went through package fsys", n)
 			}
 		}
 	}
 }
 
-// sweepAll sweeps whatever the age.
+// sweepAll sweeps entries of any age.
 func sweepAll(t testing.TB, m *mover.Mover, l policy.Level) mover.SweepReport {
 	t.Helper()
 	report, err := m.Sweep(context.Background(), l, -time.Minute, func(item.ID, string) bool { return false },
@@ -233,14 +233,14 @@ func TestTheSweepReportsAStrayBeforeItRemovesItsRecord(t *testing.T) {
 					return boom
 				}
 				if left, _ := filepath.Glob(tmp + id.String() + ".*"); len(left) != 1 {
-					t.Errorf("the record of %d went before it was reported: %v", id, left)
+					t.Errorf("the record of %d was removed before it was reported: %v", id, left)
 				}
 				strays = append(strays, id.String()+" "+event)
 				return nil
 			})
 	}
 	if report, err := sweep(time.Hour); err != nil || report.Temporaries+report.Released+len(report.Unknown)+len(strays) != 0 {
-		t.Errorf("swept what is young: %+v, %v", report, err)
+		t.Errorf("the sweep removed new entries: %+v, %v", report, err)
 	}
 	report, err := sweep(-time.Minute)
 	if !errors.Is(err, boom) {
@@ -264,7 +264,7 @@ func TestTheSweepReportsAStrayBeforeItRemovesItsRecord(t *testing.T) {
 	equalTrees(t, "published", tree(t, to.Path+"/d"), tree(t, from.Path+"/d"))
 }
 
-func TestASweepOfALivingAttemptNeverLetsItPublishAPart(t *testing.T) {
+func TestAnAttemptThatWasSweptNeverPublishesAPart(t *testing.T) {
 	for _, r := range routes {
 		for _, name := range []string{"x", "d"} {
 			for _, step := range []fsys.Step{fsys.FsyncRecord, fsys.RecheckTier, fsys.MakeFolder, fsys.Publish} {
@@ -303,9 +303,9 @@ func TestASweepOfALivingAttemptNeverLetsItPublishAPart(t *testing.T) {
 	}
 }
 
-// TestAHalfDeletedDirectoryIsNeitherCopiedNorCompared lets a release take a directory away, and stop in the middle of
-// deleting it, while a late mover reads it through its open descriptor.
-func TestAHalfDeletedDirectoryIsNeitherCopiedNorCompared(t *testing.T) {
+// TestAHalfDeletedDirectoryIsNeitherCopiedNorAdopted lets a release rename a directory and stop in the middle of deleting
+// it. Meanwhile a late mover reads the directory through its open descriptor.
+func TestAHalfDeletedDirectoryIsNeitherCopiedNorAdopted(t *testing.T) {
 	takeAway := func(l policy.Level) {
 		n := 0
 		cut := fsys.FS{Hook: func(s fsys.Step, _ string) error {
@@ -321,7 +321,7 @@ func TestAHalfDeletedDirectoryIsNeitherCopiedNorCompared(t *testing.T) {
 		}
 	}
 	for _, r := range routes {
-		for op := 4; op < 20; op++ { // from the first look into the open directory on
+		for op := 4; op < 20; op++ { // operation 4 is the first that reads the open directory
 			t.Run(fmt.Sprintf("source, operation %d, %s", op, r.name), func(t *testing.T) {
 				from, to := r.tiers(t)
 				writeTree(t, from.Path+"/d")
@@ -355,9 +355,9 @@ func TestAHalfDeletedDirectoryIsNeitherCopiedNorCompared(t *testing.T) {
 	}
 }
 
-// TestReleasesThatOverlapTakeOverEachOthersFoldersAndLeaveNone releases many copies at once, beside a job that keeps the
-// tier open, while movers clear the names of some of the folders.
-func TestReleasesThatOverlapTakeOverEachOthersFoldersAndLeaveNone(t *testing.T) {
+// TestConcurrentReleasesReuseEachOthersFoldersAndLeaveNone releases many copies at the same time, while movers remove the
+// folders of some releases.
+func TestConcurrentReleasesReuseEachOthersFoldersAndLeaveNone(t *testing.T) {
 	from, to := routes[0].tiers(t)
 	var taken atomic.Int64
 	m := mover.New(mover.Options{})
@@ -374,7 +374,7 @@ func TestReleasesThatOverlapTakeOverEachOthersFoldersAndLeaveNone(t *testing.T) 
 				r.ID = item.ID(i + 1)
 				fence := r.Fence
 				r.Fence = func(ctx context.Context) (bool, error) {
-					if i%10 == 0 { // a mover wants the name now
+					if i%10 == 0 { // a mover removes the folder
 						taken.Add(1)
 						if err := os.RemoveAll(fmt.Sprintf("%s/.tierflow/released/%d.%s", from.Path, r.ID, r.Token)); err != nil {
 							t.Error(err)
@@ -388,7 +388,7 @@ func TestReleasesThatOverlapTakeOverEachOthersFoldersAndLeaveNone(t *testing.T) 
 					want = mover.RetryLater
 				}
 				if err != nil || out != want {
-					t.Errorf("content %d: %q, %v, want %q", r.ID, out, err, want)
+					t.Errorf("item %d: %q, %v, want %q", r.ID, out, err, want)
 				}
 			}
 		})
@@ -396,7 +396,7 @@ func TestReleasesThatOverlapTakeOverEachOthersFoldersAndLeaveNone(t *testing.T) 
 	wg.Wait()
 	left, err := os.ReadDir(from.Path + "/d")
 	if err != nil || len(left) != int(taken.Load()) {
-		t.Errorf("%d copies are left, movers wanted %d; %v", len(left), taken.Load(), err)
+		t.Errorf("%d copies are left, movers took %d; %v", len(left), taken.Load(), err)
 	}
 	wantClean(t, from, to)
 }

@@ -24,7 +24,7 @@ func wantRights(t *testing.T, path string, uid, gid, mode uint32) {
 	}
 }
 
-func TestAFolderAboveTheNameIsNeverSeenWithoutItsOwnerAndMode(t *testing.T) {
+func TestAFolderAboveTheNameAlwaysHasItsOwnerAndMode(t *testing.T) {
 	for _, r := range routes {
 		t.Run(r.name, func(t *testing.T) {
 			from, to := r.tiers(t)
@@ -32,7 +32,7 @@ func TestAFolderAboveTheNameIsNeverSeenWithoutItsOwnerAndMode(t *testing.T) {
 			if err := errors.Join(os.Chown(from.Path+"/club", 1000, 1001), unix.Chmod(from.Path+"/club", 0o2770)); err != nil {
 				t.Fatal(err)
 			}
-			// A move that ends where the folder is being made must not leave it as it is for those who come later.
+			// A move that fails while it makes the folder must not leave it without its owner and mode.
 			failed := 0
 			m := mover.New(mover.Options{FS: fsys.FS{Hook: func(s fsys.Step, path string) error {
 				if s != fsys.SetMetadata || filepath.Dir(path) != to.Path+"/.tierflow/tmp" || !isDir(path) {
@@ -58,15 +58,15 @@ func isDir(path string) bool {
 	return err == nil && st.IsDir()
 }
 
-// unprivileged calls fn in a thread of another user, who is in one more group, without any capability.
+// unprivileged calls fn in a thread of another user without capabilities, who is also a member of the group more.
 func unprivileged(t *testing.T, uid, gid, more int, fn func()) {
 	t.Helper()
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
+		runtime.LockOSThread() // it is never unlocked, so the thread ends with the goroutine
 		group := uint32(more)
-		// Package syscall would change all threads.
+		// The functions of package syscall would change all threads.
 		_, _, e1 := unix.RawSyscall(unix.SYS_SETGROUPS, 1, uintptr(unsafe.Pointer(&group)), 0)
 		_, _, e2 := unix.RawSyscall(unix.SYS_SETRESGID, uintptr(gid), uintptr(gid), uintptr(gid))
 		_, _, e3 := unix.RawSyscall(unix.SYS_SETRESUID, uintptr(uid), uintptr(uid), uintptr(uid))
@@ -79,7 +79,7 @@ func unprivileged(t *testing.T, uid, gid, more int, fn func()) {
 	<-done
 }
 
-func TestWithoutPrivilegesAFileKeepsAGroupThatIsItsMoversToo(t *testing.T) {
+func TestAnUnprivilegedMoverKeepsAGroupThatItIsAMemberOf(t *testing.T) {
 	from, to := routes[1].tiers(t)
 	write(t, from.Path+"/dir/x", random(10))
 	owned(t, 10001, from.Path, to.Path)
@@ -92,7 +92,7 @@ func TestWithoutPrivilegesAFileKeepsAGroupThatIsItsMoversToo(t *testing.T) {
 	wantRights(t, to.Path+"/dir/x", 10001, 2000, 0o640)
 }
 
-func TestWithoutPrivilegesADirectoryThatNobodyMayWriteToIsMovedAndReleased(t *testing.T) {
+func TestAnUnprivilegedMoverMovesAndReleasesAReadOnlyDirectory(t *testing.T) {
 	for _, r := range routes[:2] {
 		t.Run(r.name, func(t *testing.T) {
 			from, to := r.tiers(t)
@@ -115,7 +115,7 @@ func TestWithoutPrivilegesADirectoryThatNobodyMayWriteToIsMovedAndReleased(t *te
 	}
 }
 
-// owned gives folders, and all in them, to a user, and lets everybody get there.
+// owned gives folders and everything in them to a user, and makes the folders above accessible to all.
 func owned(t *testing.T, id int, dirs ...string) {
 	t.Helper()
 	for _, dir := range dirs {

@@ -17,11 +17,11 @@ import (
 	"github.com/tierflow/tierflow/shared/policy"
 )
 
-// TestAFolderThatIsSwappedForALinkAtAnyStepLeadsNowhere swaps, before every single operation of a move and of a release
-// in turn, the folder above a content for a symbolic link to a folder outside the tiers that looks the same. The kernel
-// says whether anything there was opened or changed.
-func TestAFolderThatIsSwappedForALinkAtAnyStepLeadsNowhere(t *testing.T) {
-	other := mount(t, "-t", "tmpfs", "-o", "size=64m", "none") // in memory, where fsync costs nothing
+// TestAFolderSwappedForALinkAtAnyStepNeverLeadsOutside swaps the folder above an item for a symbolic link, before every
+// single operation of a move and of a release in turn. The link leads to a folder outside the tiers with the same names.
+// inotify reports whether anything there was opened or changed.
+func TestAFolderSwappedForALinkAtAnyStepNeverLeadsOutside(t *testing.T) {
+	other := mount(t, "-t", "tmpfs", "-o", "size=64m", "none") // an fsync costs nothing in memory
 	elsewhere := func(t testing.TB) string {
 		dir, err := os.MkdirTemp(other, "")
 		if err != nil {
@@ -30,7 +30,7 @@ func TestAFolderThatIsSwappedForALinkAtAnyStepLeadsNowhere(t *testing.T) {
 		return dir
 	}
 	for _, r := range []route{{"on one file system", inMemory, nil, mover.Linked}, {"across file systems", inMemory, elsewhere, mover.Copied}} {
-		for _, name := range []string{"a/b/x", "a/b"} { // a file, and the directory that it lies in
+		for _, name := range []string{"a/b/x", "a/b"} { // a file, and its directory
 			for _, where := range []string{"source", "target"} {
 				t.Run(strings.Join([]string{name, where, r.name}, " "), func(t *testing.T) {
 					kinds := map[fault.Kind]int{}
@@ -50,7 +50,7 @@ func TestAFolderThatIsSwappedForALinkAtAnyStepLeadsNowhere(t *testing.T) {
 	}
 }
 
-// swapAt swaps before the n-th operation; false: there were not so many.
+// swapAt swaps the folder before the n-th operation. false: there were fewer operations.
 func swapAt(t *testing.T, r route, name, where string, n int, kinds map[fault.Kind]int) bool {
 	t.Helper()
 	from, to := r.tiers(t)
@@ -105,7 +105,7 @@ func swapAt(t *testing.T, r route, name, where string, n int, kinds map[fault.Ki
 	return swapped
 }
 
-func TestAReadOutsideWouldBeSeen(t *testing.T) {
+func TestTheWatchReportsAReadOutsideTheTiers(t *testing.T) {
 	dir := t.TempDir()
 	write(t, dir+"/x", []byte("secret"))
 	watch := watchFolder(t, dir, dir+"/x")
@@ -113,11 +113,12 @@ func TestAReadOutsideWouldBeSeen(t *testing.T) {
 		t.Fatal(err)
 	}
 	if len(watch()) == 0 {
-		t.Error("it was not seen")
+		t.Error("the read was not reported")
 	}
 }
 
-// watchFolder has the kernel note whatever is done to these, but for looks at names. The result ends it and says what was.
+// watchFolder watches paths with inotify, which reports every operation except stat. events ends the watch and returns
+// what was reported.
 func watchFolder(t *testing.T, paths ...string) (events func() []string) {
 	t.Helper()
 	fd, err := unix.InotifyInit1(unix.IN_NONBLOCK | unix.IN_CLOEXEC)
@@ -144,7 +145,7 @@ func watchFolder(t *testing.T, paths ...string) (events func() []string) {
 	}
 }
 
-func TestALinkThatWasSwappedInForAMomentIsNotPublished(t *testing.T) {
+func TestALinkSwappedInForAMomentIsNotPublished(t *testing.T) {
 	from, to := routes[0].tiers(t)
 	write(t, from.Path+"/x", []byte("x"))
 	n := 0
@@ -167,9 +168,9 @@ func TestALinkThatWasSwappedInForAMomentIsNotPublished(t *testing.T) {
 	sameBytes(t, to.Path+"/x", []byte("x"))
 }
 
-// TestLinksThatAreSwappedInNeverLeadOutside moves while somebody exchanges a folder on the way for a link, again and
-// again, on both tiers.
-func TestLinksThatAreSwappedInNeverLeadOutside(t *testing.T) {
+// TestLinksSwappedInAllTheTimeNeverLeadOutside moves an item while another process swaps a folder above it for a link
+// again and again, on both tiers.
+func TestLinksSwappedInAllTheTimeNeverLeadOutside(t *testing.T) {
 	for _, r := range routes {
 		t.Run(r.name, func(t *testing.T) {
 			from, to := r.tiers(t)
@@ -192,7 +193,7 @@ func TestLinksThatAreSwappedInNeverLeadOutside(t *testing.T) {
 						if os.Rename(p, p+"-real") == nil {
 							_ = os.Symlink(outside, p)
 							_ = os.Remove(p)
-							_ = os.Remove(p) // a folder that the mover made anew, if it is empty
+							_ = os.Remove(p) // a folder that the mover made again, if it is empty
 							_ = os.Rename(p+"-real", p)
 						}
 					}

@@ -12,21 +12,24 @@ import (
 	"github.com/tierflow/tierflow/shared/policy"
 )
 
-// sweptName is what an attempt's tree is called from the moment on when it must not be published any more.
+// sweptName is the name of an attempt's tree that must not be published any more.
 const sweptName = "swept"
 
 // SweepReport says what a sweep found on one tier.
 type SweepReport struct {
-	Temporaries int      // reported as strays and removed from tmp/
-	Released    int      // folders removed from released/
-	Unknown     []string // paths of entries that no version of ours names so; they are left alone
+	Temporaries int      // temporaries that were reported as strays and removed from tmp/
+	Released    int      // folders that were removed from released/
+	Unknown     []string // paths of entries whose names are not Tierflow's; the sweep leaves them
 }
 
-// Sweep is step 9 of the protocol for one tier: it clears what crashed attempts have left and what is older than
-// olderThan, by the time of the last change (copies carry their source's mtime). A temporary is the record of a
-// copy that may have been published, so stray is called first, and only when that has returned nil the temporary
-// goes; one that inUse claims stays. The sweep may meet anything, even an attempt that is alive: that fails then,
-// and nothing is lost. An entry that cannot be handled does not hold up the others: the error names them all.
+// Sweep is step 9 of the protocol for one tier: it removes what crashed attempts left in tmp/ and released/. It removes
+// entries whose ctime is more than olderThan ago; mtime is of no use, because a copy has its source's mtime.
+//
+// A temporary is the record of a copy that may have been published. Sweep therefore calls stray first and removes the
+// temporary only when stray returned nil. A temporary for which inUse returns true stays. Sweep may remove the temporary
+// of a living attempt: that attempt then fails, and nothing is lost.
+//
+// An entry that fails does not stop the sweep. The error joins the errors of all entries.
 func (m *Mover) Sweep(ctx context.Context, level policy.Level, olderThan time.Duration,
 	inUse func(id item.ID, token string) bool,
 	stray func(ctx context.Context, id item.ID, eventID string) error,
@@ -71,7 +74,7 @@ func (m *Mover) Sweep(ctx context.Context, level policy.Level, olderThan time.Du
 			return err
 		}
 		if fsys.IsDir(st) {
-			if err := m.takeTree(ctx, root.Tmp, name); err != nil {
+			if err := m.hideTree(ctx, root.Tmp, name); err != nil {
 				return err
 			}
 		}
@@ -98,9 +101,9 @@ func (m *Mover) Sweep(ctx context.Context, level policy.Level, olderThan time.Du
 	return report, errors.Join(append(errs, err)...)
 }
 
-// takeTree makes an attempt's tree unpublishable in one step. Deleting it where it is would let an attempt that
-// was only paused publish what is left of it.
-func (m *Mover) takeTree(ctx context.Context, tmp *fsys.File, name string) error {
+// hideTree renames an attempt's tree, so that the attempt cannot publish it any more. If Sweep deleted the tree under its
+// own name, an attempt that was only paused could publish the part that is left.
+func (m *Mover) hideTree(ctx context.Context, tmp *fsys.File, name string) error {
 	attempt, _, err := m.fs.OpenDir(fsys.Sweep, tmp, name)
 	if err != nil {
 		return err

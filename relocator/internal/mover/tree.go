@@ -16,23 +16,23 @@ import (
 	"github.com/tierflow/tierflow/shared/item"
 )
 
-// node is a file or folder of a directory that is moved as a unit; the top one has no name.
+// node is a file or folder of a directory that is moved as a unit. The top node has no name.
 type node struct {
-	name   string
-	st     unix.Stat_t
-	kids   []*node
-	method string // how a file was made
-	sum    []byte // of a file; nil where it was not read
+	name     string
+	st       unix.Stat_t
+	children []*node // sorted by name
+	method   string  // Linked, Cloned or Copied, for a file
+	sum      []byte  // the SHA-256 of a file; nil where it was not read
 }
 
-// walk lists a folder, all the way down, and refuses what is neither file nor folder.
+// walk lists a folder with everything below it. It refuses entries that are neither files nor folders.
 func (m *Mover) walk(ctx context.Context, step fsys.Step, dir *fsys.File, st *unix.Stat_t, depth int) (*node, error) {
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
 	}
 	if depth > maxDepth {
 		return nil, fault.New(fault.Unsupported, "read", dir.Path(),
-			fmt.Errorf("folders lie more than %d deep in each other", maxDepth))
+			fmt.Errorf("its folders are nested more than %d deep", maxDepth))
 	}
 	n := &node{st: *st}
 	names, err := m.fs.List(step, dir)
@@ -47,18 +47,18 @@ func (m *Mover) walk(ctx context.Context, step fsys.Step, dir *fsys.File, st *un
 		if err != nil {
 			return nil, err
 		}
-		kid := &node{st: st}
+		child := &node{st: st}
 		switch {
 		case fsys.IsFile(&st):
 		case fsys.IsDir(&st):
-			if kid, err = m.walkInto(ctx, step, dir, name, depth); err != nil {
+			if child, err = m.walkInto(ctx, step, dir, name, depth); err != nil {
 				return nil, err
 			}
 		default:
 			return nil, &fsys.KindError{Path: dir.At(name), Kind: fsys.Kind(&st)}
 		}
-		kid.name = name
-		n.kids = append(n.kids, kid)
+		child.name = name
+		n.children = append(n.children, child)
 	}
 	return n, nil
 }
@@ -77,9 +77,9 @@ func (m *Mover) walkInto(ctx context.Context, step fsys.Step, dir *fsys.File, na
 
 func (n *node) isDir() bool { return fsys.IsDir(&n.st) }
 
-// files calls visit for every file, with its path below n.
+// files calls visit for every file below n, with its path relative to n.
 func (n *node) files(prefix string, visit func(path string, n *node)) {
-	for _, k := range n.kids {
+	for _, k := range n.children {
 		if k.isDir() {
 			k.files(prefix+k.name+"/", visit)
 		} else {
@@ -88,15 +88,16 @@ func (n *node) files(prefix string, visit func(path string, n *node)) {
 	}
 }
 
+// size adds up the lengths of all files, and the disk space that their copies need, in bytes.
 func (n *node) size() (bytes, space int64) {
 	n.files("", func(_ string, f *node) { bytes += f.st.Size; space += allocated(&f.st) })
 	return bytes, space
 }
 
-// allocated is the bytes of a file that are no holes.
+// allocated is how many bytes of a file are not in holes.
 func allocated(st *unix.Stat_t) int64 { return min(st.Size, st.Blocks*512) }
 
-// method of a whole: copied where any file was, else cloned where any was.
+// methods is the method of a whole directory: Copied where any file was copied, else Cloned where any was cloned.
 func (n *node) methods() string {
 	m := Linked
 	n.files("", func(_ string, f *node) {
@@ -107,7 +108,7 @@ func (n *node) methods() string {
 	return m
 }
 
-// digest is what `sha256sum` of all files, `LC_ALL=C sort` of its lines and `sha256sum` again give.
+// digest is the SHA-256 of a directory: `sha256sum` of all files, `LC_ALL=C sort` of the lines, and `sha256sum` of those.
 func (n *node) digest() []byte {
 	var lines []string
 	n.files("", func(path string, f *node) {
@@ -125,10 +126,10 @@ func (n *node) digest() []byte {
 	return h.Sum(nil)
 }
 
-// As sha256sum writes names.
+// escaper escapes file names as sha256sum (GNU coreutils) does.
 var escaper = strings.NewReplacer(`\`, `\\`, "\n", `\n`, "\r", `\r`)
 
-// prepareTree makes the tree inside the attempt's folder, every file and folder durable.
+// prepareTree copies a directory into the attempt's folder and makes every file and folder of it durable.
 func (j *job) prepareTree(ctx context.Context, src *opened, made *Copy) error {
 	if err := j.fs.Mkdir(fsys.MakeAttempt, j.to.Tmp, j.attempt, 0o700); err != nil {
 		return err
@@ -165,9 +166,9 @@ func (j *job) prepareTree(ctx context.Context, src *opened, made *Copy) error {
 	return nil
 }
 
-// sums reads the files below dir, which n lists, that have no sum yet.
-func (m *Mover) sums(ctx context.Context, step fsys.Step, n *node, dir *fsys.File, alive func()) error {
-	for _, k := range n.kids {
+// sums reads all files of n, which lie below dir, that have no sum yet.
+func (m *Mover) sums(ctx context.Context, step fsys.Step, n *node, dir *fsys.File, progress func()) error {
+	for _, k := range n.children {
 		if k.sum != nil {
 			continue
 		}
@@ -176,9 +177,9 @@ func (m *Mover) sums(ctx context.Context, step fsys.Step, n *node, dir *fsys.Fil
 			return err
 		}
 		if k.isDir() {
-			err = m.sums(ctx, step, k, f, alive)
+			err = m.sums(ctx, step, k, f, progress)
 		} else {
-			k.sum, _, err = m.sum(ctx, step, f, st.Size, alive)
+			k.sum, _, err = m.sum(ctx, step, f, st.Size, progress)
 		}
 		f.Close()
 		if err != nil {
@@ -188,9 +189,9 @@ func (m *Mover) sums(ctx context.Context, step fsys.Step, n *node, dir *fsys.Fil
 	return nil
 }
 
-// Digest reads a content and returns its digest, "sha256:<hex>". The digest of a directory is that of the sorted
-// lines that sha256sum prints for its files, with their paths below it. Kinds: InvalidName, MissingFile,
-// Unsupported, Suspect.
+// Digest reads an item on a tier and returns its digest, "sha256:<hex>". The digest of a directory is that of the sorted
+// lines that sha256sum prints for its files, with their paths relative to it. Kinds: InvalidName, MissingFile,
+// Unsupported, Suspect. A cancelled context gives its cause.
 func (m *Mover) Digest(ctx context.Context, root *tier.Root, filename string) (string, error) {
 	sum, err := m.digest(ctx, root, filename)
 	return digest(sum), wrap("read", root.Dir.At(filename), err)
@@ -211,23 +212,23 @@ func (m *Mover) digest(ctx context.Context, root *tier.Root, filename string) ([
 	return m.sumOf(ctx, fsys.ReadDigest, i, func() {})
 }
 
-// sumOf reads a content, calling alive after every chunk.
-func (m *Mover) sumOf(ctx context.Context, step fsys.Step, i *opened, alive func()) ([]byte, error) {
+// sumOf returns the SHA-256 of a file or directory. It calls progress after every chunk.
+func (m *Mover) sumOf(ctx context.Context, step fsys.Step, i *opened, progress func()) ([]byte, error) {
 	if fsys.IsFile(&i.st) {
-		sum, _, err := m.sum(ctx, step, i.file, i.st.Size, alive)
+		sum, _, err := m.sum(ctx, step, i.file, i.st.Size, progress)
 		return sum, err
 	}
 	n, err := m.walk(ctx, step, i.file, &i.st, 0)
 	if err != nil {
 		return nil, err
 	}
-	if err := m.sums(ctx, step, n, i.file, alive); err != nil {
+	if err := m.sums(ctx, step, n, i.file, progress); err != nil {
 		return nil, err
 	}
 	return n.digest(), nil
 }
 
-// subtree makes dst/name a copy of the folder src, whose entries n lists.
+// subtree makes dst/name a durable copy of the folder src, whose entries n lists.
 func (j *job) subtree(ctx context.Context, n *node, src, dst *fsys.File, name string) error {
 	if err := j.fs.Mkdir(fsys.MakeTree, dst, name, 0o700); err != nil {
 		return err
@@ -237,7 +238,7 @@ func (j *job) subtree(ctx context.Context, n *node, src, dst *fsys.File, name st
 		return err
 	}
 	defer to.Close()
-	for _, k := range n.kids {
+	for _, k := range n.children {
 		if err := j.entry(ctx, k, src, to); err != nil {
 			return err
 		}
@@ -251,6 +252,7 @@ func (j *job) subtree(ctx context.Context, n *node, src, dst *fsys.File, name st
 	return nil
 }
 
+// entry copies one child of a folder into dst.
 func (j *job) entry(ctx context.Context, k *node, src, dst *fsys.File) error {
 	f, st, err := j.openIn(fsys.OpenSource, src, k.name)
 	if missing(err) || err == nil && !fsys.Same(&st, &k.st) {
@@ -268,8 +270,8 @@ func (j *job) entry(ctx context.Context, k *node, src, dst *fsys.File) error {
 	return err
 }
 
-// sameTree tells whether a source is as it was. Linked files need only be the same files: a link changes their
-// times, and they cannot differ from themselves.
+// sameTree tells whether a source directory is as it was. A linked file only has to be the same inode: the link changed
+// its ctime, and its bytes cannot differ from themselves.
 func sameTree(was, is *node) bool {
 	if was.name != is.name || !fsys.Same(&was.st, &is.st) || was.isDir() != is.isDir() {
 		return false
@@ -278,5 +280,5 @@ func sameTree(was, is *node) bool {
 		return was.method == Linked || unchanged(&was.st, &is.st)
 	}
 	return was.st.Mode == is.st.Mode && was.st.Uid == is.st.Uid && was.st.Gid == is.st.Gid &&
-		slices.EqualFunc(was.kids, is.kids, sameTree)
+		slices.EqualFunc(was.children, is.children, sameTree)
 }

@@ -16,13 +16,13 @@ import (
 	"github.com/tierflow/tierflow/shared/policy"
 )
 
-// Init makes what the level's tier lacks, durably: root, .tierflow/, tmp/, released/, and last the identity. It
-// returns the tier's id and changes nothing the second time.
+// Init makes the parts of the level's tier that are missing, durably: the root, .tierflow/, tmp/, released/, and last the
+// identity. It returns the tier's id. A second call changes nothing.
 //
-//   - The level has no TierID: an identity of this level that is there already is taken over (an earlier run stopped
-//     before the id was in MySQL); otherwise a new one is made.
-//   - The level has a TierID: the tier must be there and carry it. A folder without identity is then a disk that
-//     is not mounted: fault.TierRefused, nothing is written.
+//   - The level has no TierID: Init uses an existing identity of this level, which an earlier run has left that stopped
+//     before the id was in MySQL. Otherwise it makes a new identity.
+//   - The level has a TierID: the tier must exist and have that id. A folder without an identity is a disk that is not
+//     mounted: fault.TierRefused, and nothing is written.
 //   - An identity of another level, or another id: fault.TierRefused.
 func Init(fs fsys.FS, level policy.Level, now time.Time) (id string, err error) {
 	if level.TierID != "" {
@@ -49,7 +49,7 @@ func Init(fs fsys.FS, level policy.Level, now time.Time) (id string, err error) 
 	if err := r.finish(found); err != nil {
 		return "", err
 	}
-	// The run that wrote an identity found here may have been cut short before it was durable.
+	// The run that wrote an existing identity may have been cut short before the identity was durable.
 	for _, d := range []*fsys.File{r.meta, r.Dir} {
 		if err := fs.Fsync(fsys.SyncTierFolder, d); err != nil {
 			return "", fail(level, err)
@@ -58,7 +58,7 @@ func Init(fs fsys.FS, level policy.Level, now time.Time) (id string, err error) 
 	return r.ID, nil
 }
 
-// makeRoot makes the root and the folders above it that are missing.
+// makeRoot makes the root, and the folders above it that are missing.
 func makeRoot(fs fsys.FS, level policy.Level) error {
 	above := level.Path
 	var missing []string
@@ -84,7 +84,7 @@ func makeRoot(fs fsys.FS, level policy.Level) error {
 	}
 }
 
-// folder opens dir/name; a missing one is made first, durably.
+// folder opens dir/name. It makes a missing folder first, durably.
 func (r *Root) folder(dir *fsys.File, name string, mode uint32) (*fsys.File, error) {
 	f, _, err := r.fs.OpenDir(fsys.OpenTier, dir, name)
 	if !errors.Is(err, unix.ENOENT) {
@@ -100,8 +100,8 @@ func (r *Root) folder(dir *fsys.File, name string, mode uint32) (*fsys.File, err
 	return f, err
 }
 
-// makeIdentity writes tier.json whole or not at all, after everything else. Of two that do this at once, one wins
-// and both return its identity.
+// makeIdentity writes tier.json completely or not at all, after everything else. Where two processes do so at the same
+// time, both return the identity of the one that was first.
 func (r *Root) makeIdentity(now time.Time) (*Identity, error) {
 	var err error
 	if r.meta == nil {
@@ -127,7 +127,7 @@ func (r *Root) makeIdentity(now time.Time) (*Identity, error) {
 		return nil, err
 	}
 	defer f.Close()
-	// A crash leaves a few bytes under a name that nobody reads.
+	// A crash leaves a small file under a name that nothing reads.
 	defer func() { _ = r.fs.RemoveAll(context.Background(), fsys.DropIdentity, r.meta, temp) }()
 	text = append(text, '\n')
 	if n, err := r.fs.WriteAt(fsys.WriteIdentity, f, text, 0); err != nil || n < len(text) {
@@ -147,7 +147,7 @@ func (r *Root) makeIdentity(now time.Time) (*Identity, error) {
 // newID makes a UUID, version 4.
 func newID() string {
 	var b [16]byte
-	_, _ = rand.Read(b[:]) // never fails
+	_, _ = rand.Read(b[:]) // it never returns an error (crypto/rand)
 	b[6] = b[6]&0x0f | 0x40
 	b[8] = b[8]&0x3f | 0x80
 	return fmt.Sprintf("%x-%x-%x-%x-%x", b[0:4], b[4:6], b[6:8], b[8:10], b[10:16])

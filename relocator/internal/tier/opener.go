@@ -9,38 +9,40 @@ import (
 )
 
 const (
-	// linger bounds how long a Root stays open that nobody uses.
-	linger = 200 * time.Millisecond
-	// look is for how long one look at a shared Root serves. A tier that is exchanged meanwhile is like one that is
-	// exchanged during a job: Check, around what must not go astray, finds it.
-	look = 10 * time.Millisecond
+	// maxIdle is how long a Root stays open that nobody uses.
+	maxIdle = 200 * time.Millisecond
+	// maxCheckAge is how long a check of a shared Root is valid. A job notices a disk that is exchanged within that time
+	// as it notices one that is exchanged during the job: by Check.
+	maxCheckAge = 10 * time.Millisecond
 )
 
-// Opener opens tiers for jobs that overlap. They share one Root, which is looked at afresh again and again; when no job
-// has it any more, nothing stays open that would keep a disk from being unmounted, but for a moment where more is coming.
+// Opener opens tiers for jobs that run at the same time. They share one Root for each tier, which the Opener checks again
+// and again. An open Root prevents the unmount of its disk. So the Opener closes a Root when no job uses it, or a moment
+// later where further jobs are expected.
 type Opener struct {
-	fs     fsys.FS
-	mu     sync.Mutex
-	open   map[policy.Level]*Root
-	coming int // jobs, see Expect
+	fs       fsys.FS
+	mu       sync.Mutex
+	open     map[policy.Level]*Root
+	expected int // jobs; see Expect
 }
 
 // NewOpener makes an Opener.
 func NewOpener(fs fsys.FS) *Opener { return &Opener{fs: fs, open: map[policy.Level]*Root{}} }
 
-// Expect announces a release, which may have to wait for servers before it opens a tier, or a move, which a release will
-// follow. Until done is called, a Root outlives its users, for linger at most, and so do its folders to spare; when the last
-// one is done there are none any more, but of Roots that still have users.
+// Expect tells the Opener that a release will come, or a move that a release will follow. The release may wait for
+// servers before it opens a tier. Until done is called, a Root and its spare folders stay for up to maxIdle after its
+// last user. When the last expected job is done, the Opener closes every Root without users and removes its spare
+// folders. A second call of done does nothing.
 func (o *Opener) Expect() (done func()) {
 	o.mu.Lock()
-	o.coming++
+	o.expected++
 	o.mu.Unlock()
 	return sync.OnceFunc(func() {
 		o.mu.Lock()
-		o.coming--
+		o.expected--
 		var idle []*Root
 		for level, r := range o.open {
-			if o.coming == 0 && r.users == 0 {
+			if o.expected == 0 && r.users == 0 {
 				delete(o.open, level)
 				idle = append(idle, r)
 			}
@@ -52,24 +54,25 @@ func (o *Opener) Expect() (done func()) {
 	})
 }
 
-// Open is the function Open. The Root is to be closed all the same.
+// Open opens the level's tier as the function Open does, or returns the Root that other jobs use. The caller must close it
+// in both cases.
 func (o *Opener) Open(level policy.Level) (*Root, error) {
 	now := time.Now()
 	o.mu.Lock()
 	r := o.open[level]
-	var looked bool
+	var checked bool
 	if r != nil {
 		r.users++
-		looked = now.Sub(r.looked) < look
+		checked = now.Sub(r.checked) < maxCheckAge
 	}
 	o.mu.Unlock()
 	if r != nil {
-		if looked {
+		if checked {
 			return r, nil
 		}
 		if r.current() {
 			o.mu.Lock()
-			r.looked = now
+			r.checked = now
 			o.mu.Unlock()
 			return r, nil
 		}
@@ -84,11 +87,11 @@ func (o *Opener) Open(level policy.Level) (*Root, error) {
 	if err != nil {
 		return nil, err
 	}
-	r.opener, r.users, r.looked = o, 1, now
+	r.opener, r.users, r.checked = o, 1, now
 	o.mu.Lock()
 	older := o.open[level]
 	o.open[level] = r
-	idle := older != nil && older.users == 0 // else it lives on until its last user has closed it
+	idle := older != nil && older.users == 0 // with users, it stays open until the last of them closes it
 	o.mu.Unlock()
 	if idle {
 		older.close()
@@ -96,7 +99,7 @@ func (o *Opener) Open(level policy.Level) (*Root, error) {
 	return r, nil
 }
 
-// leave tells whether the Root is to be closed.
+// leave removes one user of the Root and tells whether the caller must close it.
 func (o *Opener) leave(r *Root) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -106,11 +109,11 @@ func (o *Opener) leave(r *Root) bool {
 		return false
 	case o.open[r.Level] != r:
 		return true
-	case o.coming > 0:
+	case o.expected > 0:
 		if r.idle == nil {
-			r.idle = time.AfterFunc(linger, func() { o.closeIdle(r) })
+			r.idle = time.AfterFunc(maxIdle, func() { o.closeIdle(r) })
 		} else {
-			r.idle.Reset(linger)
+			r.idle.Reset(maxIdle)
 		}
 		return false
 	}
@@ -118,8 +121,8 @@ func (o *Opener) leave(r *Root) bool {
 	return true
 }
 
-// closeIdle closes a Root that nobody has used for a while. Nobody else gets the lock meanwhile: when the last release is
-// over, its spare folders must be gone.
+// closeIdle closes a Root that nobody has used for a while. It holds the lock until the Root is closed: when the last
+// expected job is done, the spare folders must be gone.
 func (o *Opener) closeIdle(r *Root) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -129,30 +132,30 @@ func (o *Opener) closeIdle(r *Root) {
 	}
 }
 
-// distrust has the Root looked at by whoever opens it next.
-func (o *Opener) distrust(r *Root) {
+// expire makes the next Open check the Root again.
+func (o *Opener) expire(r *Root) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	r.looked = time.Time{}
+	r.checked = time.Time{}
 }
 
-// PutSpare takes an empty folder in released/ whose attempt is over, for the next attempt; false where no other job shares the
-// Root, and none is coming: then it is to be removed. Making and removing a folder costs more than all the rest of a small
-// file's release, by far where a file system discards what is freed.
+// PutSpare keeps an empty folder in released/, whose attempt is over, for reuse. It returns false where no other job
+// shares the Root and none is expected: the caller must then remove the folder. To make and remove a folder takes longer
+// than the rest of a small file's release, above all on a file system that discards freed blocks.
 func (r *Root) PutSpare(name string) bool {
 	if r.opener == nil {
 		return false
 	}
 	r.opener.mu.Lock()
 	defer r.opener.mu.Unlock()
-	if r.users < 2 && r.opener.coming < 2 {
+	if r.users < 2 && r.opener.expected < 2 {
 		return false
 	}
 	r.spares = append(r.spares, name)
 	return true
 }
 
-// TakeSpare gives a folder away that was kept. Whoever wants its old name may have removed it meanwhile.
+// TakeSpare returns the name of a kept folder. A mover may have removed the folder meanwhile.
 func (r *Root) TakeSpare() (name string, ok bool) {
 	if r.opener == nil {
 		return "", false
@@ -167,13 +170,14 @@ func (r *Root) TakeSpare() (name string, ok bool) {
 	return name, true
 }
 
-// current tells whether opening the tier now would give the same: its path leads here, its identity is the one that was
-// read, and its scratch folders are there.
+// current tells whether opening the tier now would give the same Root: its path leads here, its identity is unchanged, and
+// tmp and released are the open folders.
 func (r *Root) current() bool {
-	return r.there(tmpName, r.Tmp) && r.there(releasedName, r.Released) && r.leadsHere() && r.sameIdentity()
+	return r.isOpen(tmpName, r.Tmp) && r.isOpen(releasedName, r.Released) && r.leadsHere() && r.sameIdentity()
 }
 
-func (r *Root) there(name string, f *fsys.File) bool {
+// isOpen tells whether name in .tierflow is the open folder f.
+func (r *Root) isOpen(name string, f *fsys.File) bool {
 	st, err := r.fs.Lstat(fsys.OpenTier, r.meta, name)
 	return err == nil && f.Is(&st)
 }

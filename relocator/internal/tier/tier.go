@@ -1,6 +1,9 @@
-// Package tier opens and makes the folders where a level's files lie. A tier is known by the identity in its
-// .tierflow/tier.json and by nothing else: a folder without it, or with another one, is a disk that is not
-// mounted, or the wrong one, and is refused. Only Init writes identities.
+// Package tier opens and makes the folders that hold a level's files. It touches the root folder of a tier and what lies
+// in its .tierflow folder, never an item.
+//
+// The identity in .tierflow/tier.json is the only proof that a folder is a certain tier. A folder without an identity
+// is a disk that is not mounted; a folder with another identity is the wrong disk. Both are refused. Only Init writes
+// identities.
 package tier
 
 import (
@@ -29,40 +32,43 @@ const (
 	writeProbeName = "write-probe"
 )
 
-// Identity is what tier.json holds.
+// Identity is the content of tier.json.
 type Identity struct {
 	ID        string    `json:"id"`
 	Level     string    `json:"level"`
 	CreatedAt time.Time `json:"created_at"`
 }
 
-// Root is an open tier whose identity has been checked. Descriptors outlive mounts, so a Root is opened fresh for
-// every job, or looked at again where jobs that overlap share it (Opener), asked to Check around what must not go
-// astray, and closed.
+// Root is an open tier whose identity was checked. An open descriptor stays valid after an unmount. So each job opens a
+// Root of its own, or shares one that an Opener checks again. A job calls Check before and after an operation that must
+// not happen on another disk, and closes the Root at its end.
 type Root struct {
 	Level      policy.Level
 	ID         string
-	Dir        *fsys.File   // the root; contents lie below it
-	Tmp        *fsys.File   // .tierflow/tmp: attempts of moves
-	Released   *fsys.File   // .tierflow/released: copies on their way out
-	InReleased *fsys.Lister // what lies there
+	Dir        *fsys.File   // the root folder; the items lie below it
+	Tmp        *fsys.File   // .tierflow/tmp: temporaries of moves
+	Released   *fsys.File   // .tierflow/released: old copies that are being deleted
+	InReleased *fsys.Lister // lists Released
 
 	fs       fsys.FS
-	meta     *fsys.File
+	meta     *fsys.File // .tierflow
 	st       unix.Stat_t
-	identSt  unix.Stat_t // of tier.json, when it was read
+	identSt  unix.Stat_t // the stat of tier.json when it was read
 	resolved func() (string, error)
 
-	opener *Opener     // nil: of one job
-	users  int         // guarded by the opener
-	spares []string    // the same
-	looked time.Time   // the same: before it was last looked at, as a whole
-	idle   *time.Timer // the same: closes it when nobody has used it for a while
+	opener *Opener // nil: one job has the Root to itself
+
+	// The opener's mutex guards the rest.
+	users   int
+	spares  []string    // names of empty folders in released/, for reuse
+	checked time.Time   // the start of the last check
+	idle    *time.Timer // closes the Root when nobody has used it for a while
 }
 
-// Open opens the level's tier. Where the folder, or the identity that level.TierID asks for, is not there, the
-// error is fault.TierRefused and says what to do. tmp/ and released/ are made again where only they are missing:
-// the identity proves that this is the tier, and a lost scratch folder must not stop it.
+// Open opens the level's tier. Kinds: TierRefused where the folder is missing or does not have the identity of
+// level.TierID, and where the relocator may not use it; the hint says what to do. Suspect for an error of the disk.
+//
+// Open makes tmp/ and released/ again where they are missing: the identity proves that this is the right tier.
 func Open(fs fsys.FS, level policy.Level) (*Root, error) {
 	if level.TierID == "" {
 		return nil, refused(level, "run `relocator init-tiers`", errors.New("the level has no tier id yet"))
@@ -78,6 +84,7 @@ func Open(fs fsys.FS, level policy.Level) (*Root, error) {
 	return r, nil
 }
 
+// finish checks the identity and opens the folders tmp and released.
 func (r *Root) finish(id *Identity) error {
 	if id == nil {
 		return refused(r.Level, "mount the disk; if the tier is new, clear the level's tier_id and run "+
@@ -112,7 +119,7 @@ func (id *Identity) check(level policy.Level) error {
 	return nil
 }
 
-// open opens root and .tierflow and reads the identity: nil where there is none.
+// open opens the root and .tierflow, and reads the identity. The identity is nil where there is none.
 func open(fs fsys.FS, level policy.Level) (*Root, *Identity, error) {
 	dir, st, err := fs.OpenRoot(fsys.OpenTier, level.Path)
 	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
@@ -163,13 +170,13 @@ func (r *Root) identity() (*Identity, unix.Stat_t, error) {
 		err = errors.New("it has no id")
 	}
 	if err != nil {
-		return nil, st, refused(r.Level, "restore it from a backup: id and level stand in the table `level`",
-			fmt.Errorf("%s cannot be read as an identity: %w", f.Path(), err))
+		return nil, st, refused(r.Level, "restore it from a backup: the table `level` holds its id and level",
+			fmt.Errorf("%s is not an identity: %w", f.Path(), err))
 	}
 	return &id, st, nil
 }
 
-// Close closes all descriptors, of a shared Root when nobody needs it any more; nil is allowed.
+// Close closes the Root; nil is allowed. A shared Root stays open until nobody uses it any more.
 func (r *Root) Close() {
 	if r == nil || r.opener != nil && !r.opener.leave(r) {
 		return
@@ -179,19 +186,19 @@ func (r *Root) Close() {
 
 func (r *Root) close() {
 	for _, name := range r.spares {
-		_ = r.fs.Rmdir(fsys.DeleteReleased, r.Released, name) // or the sweep
+		_ = r.fs.Rmdir(fsys.DeleteReleased, r.Released, name) // else the sweep removes it
 	}
 	for _, f := range []*fsys.File{r.Released, r.Tmp, r.meta, r.Dir} {
 		f.Close()
 	}
 }
 
-// Check looks at the tier's path once more and tells whether it still leads to this folder with this identity. A
-// disk unmounted or exchanged meanwhile is fault.TierRefused: what was written went somewhere else.
+// Check tells whether the tier's path still leads to this folder with this identity. fault.TierRefused: the disk was
+// unmounted or exchanged meanwhile, and what was written may be on another disk.
 func (r *Root) Check(step fsys.Step) error {
 	err := r.check(step)
 	if err != nil && r.opener != nil {
-		r.opener.distrust(r)
+		r.opener.expire(r)
 	}
 	return err
 }
@@ -199,16 +206,16 @@ func (r *Root) Check(step fsys.Step) error {
 func (r *Root) check(step fsys.Step) error {
 	st, err := r.fs.StatRoot(step, r.Level.Path)
 	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
-		return refused(r.Level, "the tier went away during the job: mount the disk", err)
+		return refused(r.Level, "the tier was unmounted during the job: mount the disk", err)
 	}
 	if err != nil {
 		return fail(r.Level, err)
 	}
 	if !fsys.Same(&st, &r.st) {
 		return refused(r.Level, "the tier was unmounted or exchanged during the job: mount the right disk there; the job "+
-			"is done again", errors.New("the path leads to another folder now"))
+			"is retried", errors.New("the path leads to another folder now"))
 	}
-	if r.sameIdentity() { // it need not be read again
+	if r.sameIdentity() { // no need to read it again
 		return nil
 	}
 	id, _, err := r.identity()
@@ -221,19 +228,19 @@ func (r *Root) check(step fsys.Step) error {
 	return nil
 }
 
-// sameIdentity tells whether tier.json is the file that was read, untouched.
+// sameIdentity tells whether tier.json is still the file that was read, unchanged.
 func (r *Root) sameIdentity() bool {
 	st, err := r.fs.Lstat(fsys.ReadIdentity, r.Dir, item.MetaFolder+"/"+identityName)
 	was := &r.identSt
 	return err == nil && fsys.Same(&st, was) && st.Size == was.Size && st.Mtim == was.Mtim && st.Ctim == was.Ctim
 }
 
-// SameFolder tells whether two roots are one folder, by whatever paths and mounts.
+// SameFolder tells whether two roots are one folder, whatever their paths and mounts.
 func (r *Root) SameFolder(o *Root) bool { return fsys.Same(&r.st, &o.st) }
 
-// CheckDistinct refuses tiers that are the same folder, by a bind mount or a link, or that lie within each other by
-// a link: there, the release of an old copy would delete the only one. A bind mount of a folder inside another
-// tier is not seen.
+// CheckDistinct refuses tiers that are the same folder, or of which one lies within the other. There, the release of an
+// old copy would delete the only copy. CheckDistinct resolves symbolic links and notices bind mounts of a whole tier. It
+// does not notice a bind mount of a folder inside another tier. Kind: TierRefused.
 func CheckDistinct(roots ...*Root) error {
 	paths := make([]string, len(roots))
 	for i, a := range roots {
@@ -263,10 +270,10 @@ func CheckDistinct(roots ...*Root) error {
 
 func within(p, parent string) bool { return strings.HasPrefix(p+"/", parent+"/") }
 
-// Probe tries whether the tier can be written to: hard links, without which nothing could be published without ever
-// replacing a name, and a file that is synced. A tier that is only full passes.
+// Probe tests whether the tier accepts writes: it makes a hard link, and writes and syncs a file. Only a hard link can
+// publish a file without replacing an existing one. A full tier passes. Kinds: TierRefused, Suspect.
 func (r *Root) Probe() error {
-	// EEXIST is the probe of somebody else, or one that a crash has left: proof enough.
+	// EEXIST: another process, or one that crashed, has made the link. That is proof enough.
 	err := r.fs.Link(fsys.ProbeLink, r.meta, identityName, r.meta, probeName)
 	if err != nil && !errors.Is(err, unix.EEXIST) && !full(err) {
 		return refused(r.Level, "a tier needs a writable file system with hard links", err)
@@ -277,11 +284,12 @@ func (r *Root) Probe() error {
 	return r.probeWrite()
 }
 
+// probeWrite writes and syncs a file, and removes it.
 func (r *Root) probeWrite() error {
 	const hint = "look at the disk and the kernel's log"
 	f, err := r.fs.Create(fsys.ProbeWrite, r.meta, writeProbeName)
 	if errors.Is(err, unix.EEXIST) {
-		// Of somebody else, who has it open and does not need the name, or left by a crash.
+		// Another process has it open and does not need its name any more, or a crash has left it.
 		if err := r.fs.Unlink(fsys.ProbeUnlink, r.meta, writeProbeName); err != nil && !errors.Is(err, unix.ENOENT) {
 			return refused(r.Level, hint, err)
 		}
@@ -297,7 +305,7 @@ func (r *Root) probeWrite() error {
 	_, werr := r.fs.WriteAt(fsys.ProbeWrite, f, make([]byte, 4096), 0)
 	var serr error
 	if werr == nil {
-		serr = r.fs.Fsync(fsys.ProbeFsync, f) // whatever the error: what was written is lost
+		serr = r.fs.Fsync(fsys.ProbeFsync, f)
 	} else if full(werr) {
 		werr = nil
 	}
@@ -319,7 +327,7 @@ func refused(level policy.Level, hint string, err error) error {
 	return &fault.Error{Kind: fault.TierRefused, Op: "use tier", Subject: subject(level), Hint: hint, Err: err, Level: level.Name}
 }
 
-// fail gives an error of the file system its kind.
+// fail gives a file system error its kind. It returns faults unchanged.
 func fail(level policy.Level, err error) error {
 	var known *fault.Error
 	if errors.As(err, &known) {

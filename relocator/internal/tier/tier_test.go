@@ -46,7 +46,7 @@ func wantRefused(t *testing.T, err error, words ...string) {
 	}
 }
 
-// snapshot maps every path below root to its mode, size and time of change.
+// snapshot maps every path below root to its mode, size, ctime and inode.
 func snapshot(t *testing.T, root string) map[string]string {
 	t.Helper()
 	m := map[string]string{}
@@ -68,7 +68,7 @@ func snapshot(t *testing.T, root string) map[string]string {
 	return m
 }
 
-func TestInitMakesATierThatOpens(t *testing.T) {
+func TestInitMakesATierThatCanBeOpened(t *testing.T) {
 	l := newLevel(t, "bronze")
 	text, err := os.ReadFile(filepath.Join(l.Path, ".tierflow", "tier.json"))
 	if err != nil {
@@ -101,7 +101,7 @@ func TestInitChangesNothingTheSecondTime(t *testing.T) {
 		before := snapshot(t, l.Path)
 		id := l.TierID
 		if !known {
-			l.TierID = "" // the run before stopped between the folder and MySQL: its identity is taken over
+			l.TierID = "" // the run before stopped before the id was in MySQL
 		}
 		again, err := tier.Init(fsys.FS{}, l, when.Add(time.Hour))
 		if err != nil || again != id {
@@ -146,13 +146,13 @@ func TestInitNeverWritesToAFolderThatShouldHaveAnIdentity(t *testing.T) {
 	}
 }
 
-func TestInitThatIsCutShortAtAnyOperationIsFinishedByTheNext(t *testing.T) {
+func TestTheNextInitFinishesOneThatWasCutShortAtAnyOperation(t *testing.T) {
 	boom := errors.New("boom")
 	for n := 0; ; n++ {
 		l := policy.Level{Name: "bronze", Path: filepath.Join(t.TempDir(), "a", "b")}
 		count := 0
 		broken := fsys.FS{Hook: func(fsys.Step, string) error {
-			if count++; count > n { // the disk is gone from here on
+			if count++; count > n { // every operation from here on fails
 				return boom
 			}
 			return nil
@@ -160,7 +160,7 @@ func TestInitThatIsCutShortAtAnyOperationIsFinishedByTheNext(t *testing.T) {
 		_, err := tier.Init(broken, l, when)
 		if err == nil {
 			if n < 15 {
-				t.Errorf("only %d operations went through the seam", n)
+				t.Errorf("only %d operations went through package fsys", n)
 			}
 			return
 		}
@@ -180,7 +180,7 @@ func TestInitThatIsCutShortAtAnyOperationIsFinishedByTheNext(t *testing.T) {
 	}
 }
 
-func TestInitsAtOnceAgreeOnOneIdentity(t *testing.T) {
+func TestConcurrentInitsAgreeOnOneIdentity(t *testing.T) {
 	l := policy.Level{Name: "bronze", Path: filepath.Join(t.TempDir(), "a", "b")}
 	ids := make([]string, 16)
 	var wg sync.WaitGroup
@@ -256,7 +256,7 @@ func TestATierWithoutItsIdentityIsRefused(t *testing.T) {
 	})
 }
 
-func TestScratchFoldersOfATierAreMadeAgain(t *testing.T) {
+func TestMissingScratchFoldersAreMadeAgain(t *testing.T) {
 	l := newLevel(t, "bronze")
 	for _, d := range []string{"tmp", "released"} {
 		if err := os.Remove(filepath.Join(l.Path, ".tierflow", d)); err != nil {
@@ -270,7 +270,7 @@ func TestScratchFoldersOfATierAreMadeAgain(t *testing.T) {
 	r.Close()
 }
 
-func TestCheckSeesADiskThatWentAway(t *testing.T) {
+func TestCheckNoticesADiskThatWentAway(t *testing.T) {
 	l := newLevel(t, "bronze")
 	r, err := tier.Open(fsys.FS{}, l)
 	if err != nil {
@@ -377,14 +377,14 @@ func TestATierWithoutHardLinksIsRefused(t *testing.T) {
 	}
 	defer sound.Close()
 	if err := sound.Probe(); err != nil {
-		t.Errorf("a probe that a crash has left stops the next: %v", err)
+		t.Errorf("a probe that a crash has left stops the next one: %v", err)
 	}
 	if _, err := os.Stat(filepath.Join(l.Path, ".tierflow", "link-probe")); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("the probe was left: %v", err)
 	}
 }
 
-func TestOfARootThatTwoHaveOpenedAtOnceNothingStaysOpen(t *testing.T) {
+func TestARootThatTwoJobsOpenAtOnceIsClosed(t *testing.T) {
 	level := newLevel(t, "bronze")
 	begun, goOn := make(chan struct{}), make(chan struct{})
 	var first atomic.Bool
@@ -408,13 +408,13 @@ func TestOfARootThatTwoHaveOpenedAtOnceNothingStaysOpen(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	root.Close() // it stays open: more is coming
+	root.Close() // it stays open, because a job is expected
 	close(goOn)
 	if err := <-slow; err != nil {
 		t.Fatal(err)
 	}
 	over()
-	if after := descriptors(t); after > before { // what earlier tests have left may be closed meanwhile
+	if after := descriptors(t); after > before { // fewer: those of earlier tests may be closed meanwhile
 		t.Errorf("%d descriptors are open, and %d were before", after, before)
 	}
 }
@@ -428,7 +428,7 @@ func descriptors(t *testing.T) int {
 	return len(fds)
 }
 
-func TestFoldersThatAreKeptForReleasesToComeAreGoneWhenTheLastOneIsOver(t *testing.T) {
+func TestSpareFoldersAreRemovedAfterTheLastExpectedRelease(t *testing.T) {
 	level := newLevel(t, "bronze")
 	o := tier.NewOpener(fsys.FS{})
 	first, second := o.Expect(), o.Expect()
@@ -440,7 +440,7 @@ func TestFoldersThatAreKeptForReleasesToComeAreGoneWhenTheLastOneIsOver(t *testi
 		t.Fatal(err)
 	}
 	if !root.PutSpare("7.x") {
-		t.Fatal("it was not kept for the other one")
+		t.Fatal("the folder was not kept for the other job")
 	}
 	root.Close()
 	again, err := o.Open(level)
@@ -448,20 +448,20 @@ func TestFoldersThatAreKeptForReleasesToComeAreGoneWhenTheLastOneIsOver(t *testi
 		t.Fatal(err)
 	}
 	if name, ok := again.TakeSpare(); name != "7.x" || !ok {
-		t.Errorf("the other one found %q", name)
+		t.Errorf("the other job got %q", name)
 	}
 	if !again.PutSpare("7.x") {
-		t.Error("it was not kept again")
+		t.Error("the folder was not kept again")
 	}
 	again.Close()
 	first()
-	first() // says nothing new
+	first() // a second call does nothing
 	if _, err := os.Lstat(level.Path + "/.tierflow/released/7.x"); err != nil {
-		t.Errorf("it went while a release was to come: %v", err)
+		t.Errorf("the folder was removed although a release is expected: %v", err)
 	}
 	second()
 	if _, err := os.Lstat(level.Path + "/.tierflow/released/7.x"); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("the last release is over, and it is there: %v", err)
+		t.Errorf("the folder is there after the last release: %v", err)
 	}
 	alone, err := o.Open(level)
 	if err != nil {
@@ -469,6 +469,6 @@ func TestFoldersThatAreKeptForReleasesToComeAreGoneWhenTheLastOneIsOver(t *testi
 	}
 	defer alone.Close()
 	if alone.PutSpare("7.y") {
-		t.Error("a folder was kept for nobody")
+		t.Error("a folder was kept although no job is expected")
 	}
 }
