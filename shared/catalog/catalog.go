@@ -24,9 +24,9 @@ type Catalog struct {
 	cfg *mysql.Config
 }
 
-// idleSession is how long a session may ask nothing before the server ends it. A process that is stopped, or whose host is
-// cut off, inside a transaction holds rows locked until then, and not until it wakes up.
-const idleSession = 30 * time.Second
+// IdleSession is how long a session may be idle before the server ends it and rolls back its transaction (wait_timeout). A
+// process that is stopped or cut off inside a transaction holds its row locks no longer than this.
+const IdleSession = 30 * time.Second
 
 // Options of Open; the zero value is good.
 type Options struct {
@@ -50,7 +50,7 @@ func Open(dsn string, o Options) (*Catalog, error) {
 	}
 	db.SetMaxOpenConns(conns)
 	db.SetMaxIdleConns(conns)
-	db.SetConnMaxIdleTime(idleSession / 2)
+	db.SetConnMaxIdleTime(IdleSession / 2)
 	db.SetConnMaxLifetime(5 * time.Minute) // below what servers and load balancers between allow
 	return &Catalog{db, cfg}, nil
 }
@@ -80,7 +80,7 @@ func parse(dsn string) (*mysql.Config, error) {
 	if cfg.Params == nil {
 		cfg.Params = map[string]string{}
 	}
-	cfg.Params["wait_timeout"] = strconv.Itoa(int(idleSession.Seconds()))
+	cfg.Params["wait_timeout"] = strconv.Itoa(int(IdleSession.Seconds()))
 	cfg.Params["time_zone"] = "'+00:00'"
 	cfg.Params["sql_mode"] = "CONCAT_WS(',', NULLIF(@@sql_mode, ''), 'STRICT_ALL_TABLES')"
 	return cfg, nil

@@ -129,7 +129,14 @@ func TestOnAClusterEveryScriptTouchesOneSlot(t *testing.T) {
 		if r, err := w.Retry(ctx, k.Dead(), other, k.Committed(), []string{"cid", id.String()}); err != nil || r.EntryID == "" {
 			t.Fatalf("%+v, %v", r, err)
 		}
-		w.must(w.Forget(ctx, w.mate(id)))
+		_, err = w.Lock(ctx, w.mate(id), "mine")
+		w.must(err)
+		if ours, err := w.Forget(ctx, w.mate(id), "mine", true); err != nil || !ours {
+			t.Fatal(ours, err)
+		}
+		if c, err := w.CopiesUnderWay(ctx, w.mate(id)); err != nil {
+			t.Fatal(c, err)
+		}
 	}
 	// The views, and of each partition the entry of committed that was retried last: the others have been read since.
 	if n, err := w.Unsettled(ctx); err != nil || n != 40+partitions {

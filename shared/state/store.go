@@ -113,14 +113,6 @@ func (s *Store) texts(ctx context.Context, ids []item.ID, key func(item.ID) stri
 	return texts, nil
 }
 
-// Forget deletes the state of a content that is no more.
-func (s *Store) Forget(ctx context.Context, id item.ID) error {
-	if err := s.rdb.Del(ctx, s.keys.Content(id)).Err(); err != nil {
-		return unavailable("forget state", id.String(), err)
-	}
-	return nil
-}
-
 // Unsettled is the number of entries of all three streams that their groups have not settled: unread and pending, over
 // all partitions. All three, because each is work that an accepted view has made: were only views counted, a committer that
 // is away would let the others grow without end.

@@ -1,14 +1,12 @@
 package httpapi
 
 import (
-	"fmt"
 	"net/http"
 	"net/url"
 	"strings"
 	"time"
 
 	"github.com/labstack/echo/v4"
-	"go.uber.org/zap"
 
 	"github.com/tierflow/tierflow/api/internal/registry"
 	"github.com/tierflow/tierflow/shared/catalog"
@@ -204,38 +202,16 @@ func (s *Server) createContent(c echo.Context) error {
 	return s.answerRow(c, http.StatusCreated, id, st)
 }
 
-// deleteContent forgets a content. While somebody moves it, and until that is committed, its row must stay: without it
-// nobody would know which of the two copies is the content's, and the commit would go to whatever is registered under its
-// cid by then.
+// deleteContent forgets an item. Its file stays.
 func (s *Server) deleteContent(c echo.Context) error {
 	id, err := s.onlyID(c)
 	if err != nil {
 		return err
 	}
-	ctx := c.Request().Context()
-	holder, err := s.Reads.Holder(ctx, id)
-	if err != nil {
-		return err
-	}
-	if holder != "" {
-		return fault.New(fault.Conflict, "forget content", id.String(),
-			fmt.Errorf("it is being worked on (%s): try again when that is over", holder))
-	}
-	st, ok, err := s.Reads.Get(ctx, id)
-	if err != nil {
-		return err
-	}
-	if ok && st.Status == state.Done && st.DBLevel != st.Target {
-		return fault.New(fault.Conflict, "forget content", id.String(),
-			fmt.Errorf("its move to %s is made and not committed yet: try again when that is over (or see GET /v1/dead)", st.Target))
-	}
-	if err := s.Registry.Forget(ctx, id); err != nil {
+	if err := s.Registry.Forget(c.Request().Context(), id); err != nil {
 		return err
 	}
 	s.Lookup.Invalidate(id)
-	if err := s.Writes.Forget(ctx, id); err != nil {
-		s.Log.Warn("the state of a content that was forgotten stays in Redis", zap.Stringer("cid", id), zap.Error(err))
-	}
 	return c.NoContent(http.StatusNoContent)
 }
 

@@ -12,17 +12,25 @@ import (
 	"strings"
 	"time"
 
+	"go.uber.org/zap"
+
 	"github.com/tierflow/tierflow/shared/catalog"
 	"github.com/tierflow/tierflow/shared/fault"
 	"github.com/tierflow/tierflow/shared/item"
 	"github.com/tierflow/tierflow/shared/policy"
+	"github.com/tierflow/tierflow/shared/state"
 )
 
 // Registry writes. Its errors are fault errors.
-type Registry struct{ db *sql.DB }
+type Registry struct {
+	db    *sql.DB
+	store *state.Store
+	log   *zap.Logger
+}
 
-// New takes the pool of a catalog.
-func New(db *sql.DB) *Registry { return &Registry{db} }
+// New makes a Registry from the pool of a catalog and a store. The store's lease must be at least ForgetLease, and its client
+// must not retry.
+func New(db *sql.DB, store *state.Store, log *zap.Logger) *Registry { return &Registry{db, store, log} }
 
 // Locks of a database; part of the names that GET_LOCK takes.
 const (
@@ -111,12 +119,6 @@ func (r *Registry) free(ctx context.Context, conn *sql.Conn, id item.ID, filenam
 	return conflict("%q, which is content %d, would lie inside %q", other, otherID, filename)
 }
 
-// Forget deletes a row; the file stays. fault.Unknown where there is none.
-func (r *Registry) Forget(ctx context.Context, id item.ID) error {
-	res, err := r.db.ExecContext(ctx, "DELETE FROM contents WHERE cid = ?", id)
-	return one(res, "forget content", id, err)
-}
-
 // Pin holds a content on a level; "" lets it go. fault.Unknown where there is no such content, fault.Unprocessable
 // where there is no such level.
 func (r *Registry) Pin(ctx context.Context, id item.ID, level string) error {
@@ -134,11 +136,11 @@ func (r *Registry) Pin(ctx context.Context, id item.ID, level string) error {
 	if catalog.Kind(err) == fault.Unprocessable { // it has gone since
 		return fault.New(fault.Unprocessable, "pin content", id.String(), noLevel(level))
 	}
-	return one(res, "pin content", id, err)
+	return oneRow(res, "pin content", id, err)
 }
 
-// one wants one row to have been found.
-func one(res sql.Result, op string, id item.ID, err error) error {
+// oneRow makes the error of a statement on one item's row; fault.Unknown where it has found none.
+func oneRow(res sql.Result, op string, id item.ID, err error) error {
 	if err != nil {
 		return catalog.Wrap(op, id.String(), err)
 	}

@@ -63,7 +63,7 @@ func Run(ctx context.Context, c Config, log *zap.Logger, listening func(net.Addr
 		}})
 	ready.Detail("partitions", func() any { return c.Partitions })
 	batcher := ingest.New(ingest.Options{Store: writes, MaxBacklog: c.MaxBacklog, Metrics: metrics})
-	contents := registry.New(c.catalog.DB())
+	contents := registry.New(c.catalog.DB(), writes, log)
 	reevaluator := reevaluate.New(reevaluate.Options{Store: writes, Catalog: c.catalog, Registry: contents, Full: batcher.Full, Log: log})
 	commits := live.NewCommits(c.reads, keys, find.Invalidate, log)
 	hub := live.NewHub(c.reads, reads, log)

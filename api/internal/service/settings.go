@@ -3,11 +3,11 @@ package service
 
 import (
 	"net"
-	"time"
 
 	"github.com/redis/go-redis/v9"
 
 	"github.com/tierflow/tierflow/api/internal/apikeys"
+	"github.com/tierflow/tierflow/api/internal/registry"
 	"github.com/tierflow/tierflow/shared/catalog"
 	"github.com/tierflow/tierflow/shared/settings"
 	"github.com/tierflow/tierflow/shared/state"
@@ -74,5 +74,5 @@ func loopback(address string) bool {
 	return host == "localhost" || ip != nil && ip.IsLoopback()
 }
 
-// lease is never used by the api: it takes no locks.
-const lease = time.Minute
+// lease is how long the one kind of lock that the api takes lasts.
+const lease = registry.ForgetLease

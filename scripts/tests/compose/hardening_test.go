@@ -203,7 +203,7 @@ func TestRedisRefusesAServiceWhatIsNotItsOwn(t *testing.T) {
 	}
 	refused := map[string][][]any{
 		"api": {{"SET", "other", "1"}, {"GET", "other"}, {"FLUSHALL"}, {"CONFIG", "GET", "*"}, {"KEYS", "*"}, {"ACL", "LIST"},
-			{"SET", "tierflow:lock:1", "1"}, {"DEL", "tierflow:lock:1"}, {"XGROUP", "DESTROY", "tierflow:views", "relocator"},
+			{"SET", "tierflow:unreachable", "1"}, {"DEL", "tierflow:progress:1"}, {"XGROUP", "DESTROY", "tierflow:views", "relocator"},
 			{"XREADGROUP", "GROUP", "relocator", "x", "STREAMS", "tierflow:views", ">"}, {"SHUTDOWN"},
 			{"EVAL", "return redis.call('FLUSHALL')", "0"}, {"EVAL", "return redis.call('SET', 'other', '1')", "0"}},
 		"relocator": {{"SET", "other", "1"}, {"SET", "tierflow:paused", "1"}, {"FLUSHALL"}, {"CONFIG", "SET", "maxmemory", "1"},
