@@ -15,7 +15,7 @@ import (
 	"github.com/tierflow/tierflow/shared/state"
 )
 
-// confirm looks at all suspicions again and reports what stays; see the package comment. The order is: the row, the
+// confirm checks all suspicions again and reports those that remain; see the package comment. The order is: the row, the
 // files, what is in flight, the row and the newest event.
 func (r *run) confirm(ctx context.Context) error {
 	suspects := r.suspects
@@ -26,13 +26,49 @@ func (r *run) confirm(ctx context.Context) error {
 	if err := r.samePolicy(ctx); err != nil {
 		return err
 	}
-	still, err := r.again(ctx, suspects)
+	still, err := r.recheck(ctx, suspects)
 	if err != nil {
 		return err
 	}
 	if len(still) == 0 {
 		return nil
 	}
+	now, err := r.lookUp(ctx, still)
+	if err != nil {
+		return err
+	}
+	for _, d := range still {
+		moving, err := r.inFlight(ctx, d, now)
+		if err != nil {
+			return err
+		}
+		if moving {
+			r.sum.InFlight++
+			continue
+		}
+		r.sum.Findings++
+		action := ""
+		if r.o.Repair {
+			if action, err = r.repair(ctx, d, now); err != nil {
+				return err
+			}
+		}
+		r.o.Report(d.Finding, action)
+	}
+	return nil
+}
+
+// present is what MySQL and Redis say about the suspicions after their files were checked again.
+type present struct {
+	flying      map[item.ID]bool
+	rows        map[item.ID]catalog.Row
+	newest      map[item.ID]string // the entry id of the newest event
+	deadLetters map[string]bool    // by event id; only for a repair
+	swept       string             // what became of the sweep, "" before it
+}
+
+// lookUp reads what is in flight, then the rows, then the newest events.
+func (r *run) lookUp(ctx context.Context, still []suspicion) (*present, error) {
 	var ids []item.ID
 	var events []string
 	for _, d := range still {
@@ -43,102 +79,82 @@ func (r *run) confirm(ctx context.Context) error {
 			events = append(events, d.state.EventID)
 		}
 	}
-	flying, rows, dead := map[item.ID]bool{}, map[item.ID]catalog.Row{}, map[string]bool{}
-	newest := map[item.ID]string{}
+	now := &present{newest: map[item.ID]string{}}
+	var err error
 	if len(ids) > 0 {
-		if flying, err = r.o.Store.InFlight(ctx, ids...); err != nil {
-			return err
+		if now.flying, err = r.o.Store.InFlight(ctx, ids...); err != nil {
+			return nil, err
 		}
-		if rows, err = r.o.Catalog.Contents(ctx, ids); err != nil {
-			return err
+		if now.rows, err = r.o.Catalog.Contents(ctx, ids); err != nil {
+			return nil, err
 		}
 		states, err := r.o.Store.GetMany(ctx, ids)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		for i, s := range states {
 			if s != nil {
-				newest[ids[i]] = s.EntryID
+				now.newest[ids[i]] = s.EntryID
 			}
 		}
 	}
 	if len(events) > 0 {
-		if dead, err = r.o.Store.Dead(ctx, events...); err != nil {
-			return err
-		}
+		now.deadLetters, err = r.o.Store.Dead(ctx, events...)
 	}
-	swept := ""
-	for _, d := range still {
-		if d.ID != 0 {
-			holder, err := r.o.Store.Holder(ctx, d.ID)
-			if err != nil {
-				return err
-			}
-			if holder != "" || flying[d.ID] || d.row.ID != 0 && (changed(d.row, rows[d.ID]) || d.entry() != newest[d.ID]) {
-				r.sum.InFlight++
-				continue
-			}
-		}
-		r.sum.Findings++
-		mended := ""
-		switch {
-		case !r.o.Repair:
-		case d.Kind == LeftOver:
-			if swept == "" { // once for all
-				swept = "swept"
-				if err := r.o.Sweep(ctx); err != nil {
-					swept = "left: " + err.Error()
-				}
-			}
-			if mended, err = r.swept(d.Finding, swept); err != nil {
-				return err
-			}
-		default:
-			if mended, err = r.repair(ctx, d, dead); err != nil {
-				return err
-			}
-		}
-		r.o.Report(d.Finding, mended)
-	}
-	return nil
+	return now, err
 }
 
-// doubt is a suspicion at the second look: with the row and the state that it was looked at with, where it is about any.
-type doubt struct {
+// inFlight tells whether a move or release of the item is under way, or whether its row or newest event has changed since
+// the files were checked.
+func (r *run) inFlight(ctx context.Context, d suspicion, now *present) (bool, error) {
+	if d.ID == 0 {
+		return false, nil
+	}
+	holder, err := r.o.Store.Holder(ctx, d.ID)
+	if err != nil {
+		return false, err
+	}
+	return holder != "" || now.flying[d.ID] ||
+		d.row.ID != 0 && (changed(d.row, now.rows[d.ID]) || d.entry() != now.newest[d.ID]), nil
+}
+
+// suspicion is a finding that the second check has not dropped, with the row and the state that it was compared with. Both
+// are empty where it is about no item.
+type suspicion struct {
 	Finding
 	row   catalog.Row
 	state *state.State
 }
 
-// entry is the id of the newest event's entry, "" where none is known.
-func (d doubt) entry() string {
+// entry is the id of the newest event's entry; "" where there is no state.
+func (d suspicion) entry() string {
 	if d.state == nil {
 		return ""
 	}
 	return d.state.EntryID
 }
 
-// changed tells whether a row has been moved, begun to be released, renamed or made anew since it was read.
+// changed tells whether a move, a release, a rename, a pin or a new registration has changed a row since it was read.
 func changed(was, is catalog.Row) bool {
 	return was.Generation != is.Generation || was.Level != is.Level || was.Filename != is.Filename || !was.Updated.Equal(is.Updated) ||
 		was.Pinned != is.Pinned
 }
 
-// samePolicy makes sure that the levels are still those that everything was compared with.
+// samePolicy returns an error where the levels have changed since the run began.
 func (r *run) samePolicy(ctx context.Context) error {
 	now, err := r.o.Catalog.Policy(ctx)
 	if err != nil {
 		return err
 	}
 	if !slices.Equal(now.Levels(), r.policy.Levels()) {
-		return fault.New(fault.Conflict, "compare", "", errors.New("the levels have been changed meanwhile: verify again"))
+		return fault.New(fault.Conflict, "compare", "", errors.New("the levels have been changed meanwhile: run verify again"))
 	}
 	return nil
 }
 
-// again returns the suspicions that hold for the rows, the states and the files as they are now.
-func (r *run) again(ctx context.Context, suspects []Finding) ([]doubt, error) {
-	var still []doubt
+// recheck returns the suspicions that hold for the present rows, states and files.
+func (r *run) recheck(ctx context.Context, suspects []Finding) ([]suspicion, error) {
+	var still []suspicion
 	var ids []item.ID
 	var paths []string
 	for _, f := range suspects {
@@ -148,8 +164,8 @@ func (r *run) again(ctx context.Context, suspects []Finding) ([]doubt, error) {
 			if err != nil {
 				return nil, err
 			}
-			if why == "" && !r.spare(f) {
-				still = append(still, doubt{Finding: f})
+			if why == "" && !r.isSpareFolder(f) {
+				still = append(still, suspicion{Finding: f})
 				if f.Kind == Orphaned {
 					paths = append(paths, above(f.Path)...)
 				}
@@ -160,13 +176,13 @@ func (r *run) again(ctx context.Context, suspects []Finding) ([]doubt, error) {
 	}
 	known := map[string]bool{}
 	for part := range slices.Chunk(paths, page) {
-		names, err := r.named(ctx, part)
+		names, err := r.knownFilenames(ctx, part)
 		if err != nil {
 			return nil, err
 		}
 		maps.Copy(known, names)
 	}
-	still = slices.DeleteFunc(still, func(d doubt) bool {
+	still = slices.DeleteFunc(still, func(d suspicion) bool {
 		return d.Kind == Orphaned && slices.ContainsFunc(above(d.Path), func(p string) bool { return known[p] })
 	})
 
@@ -187,22 +203,23 @@ func (r *run) again(ctx context.Context, suspects []Finding) ([]doubt, error) {
 		i++
 		row, ok := rows[f.ID]
 		if !ok {
-			continue // forgotten
+			continue // the item was deleted
 		}
-		fs, err := r.look(ctx, row, st)
+		fs, err := r.compareRow(ctx, row, st)
 		if err != nil {
 			return nil, err
 		}
 		for _, g := range fs {
 			if g.Kind == f.Kind && g.Level == f.Level && g.Path == f.Path {
-				still = append(still, doubt{g, row, st})
+				still = append(still, suspicion{g, row, st})
 			}
 		}
 	}
 	return still, nil
 }
 
-// above lists a path and the folders above it: a directory that has been registered meanwhile is one content with all in it.
+// above lists a path and the folders above it. One of these may have been registered as a directory meanwhile, which then
+// includes the path.
 func above(path string) []string {
 	all := []string{path}
 	for i := range path {
@@ -213,37 +230,39 @@ func above(path string) []string {
 	return all
 }
 
-// spare tells whether a left-over is a folder of a release that has ended meanwhile, which the next one takes over.
-func (r *run) spare(f Finding) bool {
+// isSpareFolder tells whether a left-over is the empty folder of a release that has ended, which the next release reuses.
+func (r *run) isSpareFolder(f Finding) bool {
 	name, released := strings.CutPrefix(f.Path, item.MetaFolder+"/released/")
 	return f.Kind == LeftOver && released && r.empty(r.roots[f.Level].Released, name)
 }
 
-// repair mends what is safe, and says what was done or why not.
-func (r *run) repair(ctx context.Context, d doubt, dead map[string]bool) (string, error) {
+// repair repairs what is safe to repair. It returns what was done, or why nothing was.
+func (r *run) repair(ctx context.Context, d suspicion, now *present) (string, error) {
 	switch d.Kind {
+	case LeftOver:
+		return r.sweep(ctx, d.Finding, now)
 	case Duplicate:
 		if strings.HasSuffix(d.Detail, lastCopy) {
 			return "left: it may be the last copy; correct the row, or put its file there", nil
 		}
 		err := r.o.Store.Stray(ctx, event.Committed{ID: d.ID, To: d.Level, Filename: d.Path, CommittedAt: time.Now()})
-		return "the releaser was asked to clear it", err
+		return "the releaser was told to remove it", err
 	case Unsettled:
-		return r.settle(ctx, d, dead)
+		return r.appendAgain(ctx, d, now.deadLetters)
 	case Missing:
 		return "left: put the file there, or correct the row", nil
 	case Orphaned:
 		return "left: register it, or delete it", nil
 	}
-	return "left: nobody but its owner knows which bytes are right", nil
+	return "left: only its owner knows which bytes are right", nil
 }
 
-// settle appends the newest event once more, unless there is a newer one by now.
-func (r *run) settle(ctx context.Context, d doubt, dead map[string]bool) (string, error) {
+// appendAgain appends the newest event again, unless there is a newer one.
+func (r *run) appendAgain(ctx context.Context, d suspicion, deadLetters map[string]bool) (string, error) {
 	newest, s := "", state.State{ID: d.ID, Count: d.row.ViewCount}
 	if d.state != nil {
-		if dead[d.state.EventID] {
-			return "left: its event is in dead; mend the cause there, and retry it", nil
+		if deadLetters[d.state.EventID] {
+			return "left: its event is a dead letter; remove the cause, then retry it", nil
 		}
 		newest, s = d.state.EntryID, *d.state
 	}
@@ -251,16 +270,22 @@ func (r *run) settle(ctx context.Context, d doubt, dead map[string]bool) (string
 	s.DBLevel, s.Filename = d.row.Level, d.row.Filename
 	entry, err := r.o.Store.AppendIf(ctx, newest, r.o.NewView(s))
 	if err == nil && entry == "" {
-		return "left: a newer count has come meanwhile", nil
+		return "left: a newer count came meanwhile", nil
 	}
-	return "its newest event was appended once more", err
+	return "its newest event was appended again", err
 }
 
-// swept says what has become of a left-over, after a sweep.
-func (r *run) swept(f Finding, done string) (string, error) {
-	_, why, err := r.stat(r.roots[f.Level], f.Path)
-	if err == nil && why == "" && done == "swept" {
-		return "left: its name is not one of Tierflow's, or somebody is at it by now", nil
+// sweep sweeps all tiers, once for all left-overs of a batch, and says what became of this one.
+func (r *run) sweep(ctx context.Context, f Finding, now *present) (string, error) {
+	if now.swept == "" {
+		now.swept = "swept"
+		if err := r.o.Sweep(ctx); err != nil {
+			now.swept = "left: " + err.Error()
+		}
 	}
-	return done, err
+	_, why, err := r.stat(r.roots[f.Level], f.Path)
+	if err == nil && why == "" && now.swept == "swept" {
+		return "left: its name is not one of Tierflow's, or an attempt uses it by now", nil
+	}
+	return now.swept, err
 }

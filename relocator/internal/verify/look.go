@@ -19,7 +19,7 @@ import (
 	"github.com/tierflow/tierflow/shared/state"
 )
 
-// rows looks at every row, ascending by id.
+// rows compares every row with the tiers, in ascending order of cid.
 func (r *run) rows(ctx context.Context) error {
 	for after := item.ID(0); ; {
 		rows, err := r.o.Catalog.List(ctx, "", after, page)
@@ -35,7 +35,7 @@ func (r *run) rows(ctx context.Context) error {
 			return err
 		}
 		for i, row := range rows {
-			fs, err := r.look(ctx, row, states[i])
+			fs, err := r.compareRow(ctx, row, states[i])
 			if err != nil {
 				return err
 			}
@@ -52,8 +52,8 @@ func (r *run) rows(ctx context.Context) error {
 	}
 }
 
-// look compares one row with all tiers, and with its state in Redis, which may be nil.
-func (r *run) look(ctx context.Context, row catalog.Row, st *state.State) ([]Finding, error) {
+// compareRow compares one row with all tiers, and with its state in Redis, which may be nil.
+func (r *run) compareRow(ctx context.Context, row catalog.Row, st *state.State) ([]Finding, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
@@ -61,7 +61,7 @@ func (r *run) look(ctx context.Context, row catalog.Row, st *state.State) ([]Fin
 		return []Finding{{Missing, row.ID, row.Level, row.Filename, err.Error()}}, nil
 	}
 	var fs []Finding
-	named := "the row names level " + row.Level
+	detail := "the row names level " + row.Level // of duplicates
 	for _, l := range r.policy.Levels() {
 		st, why, err := r.stat(r.roots[l.Name], row.Filename)
 		switch {
@@ -69,24 +69,24 @@ func (r *run) look(ctx context.Context, row catalog.Row, st *state.State) ([]Fin
 			return nil, err
 		case l.Name != row.Level:
 			if why == "" {
-				fs = append(fs, Finding{Duplicate, row.ID, l.Name, row.Filename, named})
+				fs = append(fs, Finding{Kind: Duplicate, ID: row.ID, Level: l.Name, Path: row.Filename})
 			}
 		case why != "":
 			fs = append(fs, Finding{Missing, row.ID, l.Name, row.Filename, why})
-			named += lastCopy
+			detail += lastCopy
 		default:
-			detail, err := r.differs(ctx, row, r.roots[l.Name], &st)
+			difference, err := r.differs(ctx, row, r.roots[l.Name], &st)
 			if err != nil {
 				return nil, err
 			}
-			if detail != "" {
-				fs = append(fs, Finding{Differing, row.ID, l.Name, row.Filename, detail})
+			if difference != "" {
+				fs = append(fs, Finding{Differing, row.ID, l.Name, row.Filename, difference})
 			}
 		}
 	}
 	for i := range fs {
 		if fs[i].Kind == Duplicate {
-			fs[i].Detail = named
+			fs[i].Detail = detail
 		}
 	}
 	if target, why := r.wanted(row, st); target != "" && target != row.Level {
@@ -95,10 +95,10 @@ func (r *run) look(ctx context.Context, row catalog.Row, st *state.State) ([]Fin
 	return fs, nil
 }
 
-// lastCopy is said of a duplicate that may be all that is left.
+// lastCopy ends the detail of a duplicate that may be the last copy.
 const lastCopy = ", where the file is missing"
 
-// wanted is the level that a content should be on, and what says so; "" where nothing is known.
+// wanted returns the level that an item belongs on, and why. Both are "" where the item has neither a state nor a pin.
 func (r *run) wanted(row catalog.Row, st *state.State) (target, why string) {
 	count := row.ViewCount
 	if st != nil {
@@ -114,7 +114,8 @@ func (r *run) wanted(row catalog.Row, st *state.State) (target, why string) {
 	}
 }
 
-// differs says in what a row's file is not what the row says, "" where it is. An error is not of this file.
+// differs says how a row's file differs from its last copy; "" where it does not. A file that cannot be read differs. An
+// error is of the run, not of this file.
 func (r *run) differs(ctx context.Context, row catalog.Row, root *tier.Root, st *unix.Stat_t) (string, error) {
 	switch {
 	case !fsys.IsFile(st) && !fsys.IsDir(st):
@@ -137,8 +138,8 @@ func (r *run) differs(ctx context.Context, row catalog.Row, root *tier.Root, st 
 	return "", nil
 }
 
-// stat looks a content's name up below the root, without following anything. why says that it is not there; an error, that
-// nobody can tell.
+// stat returns the stat of a filename on a tier. It follows no symbolic link. why says why no file is there; an error says
+// that it is unknown whether one is.
 func (r *run) stat(root *tier.Root, name string) (st unix.Stat_t, why string, err error) {
 	dir, base := path.Split(name)
 	d := root.Dir
@@ -157,7 +158,7 @@ func (r *run) stat(root *tier.Root, name string) (st unix.Stat_t, why string, er
 	return st, why, err
 }
 
-// notThere sorts out why a name could not be opened: because nothing of ours is there, or because of the disk.
+// notThere turns an error of opening a name into a reason why no file is there. It returns errors of the disk unchanged.
 func notThere(err error) (why string, _ error) {
 	var kind *fsys.KindError
 	switch {
@@ -173,27 +174,27 @@ func notThere(err error) (why string, _ error) {
 	return "", err
 }
 
-// walk looks for files that no row names. A name that a row has is a content, whatever lies below it.
+// walk looks for files that no row names. A path that a row names is an item; walk does not look below it.
 func (r *run) walk(ctx context.Context, root *tier.Root, dir *fsys.File, prefix string) error {
 	err := r.o.FS.Each(fsys.ReadDigest, dir, func(names []string) error {
 		if prefix == "" {
 			names = slices.DeleteFunc(names, func(n string) bool { return n == item.MetaFolder })
 		}
 		for part := range slices.Chunk(names, page) {
-			if err := r.names(ctx, root, dir, prefix, part); err != nil {
+			if err := r.checkNames(ctx, root, dir, prefix, part); err != nil {
 				return err
 			}
 		}
 		return nil
 	})
 	if errors.Is(err, unix.ENOENT) {
-		return nil // the folder has been emptied and removed meanwhile
+		return nil // a release has removed the empty folder meanwhile
 	}
 	return err
 }
 
-// names looks at some of a folder's names.
-func (r *run) names(ctx context.Context, root *tier.Root, dir *fsys.File, prefix string, names []string) error {
+// checkNames checks some of a folder's names.
+func (r *run) checkNames(ctx context.Context, root *tier.Root, dir *fsys.File, prefix string, names []string) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -201,7 +202,7 @@ func (r *run) names(ctx context.Context, root *tier.Root, dir *fsys.File, prefix
 	for i, n := range names {
 		paths[i] = prefix + n
 	}
-	known, err := r.named(ctx, paths)
+	known, err := r.knownFilenames(ctx, paths)
 	if err != nil {
 		return err
 	}
@@ -244,12 +245,12 @@ func (r *run) names(ctx context.Context, root *tier.Root, dir *fsys.File, prefix
 	return nil
 }
 
-// named tells which of the paths are filenames of rows.
-func (r *run) named(ctx context.Context, paths []string) (map[string]bool, error) {
+// knownFilenames tells which of the paths are filenames of rows.
+func (r *run) knownFilenames(ctx context.Context, paths []string) (map[string]bool, error) {
 	known := map[string]bool{}
 	var args []any
 	for _, p := range paths {
-		if item.CheckFilename(p) == nil { // no row can have another one
+		if item.CheckFilename(p) == nil { // no row can have an invalid filename
 			args = append(args, p)
 		}
 	}
@@ -272,7 +273,7 @@ func (r *run) named(ctx context.Context, paths []string) (map[string]bool, error
 	return known, catalog.Wrap("look up filenames", "", rows.Err())
 }
 
-// empty tells whether a folder has nothing in it, or has just gone.
+// empty tells whether a folder is empty, or does not exist any more.
 func (r *run) empty(dir *fsys.File, name string) bool {
 	f, _, err := r.o.FS.OpenDir(fsys.ReadDigest, dir, name)
 	if err != nil {
@@ -283,17 +284,17 @@ func (r *run) empty(dir *fsys.File, name string) bool {
 	return err == nil && len(names) == 0
 }
 
-// leftOvers lists what attempts have left behind.
+// leftOvers looks for what attempts have left in tmp and released.
 func (r *run) leftOvers(ctx context.Context, root *tier.Root) error {
 	for sub, dir := range map[string]*fsys.File{"tmp": root.Tmp, "released": root.Released} {
 		err := r.o.FS.Each(fsys.ReadDigest, dir, func(names []string) error {
 			for _, n := range names {
 				if sub == "released" && r.empty(dir, n) {
-					continue // releases hand on the folders of those before
+					continue // the next release reuses an empty folder
 				}
 				cid, _, _ := strings.Cut(n, ".")
-				id, _ := item.ParseID(cid) // 0: not of an attempt
-				f := Finding{LeftOver, id, root.Level.Name, item.MetaFolder + "/" + sub + "/" + n, "nobody is at it"}
+				id, _ := item.ParseID(cid) // 0: the name is not that of an attempt
+				f := Finding{LeftOver, id, root.Level.Name, item.MetaFolder + "/" + sub + "/" + n, "no attempt that is under way uses it"}
 				if err := r.suspect(ctx, f); err != nil {
 					return err
 				}

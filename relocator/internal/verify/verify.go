@@ -1,12 +1,15 @@
-// Package verify compares MySQL with the tiers, and mends what is safe.
+// Package verify compares MySQL with the tiers and repairs what is safe to repair. It reads rows, states and files. It
+// writes only with Options.Repair, and only through the caller's sweep and two streams: it reports strays to the releaser
+// and appends view events.
 //
-// It holds a page of rows, a part of a folder's names and a batch of suspicions at a time, however many there are.
+// However many items there are, it holds only a page of rows, a part of a folder's names and a batch of suspicions in
+// memory.
 //
-// It may run beside a working pipeline. What looks wrong at the first look is only suspected: it is looked at again, and
-// counts where nothing of that content is in flight after that look, and by then its row has not changed and no newer
-// event has come. That suffices, because whatever a move or a release does to files is done while its entry is unsettled,
-// in a stage that comes no earlier than where it was seen last; it cannot have been settled in between without raising
-// the row's generation, and the newest event not without a commit or a newer one.
+// It may run beside a working pipeline. What the first check finds is a suspicion. A suspicion becomes a finding where a
+// second check finds it again, and after that check nothing of the item is in flight, its row has not changed, and no
+// newer event has come. That is enough: a move or a release changes files only while its entry is not settled. An entry
+// cannot be settled between the checks without a higher generation of the row. The newest event cannot be settled
+// without a commit or a newer event.
 package verify
 
 import (
@@ -23,25 +26,25 @@ import (
 	"github.com/tierflow/tierflow/shared/state"
 )
 
-// Kind of a finding.
+// Kind is the kind of a finding.
 type Kind string
 
-// Kinds, and what --repair does about each.
+// The kinds, and what a repair does about each.
 const (
-	Missing   Kind = "missing"   // the row's file is not where the row says: left
+	Missing   Kind = "missing"   // the row's file is not on its level: left
 	Orphaned  Kind = "orphaned"  // no row names the file: left
-	Duplicate Kind = "duplicate" // a copy on a level that the row does not name: the releaser clears it, unless the row's own is missing
-	LeftOver  Kind = "left-over" // in .tierflow/tmp or released, of no living attempt: swept
-	Differing Kind = "differing" // size, type or digest is not that of the row's last copy, or it cannot be read: left
-	Unsettled Kind = "unsettled" // the newest event, or the pin, wants another level, and nobody is at it: appended once more, unless it is in dead
+	Duplicate Kind = "duplicate" // a copy on a level that the row does not name: the releaser removes it, unless the row's own file is missing
+	LeftOver  Kind = "left-over" // an entry of .tierflow/tmp or released that no attempt uses: swept
+	Differing Kind = "differing" // size, type or digest differs from the row's last copy, or the file cannot be read: left
+	Unsettled Kind = "unsettled" // the newest event, or the pin, calls for another level, and no move is under way: the event is appended again, unless it is a dead letter
 )
 
-// Finding is one disagreement.
+// Finding is one disagreement between MySQL and a tier.
 type Finding struct {
 	Kind   Kind
-	ID     item.ID // 0 where no content is known
+	ID     item.ID // 0 where it is about no item
 	Level  string
-	Path   string
+	Path   string // relative to the root of the tier
 	Detail string
 }
 
@@ -53,7 +56,7 @@ func (f Finding) String() string {
 	return fmt.Sprintf("%s\t%s\t%s\t%q\t%s", f.Kind, cid, f.Level, f.Path, f.Detail)
 }
 
-// Stages of a run, in their order.
+// The stages of a run, in their order.
 const (
 	StageItems = "items"
 	StageNames = "names on the tiers"
@@ -65,20 +68,20 @@ type Options struct {
 	Store    *state.Store
 	Mover    *mover.Mover
 	FS       fsys.FS
-	Digest   bool // read every file
+	Digest   bool // read every file that has a digest in its row
 	Repair   bool
-	Sweep    func(ctx context.Context) error       // clears left-overs; for Repair
-	NewView  func(s state.State) event.View        // the newest event once more; for Repair
-	Report   func(f Finding, mended string)        // called for each finding; mended says what was done or why not
-	Progress func(stage string, done, total int64) // total is of about so many
+	Sweep    func(ctx context.Context) error       // removes left-overs; for Repair
+	NewView  func(s state.State) event.View        // makes a new event from the newest one; for Repair
+	Report   func(f Finding, action string)        // called for each finding; action says what a repair did, or why nothing
+	Progress func(stage string, done, total int64) // total is an estimate
 }
 
-// Summary is what a run has looked at.
+// Summary counts what a run has checked.
 type Summary struct {
 	Items, Files, Findings, InFlight int64
 }
 
-// page is how many rows are read, and how many suspicions are looked at again, together.
+// page is how many rows are read, and how many suspicions are checked again, at a time.
 const page = 1000
 
 type run struct {
@@ -90,7 +93,7 @@ type run struct {
 	total    int64
 }
 
-// Run compares everything. An error means that it could not look.
+// Run compares all rows with all tiers. With an error it could not compare everything, and the findings are not complete.
 func Run(ctx context.Context, o Options) (Summary, error) {
 	policy, err := o.Catalog.Policy(ctx)
 	if err != nil {
@@ -130,6 +133,7 @@ func Run(ctx context.Context, o Options) (Summary, error) {
 	return r.sum, err
 }
 
+// suspect adds suspicions, and confirms a batch of them.
 func (r *run) suspect(ctx context.Context, fs ...Finding) error {
 	r.suspects = append(r.suspects, fs...)
 	if len(r.suspects) < page {

@@ -95,7 +95,7 @@ func (w *world) row(id int, level, name string) {
 	w.exec("INSERT INTO contents (cid, content_level, filename) VALUES (?, ?, ?)", id, level, name)
 }
 
-// sweep is what the relocator's sweeper does, of every age.
+// sweep does what the relocator's sweeper does, for entries of any age.
 func (w *world) sweep(ctx context.Context) error {
 	w.swept++
 	policy, err := w.cat.Policy(ctx)
@@ -110,8 +110,8 @@ func (w *world) sweep(ctx context.Context) error {
 	return nil
 }
 
-// run returns the findings as "kind cid level path" and what was done about them.
-func (w *world) run(repair, digest bool) (findings, mended []string, err error) {
+// run returns the findings as "kind cid level path", and what was done about them.
+func (w *world) run(repair, digest bool) (findings, actions []string, err error) {
 	w.t.Helper()
 	w.summary, err = verify.Run(context.Background(), verify.Options{
 		Catalog: w.cat, Store: w.store, Mover: w.mover, FS: w.fs, Digest: digest, Repair: repair,
@@ -122,10 +122,10 @@ func (w *world) run(repair, digest bool) (findings, mended []string, err error) 
 		},
 		Report: func(f verify.Finding, m string) {
 			findings = append(findings, fmt.Sprintf("%s %d %s %s", f.Kind, f.ID, f.Level, f.Path))
-			mended = append(mended, m)
+			actions = append(actions, m)
 		},
 	})
-	return findings, mended, err
+	return findings, actions, err
 }
 
 func (w *world) want(digest bool, want ...string) {
@@ -154,7 +154,7 @@ func TestTiersThatAgreeWithMySQLHaveNoFindings(t *testing.T) {
 	w.want(true)
 }
 
-func TestEveryKindOfDisagreementIsNamed(t *testing.T) {
+func TestEveryKindOfDisagreementIsFound(t *testing.T) {
 	w := newWorld(t)
 	w.row(1, "bronze", "gone")
 	w.row(2, "bronze", "twice")
@@ -164,7 +164,7 @@ func TestEveryKindOfDisagreementIsNamed(t *testing.T) {
 	w.file("bronze", ".tierflow/tmp/2.0192f0c0-0000-7000-8000-000000000000.abc", "")
 	w.file("gold", ".tierflow/released/2.abc/copy", "")
 	w.file("gold", ".tierflow/released/9.def/copy", "")
-	if err := os.Remove(w.path("gold", ".tierflow/released/9.def/copy")); err != nil { // a folder for the next release
+	if err := os.Remove(w.path("gold", ".tierflow/released/9.def/copy")); err != nil { // the next release reuses the empty folder
 		t.Fatal(err)
 	}
 	w.row(3, "silver", "short")
@@ -187,7 +187,7 @@ func TestEveryKindOfDisagreementIsNamed(t *testing.T) {
 	w.want(true, append(rest, "differing 4 gold rotten")...)
 }
 
-func TestWhatIsInFlightIsNoFinding(t *testing.T) {
+func TestAnItemInFlightIsNoFinding(t *testing.T) {
 	w := newWorld(t)
 	w.row(1, "bronze", "a")
 	w.file("bronze", "a", "1")
@@ -200,14 +200,14 @@ func TestWhatIsInFlightIsNoFinding(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.want(false, "duplicate 1 gold a")
-	// An order to clear it that no releaser has read.
+	// The stream has an entry that asks to clear the copy, and no releaser has read it.
 	if err := w.store.Stray(t.Context(), event.Committed{ID: 1, To: "gold", Filename: "a", CommittedAt: time.Now()}); err != nil {
 		t.Fatal(err)
 	}
 	w.want(false)
 }
 
-func TestRepairMendsWhatIsSafeAndSaysWhatItLeaves(t *testing.T) {
+func TestRepairRepairsWhatIsSafeAndSaysWhatItLeaves(t *testing.T) {
 	w := newWorld(t)
 	w.row(1, "bronze", "twice")
 	w.file("bronze", "twice", "1")
@@ -216,16 +216,16 @@ func TestRepairMendsWhatIsSafeAndSaysWhatItLeaves(t *testing.T) {
 	w.row(2, "bronze", "b")
 	w.file("bronze", "b", "2")
 	w.file("bronze", ".tierflow/tmp/2.0192f0c0-0000-7000-8000-000000000000.abc", "")
-	found, mended, err := w.run(true, false)
+	found, actions, err := w.run(true, false)
 	if err != nil || len(found) != 3 {
 		t.Fatal(found, err)
 	}
 	if _, err := os.Stat(w.path("bronze", ".tierflow/tmp/2.0192f0c0-0000-7000-8000-000000000000.abc")); !errors.Is(err, os.ErrNotExist) {
-		t.Error("the left-over is there", err)
+		t.Error("the left-over was not removed", err)
 	}
-	if w.swept != 1 || !slices.Contains(mended, "swept") || !slices.Contains(mended, "the releaser was asked to clear it") ||
-		!slices.Contains(mended, "left: register it, or delete it") {
-		t.Errorf("swept %d times; %q", w.swept, mended)
+	if w.swept != 1 || !slices.Contains(actions, "swept") || !slices.Contains(actions, "the releaser was told to remove it") ||
+		!slices.Contains(actions, "left: register it, or delete it") {
+		t.Errorf("swept %d times; %q", w.swept, actions)
 	}
 	entries, err := w.rdb.XRange(t.Context(), w.store.Keys().Committed(), "-", "+").Result()
 	if err != nil || len(entries) != 1 || entries[0].Values["outcome"] != "stray" || entries[0].Values["to"] != "gold" {
@@ -236,7 +236,7 @@ func TestRepairMendsWhatIsSafeAndSaysWhatItLeaves(t *testing.T) {
 	}
 }
 
-func TestANewestEventThatNobodyIsAtIsAppendedOnceMore(t *testing.T) {
+func TestALostNewestEventIsAppendedAgain(t *testing.T) {
 	w := newWorld(t)
 	w.row(1, "bronze", "a")
 	w.file("bronze", "a", "1")
@@ -245,7 +245,7 @@ func TestANewestEventThatNobodyIsAtIsAppendedOnceMore(t *testing.T) {
 	if _, err := w.store.Append(t.Context(), []event.View{view}); err != nil {
 		t.Fatal(err)
 	}
-	w.want(false)                                                                // under way
+	w.want(false)                                                                // in flight
 	if err := w.rdb.Del(t.Context(), w.store.Keys().Views()).Err(); err != nil { // lost
 		t.Fatal(err)
 	}
@@ -259,7 +259,7 @@ func TestANewestEventThatNobodyIsAtIsAppendedOnceMore(t *testing.T) {
 	}
 }
 
-func TestATierThatIsNotMountedMeansThatItCouldNotLook(t *testing.T) {
+func TestVerifyFailsWhenATierIsNotMounted(t *testing.T) {
 	w := newWorld(t)
 	w.row(1, "gold", "a")
 	if err := os.Rename(w.path("gold", ""), w.path("elsewhere", "")); err != nil {
@@ -287,22 +287,22 @@ func TestWhatRepairDoesAboutEachKind(t *testing.T) {
 	if err := os.Symlink("/etc", w.path("silver", "a")); err != nil {
 		t.Fatal(err)
 	}
-	found, mended, err := w.run(true, false)
+	found, actions, err := w.run(true, false)
 	if err != nil {
 		t.Fatal(err)
 	}
 	got := map[string]string{}
 	for i, f := range found {
-		got[f] = mended[i]
+		got[f] = actions[i]
 	}
 	want := map[string]string{
 		"missing 1 bronze gone":                       "left: put the file there, or correct the row",
 		"missing 2 bronze elsewhere":                  "left: put the file there, or correct the row",
 		"duplicate 2 gold elsewhere":                  "left: it may be the last copy; correct the row, or put its file there",
-		"differing 3 bronze short":                    "left: nobody but its owner knows which bytes are right",
-		"left-over 0 bronze .tierflow/tmp/not-ours":   "left: its name is not one of Tierflow's, or somebody is at it by now",
-		"left-over 7 bronze .tierflow/tmp/7.not-ours": "left: its name is not one of Tierflow's, or somebody is at it by now",
-		"unsettled 4 silver pinned":                   "its newest event was appended once more",
+		"differing 3 bronze short":                    "left: only its owner knows which bytes are right",
+		"left-over 0 bronze .tierflow/tmp/not-ours":   "left: its name is not one of Tierflow's, or an attempt uses it by now",
+		"left-over 7 bronze .tierflow/tmp/7.not-ours": "left: its name is not one of Tierflow's, or an attempt uses it by now",
+		"unsettled 4 silver pinned":                   "its newest event was appended again",
 		"missing 5 silver a/link":                     "left: put the file there, or correct the row",
 		"orphaned 0 silver a":                         "left: register it, or delete it",
 	}
@@ -313,7 +313,7 @@ func TestWhatRepairDoesAboutEachKind(t *testing.T) {
 		t.Errorf("%q %v", body, err)
 	}
 	if n := w.rdb.XLen(t.Context(), w.store.Keys().Committed()).Val(); n != 0 {
-		t.Errorf("%d orders to clear something", n)
+		t.Errorf("%d entries ask to clear a copy", n)
 	}
 	views := w.rdb.XRange(t.Context(), w.store.Keys().Views(), "-", "+").Val()
 	if len(views) != 1 || views[0].Values["cid"] != "4" || views[0].Values["target"] != "gold" || views[0].Values["count"] != "77" ||
@@ -322,7 +322,7 @@ func TestWhatRepairDoesAboutEachKind(t *testing.T) {
 	}
 }
 
-func TestAnEventThatFailedForGoodIsLeftWhereItIs(t *testing.T) {
+func TestADeadLetterIsNotAppendedAgain(t *testing.T) {
 	w := newWorld(t)
 	w.row(1, "bronze", "a")
 	w.file("bronze", "a", "1")
@@ -348,20 +348,20 @@ func TestAnEventThatFailedForGoodIsLeftWhereItIs(t *testing.T) {
 		SourceStream: k.Views(), SourceID: ids[0], FailedAt: time.Now()}); err != nil || !ok {
 		t.Fatal(ok, err)
 	}
-	found, mended, err := w.run(true, false)
-	if err != nil || !slices.Equal(found, []string{"unsettled 1 bronze a"}) || !strings.Contains(mended[0], "dead") {
-		t.Fatal(found, mended, err)
+	found, actions, err := w.run(true, false)
+	if err != nil || !slices.Equal(found, []string{"unsettled 1 bronze a"}) || !strings.Contains(actions[0], "dead") {
+		t.Fatal(found, actions, err)
 	}
 	if n := w.rdb.XLen(t.Context(), k.Views()).Val(); n != 1 {
-		t.Errorf("%d views: it was appended again", n)
+		t.Errorf("%d view events: it was appended again", n)
 	}
 }
 
-// Between the second look and the look at what is in flight a whole move may happen: the row tells.
-func TestARowThatChangesWhileItIsLookedAtIsNoFinding(t *testing.T) {
+// A whole move may happen between the second check and the look-up of what is in flight. The row shows it.
+func TestARowThatChangesDuringTheCheckIsNoFinding(t *testing.T) {
 	w := newWorld(t)
 	w.row(1, "bronze", "a")
-	w.file("gold", "a", "1") // as if it had just been moved there
+	w.file("gold", "a", "1") // as just before a commit
 	looks := 0
 	fs := fsys.FS{Hook: func(_ fsys.Step, path string) error {
 		if path == w.path("bronze", "a") {
@@ -374,7 +374,7 @@ func TestARowThatChangesWhileItIsLookedAtIsNoFinding(t *testing.T) {
 	w.fs = fs
 	w.want(false)
 	if looks < 2 || w.summary.InFlight == 0 {
-		t.Errorf("it was looked at %d times; %+v", looks, w.summary)
+		t.Errorf("it was checked %d times; %+v", looks, w.summary)
 	}
 	w.want(false)
 	if w.summary.InFlight != 0 {
@@ -382,8 +382,8 @@ func TestARowThatChangesWhileItIsLookedAtIsNoFinding(t *testing.T) {
 	}
 }
 
-// The newest event may be superseded, and the one that supersedes it need no move: neither touches the row.
-func TestAnEventThatANewerOneReplacesMeanwhileIsNoFinding(t *testing.T) {
+// A newer event that needs no move may supersede the newest one. Neither of them changes the row.
+func TestAnEventSupersededDuringTheCheckIsNoFinding(t *testing.T) {
 	w := newWorld(t)
 	w.row(1, "bronze", "a")
 	w.file("bronze", "a", "1")
@@ -399,7 +399,7 @@ func TestAnEventThatANewerOneReplacesMeanwhileIsNoFinding(t *testing.T) {
 	post(5000, "gold")
 	looks := 0
 	w.fs = fsys.FS{Hook: func(_ fsys.Step, path string) error {
-		if path == w.path("gold", "a") { // the last to be looked at
+		if path == w.path("gold", "a") { // this name is checked last
 			if looks++; looks == 2 {
 				post(5, "bronze")
 			}
@@ -414,14 +414,14 @@ func TestAnEventThatANewerOneReplacesMeanwhileIsNoFinding(t *testing.T) {
 	}
 }
 
-func TestADirectoryThatIsRegisteredMeanwhileIsNoFinding(t *testing.T) {
+func TestADirectoryRegisteredDuringTheCheckIsNoFinding(t *testing.T) {
 	w := newWorld(t)
 	w.file("bronze", "shows/pkg/1.ts", "1")
 	w.file("bronze", "shows/pkg/deep/2.ts", "2")
 	w.file("bronze", "shows/other", "3")
 	registered := false
 	w.fs = fsys.FS{Hook: func(_ fsys.Step, path string) error {
-		if !registered && path == w.path("bronze", "shows/pkg/1.ts") { // its names have been looked up
+		if !registered && path == w.path("bronze", "shows/pkg/1.ts") { // the names of its folder have been looked up
 			registered = true
 			w.row(1, "bronze", "shows/pkg")
 		}
@@ -430,13 +430,13 @@ func TestADirectoryThatIsRegisteredMeanwhileIsNoFinding(t *testing.T) {
 	w.want(false, "orphaned 0 bronze shows/other")
 }
 
-func TestTheFolderOfAReleaseThatHasJustEndedIsNoFinding(t *testing.T) {
+func TestTheEmptyFolderOfAReleaseThatHasEndedIsNoFinding(t *testing.T) {
 	w := newWorld(t)
 	w.file("bronze", ".tierflow/released/7.token/copy", "1")
 	folder, looks := w.path("bronze", ".tierflow/released/7.token"), 0
 	w.fs = fsys.FS{Hook: func(_ fsys.Step, path string) error {
 		if path == folder {
-			if looks++; looks == 5 { // opened, and read to its end; now it is looked at again
+			if looks++; looks == 5 { // it was opened and read to its end; now it is checked again
 				return os.Remove(folder + "/copy")
 			}
 		}
@@ -448,7 +448,7 @@ func TestTheFolderOfAReleaseThatHasJustEndedIsNoFinding(t *testing.T) {
 	}
 }
 
-func TestLevelsThatChangeMeanwhileMeanThatItCouldNotLook(t *testing.T) {
+func TestVerifyFailsWhenTheLevelsChangeMeanwhile(t *testing.T) {
 	w := newWorld(t)
 	w.row(1, "bronze", "a")
 	w.fs = fsys.FS{Hook: func(_ fsys.Step, path string) error {
@@ -463,7 +463,7 @@ func TestLevelsThatChangeMeanwhileMeanThatItCouldNotLook(t *testing.T) {
 	}
 }
 
-func TestMoreThanOnePageOfEverythingIsLookedAt(t *testing.T) {
+func TestMoreThanOnePageOfRowsAndNamesIsChecked(t *testing.T) {
 	w := newWorld(t)
 	const n = 2500
 	var values []string
