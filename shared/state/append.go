@@ -77,41 +77,6 @@ func (s *Store) AppendIf(ctx context.Context, newest string, v event.View) (stri
 	return id, nil
 }
 
-// RetryResult says what became of a retry.
-type RetryResult struct {
-	Gone    bool   // no such entry in dead
-	Newer   bool   // a newer event of this content exists: retrying would undo it
-	EntryID string // the new entry
-}
-
-func retryResult(r string, err error) (RetryResult, error) {
-	switch {
-	case err != nil:
-		return RetryResult{}, unavailable("retry", "dead entry", err)
-	case r == "gone":
-		return RetryResult{Gone: true}, nil
-	case r == "newer":
-		return RetryResult{Newer: true}, nil
-	}
-	return RetryResult{EntryID: r}, nil
-}
-
-// RetryView moves an entry of dead back to views, as v, whose event id is new; sourceID is the id that it had there.
-func (s *Store) RetryView(ctx context.Context, deadID, sourceID string, v event.View) (RetryResult, error) {
-	st := NewState(v)
-	st.Status = Update
-	k := s.keys.Of(v.ID)
-	args := append([]any{deadID, sourceID, st.head(), st.tail()}, anys(v.Fields())...)
-	return retryResult(retryViewScript.Run(ctx, s.rdb,
-		[]string{k.Dead(), k.Views(), k.Content(v.ID)}, args...).Text())
-}
-
-// Retry moves an entry of dead back to its stream, relocated or committed of the same partition, with the given fields.
-func (s *Store) Retry(ctx context.Context, dead, deadID, stream string, fields []string) (RetryResult, error) {
-	return retryResult(retryScript.Run(ctx, s.rdb, []string{dead, stream},
-		append([]any{deadID}, anys(fields)...)...).Text())
-}
-
 func anys(ss []string) []any {
 	as := make([]any, len(ss))
 	for i, v := range ss {

@@ -68,7 +68,7 @@ func TestRetryView(t *testing.T) {
 	}
 	t.Run("appends it once, with its state", func(t *testing.T) {
 		w, id, source := dead(t)
-		r, err := w.RetryView(t.Context(), id, source, again)
+		r, err := w.RetryView(t.Context(), state.Ref{ID: id}, source, again)
 		w.must(err)
 		ids, entries := w.entries(w.keys.Views())
 		if r.Gone || r.Newer || len(ids) != 2 || r.EntryID != ids[1] {
@@ -81,7 +81,7 @@ func TestRetryView(t *testing.T) {
 			t.Errorf("state %s", w.raw(7))
 		}
 		w.lives(7, 0)
-		if r, err := w.RetryView(t.Context(), id, source, again); err != nil || !r.Gone {
+		if r, err := w.RetryView(t.Context(), state.Ref{ID: id}, source, again); err != nil || !r.Gone {
 			t.Errorf("the second time: %+v, %v", r, err)
 		}
 		if w.length(w.keys.Dead()) != 0 || w.length(w.keys.Views()) != 2 {
@@ -93,7 +93,7 @@ func TestRetryView(t *testing.T) {
 		w.append(view(3, 7, 9, "bronze", "bronze", hostile))
 		before := w.raw(7)
 		for range 2 {
-			if r, err := w.RetryView(t.Context(), id, source, again); err != nil || !r.Newer {
+			if r, err := w.RetryView(t.Context(), state.Ref{ID: id}, source, again); err != nil || !r.Newer {
 				t.Errorf("%+v, %v", r, err)
 			}
 		}
@@ -105,7 +105,7 @@ func TestRetryView(t *testing.T) {
 		for name, value := range unreadable {
 			w, id, source := dead(t)
 			w.must(w.rdb.Set(t.Context(), w.keys.Content(7), value, time.Hour).Err())
-			if r, err := w.RetryView(t.Context(), id, source, again); err != nil || r.EntryID == "" {
+			if r, err := w.RetryView(t.Context(), state.Ref{ID: id}, source, again); err != nil || r.EntryID == "" {
 				t.Errorf("%s: %+v, %v", name, r, err)
 			}
 			w.lives(7, 0)
@@ -118,14 +118,14 @@ func TestRetryOfAnotherStreamsEntry(t *testing.T) {
 	id, err := w.rdb.XAdd(t.Context(), &redis.XAddArgs{Stream: w.keys.Dead(), Values: []string{"a", "b"}}).Result()
 	w.must(err)
 	fields := moved(view(1, 7, 1, "silver", "bronze", hostile), "silver").Fields()
-	r, err := w.Retry(t.Context(), w.keys.Dead(), id, w.keys.Relocated(), fields)
+	r, err := w.Retry(t.Context(), state.Ref{ID: id}, w.keys.Relocated(), fields)
 	w.must(err)
 	ids, entries := w.entries(w.keys.Relocated())
 	if len(ids) != 1 || r.EntryID != ids[0] {
 		t.Fatalf("%+v, %v", r, ids)
 	}
 	w.sameEntry(entries[0], fields)
-	if r, err := w.Retry(t.Context(), w.keys.Dead(), id, w.keys.Relocated(), fields); err != nil || !r.Gone || w.length(w.keys.Relocated()) != 1 {
+	if r, err := w.Retry(t.Context(), state.Ref{ID: id}, w.keys.Relocated(), fields); err != nil || !r.Gone || w.length(w.keys.Relocated()) != 1 {
 		t.Errorf("the second time: %+v, %v", r, err)
 	}
 }

@@ -120,13 +120,13 @@ func TestOnAClusterEveryScriptTouchesOneSlot(t *testing.T) {
 			t.Fatal(ok, err)
 		}
 		dead, _ := w.entries(k.Dead())
-		r, err := w.RetryView(ctx, dead[0], ids[0], view(5, id, 5, "bronze", "silver", "f"))
+		r, err := w.RetryView(ctx, state.Ref{Partition: w.keys.Partition(id), ID: dead[0]}, ids[0], view(5, id, 5, "bronze", "silver", "f"))
 		if err != nil || r.EntryID == "" {
 			t.Fatalf("%+v, %v", r, err)
 		}
 		other, err := w.rdb.XAdd(ctx, &redis.XAddArgs{Stream: k.Dead(), Values: []string{"a", "b"}}).Result()
 		w.must(err)
-		if r, err := w.Retry(ctx, k.Dead(), other, k.Committed(), []string{"cid", id.String()}); err != nil || r.EntryID == "" {
+		if r, err := w.Retry(ctx, state.Ref{Partition: w.keys.Partition(id), ID: other}, k.Committed(), []string{"cid", id.String()}); err != nil || r.EntryID == "" {
 			t.Fatalf("%+v, %v", r, err)
 		}
 		_, err = w.Lock(ctx, w.mate(id), "mine")

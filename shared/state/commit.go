@@ -2,10 +2,8 @@ package state
 
 import (
 	"context"
-	"fmt"
 
 	"github.com/tierflow/tierflow/shared/event"
-	"github.com/tierflow/tierflow/shared/fault"
 )
 
 // Finished is what the committer knows of one entry of `relocated` once COMMIT has returned.
@@ -36,20 +34,4 @@ func (s *Store) Finish(ctx context.Context, fs []Finished) (errs []error) {
 		}
 	}
 	return errs
-}
-
-// DeadLetter settles an entry that failed for good and keeps it in dead. entry has the fields of the failed entry.
-// false: it was settled before, or is another consumer's now; nothing was done.
-func (s *Store) DeadLetter(ctx context.Context, group, consumer string, entry map[string]string, f event.Failure) (bool, error) {
-	args := append([]any{group, consumer, f.SourceID}, anys(event.Ordered(entry))...)
-	args = append(args, anys(f.Fields())...)
-	k, _, ok := s.keys.OfStream(f.SourceStream)
-	if !ok {
-		return false, fault.New(fault.Internal, "write dead letter of", f.SourceID, fmt.Errorf("%q is no stream of ours", f.SourceStream))
-	}
-	id, err := deadLetterScript.Run(ctx, s.rdb, []string{f.SourceStream, k.Dead()}, args...).Text()
-	if err != nil {
-		return false, unavailable("write dead letter of", f.SourceID, err)
-	}
-	return id != "", nil
 }

@@ -143,7 +143,7 @@ func (s *Store) Holder(ctx context.Context, id item.ID) (Token, error) {
 
 // Holders is Holder of many contents, on one trip.
 func (s *Store) Holders(ctx context.Context, ids []item.ID) ([]Token, error) {
-	texts, err := s.texts(ctx, ids, s.keys.Lock)
+	texts, err := s.readKeys(ctx, ids, s.keys.Lock)
 	if err != nil {
 		return nil, unavailable("read locks", "", err)
 	}
@@ -182,7 +182,11 @@ func (s *Store) SetProgress(ctx context.Context, id item.ID, p Progress) error {
 
 // GetProgress reads how far a move is; ok is false where none is in flight.
 func (s *Store) GetProgress(ctx context.Context, id item.ID) (p Progress, ok bool, err error) {
-	m, err := s.rdb.HGetAll(ctx, s.keys.Progress(id)).Result()
+	return parseProgress(id, s.rdb.HGetAll(ctx, s.keys.Progress(id)))
+}
+
+func parseProgress(id item.ID, hash *redis.MapStringStringCmd) (p Progress, ok bool, err error) {
+	m, err := hash.Result()
 	if err != nil {
 		return Progress{}, false, unavailable("read progress", id.String(), err)
 	}

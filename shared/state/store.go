@@ -59,7 +59,7 @@ func (s *Store) Get(ctx context.Context, id item.ID) (st State, ok bool, err err
 // GetMany reads the states of many contents on one trip, nil for each that Get has none for.
 func (s *Store) GetMany(ctx context.Context, ids []item.ID) ([]*State, error) {
 	states := make([]*State, len(ids))
-	texts, err := s.texts(ctx, ids, s.keys.Content)
+	texts, err := s.readKeys(ctx, ids, s.keys.Content)
 	if err != nil {
 		return nil, unavailable("read states", "", err)
 	}
@@ -71,8 +71,8 @@ func (s *Store) GetMany(ctx context.Context, ids []item.ID) ([]*State, error) {
 	return states, nil
 }
 
-// texts reads a key of each content on one trip; "" where there is none.
-func (s *Store) texts(ctx context.Context, ids []item.ID, key func(item.ID) string) ([]string, error) {
+// readKeys reads a key of each item in one pipeline; "" where it does not exist.
+func (s *Store) readKeys(ctx context.Context, ids []item.ID, key func(item.ID) string) ([]string, error) {
 	texts := make([]string, len(ids))
 	if len(ids) == 0 {
 		return texts, nil
@@ -113,52 +113,6 @@ func (s *Store) texts(ctx context.Context, ids []item.ID, key func(item.ID) stri
 	return texts, nil
 }
 
-// Unsettled is the number of entries of all three streams that their groups have not settled: unread and pending, over
-// all partitions. All three, because each is work that an accepted view has made: were only views counted, a committer that
-// is away would let the others grow without end.
-func (s *Store) Unsettled(ctx context.Context) (int64, error) {
-	queues := s.queues()
-	groups := make([]*redis.XInfoGroupsCmd, len(queues))
-	lengths := make([]*redis.IntCmd, len(queues))
-	// The pipeline's error is that of its first failed command; each command has its own.
-	_, _ = s.rdb.Pipelined(ctx, func(pipe redis.Pipeliner) error {
-		for i, q := range queues {
-			groups[i], lengths[i] = pipe.XInfoGroups(ctx, q.stream), pipe.XLen(ctx, q.stream)
-		}
-		return nil
-	})
-	var sum int64
-	for i, q := range queues {
-		// With no group yet, or a lag that Redis cannot tell, the stream's length is the upper bound.
-		n, err := lengths[i].Result()
-		if err != nil {
-			return 0, unavailable("read backlog", q.stream, err)
-		}
-		infos, err := groups[i].Result()
-		if err != nil && !isNoKey(err) {
-			return 0, unavailable("read backlog", q.stream, err)
-		}
-		for _, g := range infos {
-			if g.Name == q.group && g.Lag >= 0 {
-				n = g.Pending + g.Lag
-			}
-		}
-		sum += n
-	}
-	return sum, nil
-}
-
-// queue is a stream and the group that settles its entries.
-type queue struct{ stream, group string }
-
-func (s *Store) queues() []queue {
-	var all []queue
-	for _, k := range s.keys.Each() {
-		all = append(all, queue{k.Views(), GroupRelocator}, queue{k.Relocated(), GroupCommitter}, queue{k.Committed(), GroupReleaser})
-	}
-	return all
-}
-
 // Now is the time of the server that has a stream, the only clock that its entries' ids know.
 func (s *Store) Now(ctx context.Context, stream string) (time.Time, error) {
 	r, err := timeScript.Run(ctx, s.rdb, []string{stream}).Int64Slice()
@@ -169,29 +123,6 @@ func (s *Store) Now(ctx context.Context, stream string) (time.Time, error) {
 		return time.Time{}, unavailable("read", "time", err)
 	}
 	return time.Unix(r[0], r[1]*1000), nil
-}
-
-// Paused tells whether relocations are paused.
-func (s *Store) Paused(ctx context.Context) (bool, error) {
-	n, err := s.rdb.Exists(ctx, s.keys.Paused()).Result()
-	if err != nil {
-		return false, unavailable("read", s.keys.Paused(), err)
-	}
-	return n == 1, nil
-}
-
-// SetPaused pauses or resumes relocations; by says who, for those who look with redis-cli.
-func (s *Store) SetPaused(ctx context.Context, paused bool, by string) error {
-	var err error
-	if paused {
-		err = s.rdb.Set(ctx, s.keys.Paused(), by, 0).Err()
-	} else {
-		err = s.rdb.Del(ctx, s.keys.Paused()).Err()
-	}
-	if err != nil {
-		return unavailable("write", s.keys.Paused(), err)
-	}
-	return nil
 }
 
 // unavailable wraps an error of Redis: whatever it is, the way on is to try again later.

@@ -2,7 +2,6 @@ package state
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -140,19 +139,4 @@ func (s *Store) ClearUnreachable(ctx context.Context, tiers ...string) error {
 		return unavailable("write", s.keys.Unreachable(), err)
 	}
 	return nil
-}
-
-// Unreachable are sets of tiers that nobody reached lately, and when that was last found: what MarkUnreachable was told.
-func (s *Store) Unreachable(ctx context.Context) (map[string]time.Time, error) {
-	all, err := s.rdb.HGetAll(ctx, s.keys.Unreachable()).Result()
-	if err != nil && !errors.Is(err, redis.Nil) {
-		return nil, unavailable("read", s.keys.Unreachable(), err)
-	}
-	found := map[string]time.Time{}
-	for tiers, at := range all {
-		if t, err := time.Parse(time.RFC3339Nano, at); err == nil && time.Since(t) < unreachableFor {
-			found[tiers] = t
-		}
-	}
-	return found, nil
 }

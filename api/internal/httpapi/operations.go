@@ -10,7 +10,6 @@ import (
 
 	"github.com/labstack/echo/v4"
 
-	"github.com/tierflow/tierflow/api/internal/live"
 	"github.com/tierflow/tierflow/api/internal/reevaluate"
 	"github.com/tierflow/tierflow/shared/event"
 	"github.com/tierflow/tierflow/shared/fault"
@@ -42,14 +41,14 @@ type unreachable struct {
 }
 
 // streamQuery reads after, an entry's id, and limit.
-func (s *Server) streamQuery(c echo.Context) (after live.Ref, most int, err error) {
+func (s *Server) streamQuery(c echo.Context) (after state.Ref, most int, err error) {
 	q, err := query(c, "after", "limit")
 	if err != nil {
-		return live.Ref{}, 0, err
+		return state.Ref{}, 0, err
 	}
 	if q.Has("after") {
-		if after, err = live.ParseRef(s.Reads.Keys(), q.Get("after")); err != nil {
-			return live.Ref{}, 0, malformed("after: %s", detail(err))
+		if after, err = state.ParseRef(s.Reads.Keys(), q.Get("after")); err != nil {
+			return state.Ref{}, 0, malformed("after: %s", detail(err))
 		}
 	}
 	most, err = limit(q)
@@ -57,7 +56,7 @@ func (s *Server) streamQuery(c echo.Context) (after live.Ref, most int, err erro
 }
 
 // refOrNull is a Ref as JSON shows it.
-func (s *Server) refOrNull(r *live.Ref) *string {
+func (s *Server) refOrNull(r *state.Ref) *string {
 	if r == nil {
 		return nil
 	}
@@ -71,7 +70,7 @@ func (s *Server) listRelocations(c echo.Context) error {
 		return err
 	}
 	ctx := c.Request().Context()
-	moves, next, err := live.InFlight(ctx, s.Redis, s.Reads, after, most)
+	moves, next, err := s.Reads.Moves(ctx, after, most)
 	if err != nil {
 		return err
 	}
@@ -136,11 +135,7 @@ type deadAnswer struct {
 	Entry        map[string]string `json:"entry"`
 }
 
-func describeDead(id string, values map[string]any) deadAnswer {
-	fields := make(map[string]string, len(values))
-	for k, v := range values {
-		fields[k], _ = v.(string)
-	}
+func describeDead(id string, fields map[string]string) deadAnswer {
 	// What cannot be read is shown as far as it can be: here is where somebody looks for it.
 	f, entry, _ := event.ParseDead(fields)
 	return deadAnswer{id, f.Stage, f.Reason, f.Error, f.Attempts, f.SourceStream, f.SourceID, fields["failed_at"], entry}
@@ -152,7 +147,7 @@ func (s *Server) listDead(c echo.Context) error {
 		return err
 	}
 	keys := s.Reads.Keys()
-	dead, next, err := live.Dead(c.Request().Context(), s.Redis, keys, after, most)
+	dead, next, err := s.Reads.DeadLetters(c.Request().Context(), after, most)
 	if err != nil {
 		return err
 	}
@@ -161,20 +156,20 @@ func (s *Server) listDead(c echo.Context) error {
 		NextAfter *string      `json:"next_after"` // null at the end
 	}{Dead: []deadAnswer{}, NextAfter: s.refOrNull(next)}
 	for _, d := range dead {
-		list.Dead = append(list.Dead, describeDead(d.Ref.Text(keys), d.Values))
+		list.Dead = append(list.Dead, describeDead(d.Ref.Text(keys), d.Fields))
 	}
 	return c.JSON(http.StatusOK, list)
 }
 
 // deadRef is the entry that the path names, and the keys of its partition.
-func (s *Server) deadRef(c echo.Context) (live.Ref, state.Keys, error) {
+func (s *Server) deadRef(c echo.Context) (state.Ref, state.Keys, error) {
 	if _, err := query(c); err != nil {
-		return live.Ref{}, state.Keys{}, err
+		return state.Ref{}, state.Keys{}, err
 	}
 	keys := s.Reads.Keys()
-	r, err := live.ParseRef(keys, c.Param("id"))
+	r, err := state.ParseRef(keys, c.Param("id"))
 	if err != nil {
-		return live.Ref{}, state.Keys{}, err
+		return state.Ref{}, state.Keys{}, err
 	}
 	return r, keys.In(r.Partition), nil
 }
@@ -192,14 +187,14 @@ func (s *Server) retryDead(c echo.Context) error {
 	}
 	ctx := c.Request().Context()
 	id := c.Param("id")
-	ms, err := s.Redis.XRange(ctx, keys.Dead(), r.ID, r.ID).Result()
+	found, ok, err := s.Reads.GetDeadLetter(ctx, r)
 	if err != nil {
-		return fault.New(fault.Unavailable, "read", keys.Dead(), err)
+		return err
 	}
-	if len(ms) == 0 {
+	if !ok {
 		return noDead(id)
 	}
-	dead := describeDead(id, ms[0].Values)
+	dead := describeDead(id, found.Fields)
 	var eventID string
 	var result state.RetryResult
 	switch dead.SourceStream {
@@ -212,13 +207,13 @@ func (s *Server) retryDead(c echo.Context) error {
 			return fault.New(fault.Unprocessable, "retry", id, errors.New("its content belongs to another partition: drop it"))
 		}
 		eventID = v.EventID
-		result, err = s.Writes.RetryView(ctx, r.ID, dead.SourceID, v)
+		result, err = s.Writes.RetryView(ctx, r, dead.SourceID, v)
 		if err != nil {
 			return err
 		}
 	case keys.Relocated(), keys.Committed():
 		eventID = dead.Entry["event_id"]
-		if result, err = s.Writes.Retry(ctx, keys.Dead(), r.ID, dead.SourceStream, event.Ordered(dead.Entry)); err != nil {
+		if result, err = s.Writes.Retry(ctx, r, dead.SourceStream, event.Ordered(dead.Entry)); err != nil {
 			return err
 		}
 	default:
@@ -253,15 +248,15 @@ func (s *Server) secondView(c echo.Context, dead deadAnswer) (event.View, error)
 }
 
 func (s *Server) dropDead(c echo.Context) error {
-	r, keys, err := s.deadRef(c)
+	r, _, err := s.deadRef(c)
 	if err != nil {
 		return err
 	}
-	n, err := s.Redis.XDel(c.Request().Context(), keys.Dead(), r.ID).Result()
+	ok, err := s.Reads.DropDeadLetter(c.Request().Context(), r)
 	if err != nil {
-		return fault.New(fault.Unavailable, "drop", c.Param("id"), err)
+		return err
 	}
-	if n == 0 {
+	if !ok {
 		return noDead(c.Param("id"))
 	}
 	return c.NoContent(http.StatusNoContent)

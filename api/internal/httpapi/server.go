@@ -13,7 +13,6 @@ import (
 	"github.com/google/uuid"
 	"github.com/labstack/echo/v4"
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/redis/go-redis/v9"
 	"go.uber.org/zap"
 
 	"github.com/tierflow/tierflow/api/internal/apikeys"
@@ -38,7 +37,6 @@ type Options struct {
 	Hub        *live.Hub
 	Reads      *state.Store // for reads, which may be repeated
 	Writes     *state.Store // for scripts, which are never sent twice
-	Redis      redis.UniversalClient
 	Ready      *admin.Ready
 	Metrics    *prometheus.Registry
 	Guard      *apikeys.Guard // nil where no keys are configured: everybody may do everything

@@ -9,7 +9,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/redis/go-redis/v9"
 	"go.uber.org/zap"
 
 	"github.com/tierflow/tierflow/shared/event"
@@ -20,9 +19,11 @@ import (
 )
 
 const (
-	// progressEvery is how often moves in flight are looked at, and progressMost how many of them.
+	// progressEvery is how often moves in flight are looked at, and maxMoves how many of them.
 	progressEvery = time.Second
-	progressMost  = 100
+	maxMoves      = 100
+	// page is how many entries of a stream catching up reads at once.
+	page = 1000
 	// buffer is how many events may wait for a watcher; one that is slower is sent to read the streams again.
 	buffer = 4096
 )
@@ -60,7 +61,7 @@ func (p Position) String() string {
 // ParsePosition reads what String wrote, or the id of an entry, which means the same moment in every stream.
 func ParsePosition(k state.Keys, s string) (Position, error) {
 	entry, rest, exact := strings.Cut(s, ";")
-	r, err := ParseRef(k, entry)
+	r, err := state.ParseRef(k, entry)
 	if err != nil {
 		return Position{}, err
 	}
@@ -71,7 +72,7 @@ func ParsePosition(k state.Keys, s string) (Position, error) {
 			return Position{}, fault.New(fault.Malformed, "read event id", s, fmt.Errorf("it has %d parts", 1+len(ids)))
 		}
 		for i, id := range ids {
-			if !ValidID(id) {
+			if !state.ValidEntryID(id) {
 				return Position{}, fault.New(fault.Malformed, "read event id", s, fmt.Errorf("%q is not the id of an entry", id))
 			}
 			p.ids[i] = id
@@ -94,22 +95,12 @@ func ParsePosition(k state.Keys, s string) (Position, error) {
 	return p, nil
 }
 
-// ValidID tells whether s is the id of an entry: two numbers with a dash between.
-func ValidID(s string) bool {
-	ms, seq, ok := strings.Cut(s, "-")
-	digits := func(s string) bool {
-		return s != "" && len(s) <= 20 && strings.Trim(s, "0123456789") == ""
-	}
-	return ok && digits(ms) && digits(seq)
-}
-
 // Hub reads the four streams once for all who watch, and only while somebody does.
 type Hub struct {
-	rdb   redis.UniversalClient
-	store *state.Store
-	keys  []string // views, relocated, committed, dead of every partition
-	log   *zap.Logger
-	wake  chan struct{}
+	store   *state.Store
+	streams []string // views, relocated, committed, dead of every partition
+	log     *zap.Logger
+	wake    chan struct{}
 
 	mu       sync.Mutex
 	watchers map[*Watcher]bool
@@ -117,11 +108,11 @@ type Hub struct {
 }
 
 // NewHub makes a Hub. Run must be started.
-func NewHub(rdb redis.UniversalClient, store *state.Store, log *zap.Logger) *Hub {
-	h := &Hub{rdb: rdb, store: store, log: log,
+func NewHub(store *state.Store, log *zap.Logger) *Hub {
+	h := &Hub{store: store, log: log,
 		wake: make(chan struct{}, 1), watchers: map[*Watcher]bool{}, reading: make(chan struct{})}
 	for _, k := range store.Keys().Each() {
-		h.keys = append(h.keys, k.Views(), k.Relocated(), k.Committed(), k.Dead())
+		h.streams = append(h.streams, k.Views(), k.Relocated(), k.Committed(), k.Dead())
 	}
 	return h
 }
@@ -135,19 +126,19 @@ type Watcher struct {
 
 // End is the present end of the streams: where a watcher begins who has seen nothing yet.
 func (h *Hub) End(ctx context.Context) (Position, error) {
-	p := Position{entry: Ref{ID: "0-0"}.Text(h.store.Keys()), ids: make([]string, len(h.keys))}
-	newest := Ref{ID: "0-0"}
-	for i, key := range h.keys {
-		id, err := lastID(ctx, h.rdb, key)
-		if err != nil {
-			return Position{}, fault.New(fault.Unavailable, "read", key, err)
-		}
-		p.ids[i] = id
-		if r := (Ref{i / len(streams), id}); r.compare(newest) > 0 {
+	p := Position{entry: state.Ref{ID: "0-0"}.Text(h.store.Keys())}
+	newest := state.Ref{ID: "0-0"}
+	ids, err := h.store.LastIDs(ctx, h.streams)
+	if err != nil {
+		return Position{}, err
+	}
+	p.ids = ids
+	for i, id := range ids {
+		if r := (state.Ref{Partition: i / len(streams), ID: id}); r.Compare(newest) > 0 {
 			newest = r
 		}
 	}
-	if len(h.keys) > len(streams) { // where String has no more than this
+	if len(h.streams) > len(streams) { // where String has no more than this
 		p.entry = newest.Text(h.store.Keys())
 	}
 	return p, nil
@@ -179,7 +170,7 @@ func (w *Watcher) follow(ctx context.Context, reading <-chan struct{}, beat <-ch
 			if !stream.Newer(e.ID, w.at.ids[e.at]) {
 				return nil
 			}
-			w.at.ids[e.at], w.at.entry = e.ID, Ref{e.at / len(streams), e.ID}.Text(w.hub.store.Keys())
+			w.at.ids[e.at], w.at.entry = e.ID, state.Ref{Partition: e.at / len(streams), ID: e.ID}.Text(w.hub.store.Keys())
 		}
 		return send(&e, w.at)
 	}
@@ -232,17 +223,17 @@ func (w *Watcher) catchUp(ctx context.Context, deliver func(Event) error) error 
 	for {
 		var events []Event
 		full := ""
-		for i, key := range w.hub.keys {
-			ms, err := w.hub.rdb.XRangeN(ctx, key, "("+w.at.ids[i], "+", page).Result()
+		for i, key := range w.hub.streams {
+			found, err := w.hub.store.EntriesAfter(ctx, key, w.at.ids[i], page)
 			if err != nil {
-				return fault.New(fault.Unavailable, "read", key, err)
+				return err
 			}
-			for _, m := range ms {
-				events = append(events, entry(i, m))
+			for _, e := range found {
+				events = append(events, entryEvent(i, e))
 			}
 			// Behind the end of a full page there may be entries that are older than what the others have.
-			if len(ms) == page && (full == "" || stream.Newer(full, ms[page-1].ID)) {
-				full = ms[page-1].ID
+			if len(found) == page && (full == "" || stream.Newer(full, found[page-1].ID)) {
+				full = found[page-1].ID
 			}
 		}
 		slices.SortStableFunc(events, older)
@@ -270,8 +261,8 @@ func older(a, b Event) int {
 	return 0
 }
 
-func entry(i int, m redis.XMessage) Event {
-	return Event{Stream: streams[i%len(streams)], ID: m.ID, Fields: event.Ordered(values(m.Values)), at: i}
+func entryEvent(i int, e state.Entry) Event {
+	return Event{Stream: streams[i%len(streams)], ID: e.ID, Fields: event.Ordered(e.Fields), at: i}
 }
 
 func (h *Hub) add(w *Watcher) (reading <-chan struct{}) {
@@ -343,12 +334,8 @@ func (h *Hub) readStreams(ctx context.Context) {
 }
 
 func (h *Hub) read(ctx context.Context, at *Position) error {
-	all := make([]int, len(h.keys))
-	for i := range all {
-		all[i] = i
-	}
 	var events []Event
-	err := readStreams(ctx, h.rdb, h.keys, at.ids, all, func(i int, m redis.XMessage) { events = append(events, entry(i, m)) })
+	err := h.store.ReadNew(ctx, h.streams, at.ids, func(i int, e state.Entry) { events = append(events, entryEvent(i, e)) })
 	slices.SortStableFunc(events, older)
 	h.spread(events)
 	return err
@@ -379,7 +366,7 @@ func (h *Hub) progress(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
-		moves, _, err := InFlight(ctx, h.rdb, h.store, Ref{}, progressMost)
+		moves, _, err := h.store.Moves(ctx, state.Ref{}, maxMoves)
 		if err != nil {
 			continue
 		}

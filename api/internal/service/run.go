@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"strings"
 	"sync"
 
 	"go.uber.org/zap"
@@ -53,7 +52,7 @@ func Run(ctx context.Context, c Config, log *zap.Logger, listening func(net.Addr
 
 	find := lookup.New(lookup.Options{Catalog: c.catalog, Log: log, Metrics: metrics})
 	ready := admin.NewReady(log,
-		admin.Check{Name: "redis", Do: redisCheck(c, writes)},
+		admin.Check{Name: "redis", Do: redisCheck(writes, reads)},
 		admin.Check{Name: "mysql", Do: c.catalog.Ping},
 		admin.Check{Name: "schema", Do: func(ctx context.Context) error {
 			if err := c.catalog.CheckSchema(ctx); err != nil {
@@ -65,8 +64,8 @@ func Run(ctx context.Context, c Config, log *zap.Logger, listening func(net.Addr
 	batcher := ingest.New(ingest.Options{Store: writes, MaxBacklog: c.MaxBacklog, Metrics: metrics})
 	contents := registry.New(c.catalog.DB(), writes, log)
 	reevaluator := reevaluate.New(reevaluate.Options{Store: writes, Catalog: c.catalog, Registry: contents, Full: batcher.Full, Log: log})
-	commits := live.NewCommits(c.reads, keys, find.Invalidate, log)
-	hub := live.NewHub(c.reads, reads, log)
+	commits := live.NewCommits(reads, find.Invalidate, log)
+	hub := live.NewHub(reads, log)
 
 	// Their context outlives ctx: requests in hand need them.
 	work, stop := context.WithCancel(context.WithoutCancel(ctx))
@@ -85,7 +84,7 @@ func Run(ctx context.Context, c Config, log *zap.Logger, listening func(net.Addr
 
 	server := httpapi.New(httpapi.Options{
 		Ingest: batcher, Lookup: find, Catalog: c.catalog, Registry: contents, Reevaluate: reevaluator,
-		Commits: commits, Hub: hub, Reads: reads, Writes: writes, Redis: c.reads, Ready: ready, Metrics: metrics, Guard: guard,
+		Commits: commits, Hub: hub, Reads: reads, Writes: writes, Ready: ready, Metrics: metrics, Guard: guard,
 		Log: log,
 	}).HTTP()
 	served := make(chan error, 1)
@@ -129,21 +128,16 @@ func keysChanged(f *apikeys.File, err error, ready *admin.Ready, log *zap.Logger
 	log.Info("API keys", zap.Strings("keys", names))
 }
 
-// redisCheck tells whether Redis answers and has our number of partitions. The first time that it does, the relocators'
-// groups are made, so that the backlog is known from the first view on; later they are theirs.
-func redisCheck(c Config, store *state.Store) func(context.Context) error {
+// redisCheck tells whether Redis answers and has our number of partitions. The first time that it does, it makes the
+// relocators' groups, so that the backlog is known from the first view on. Later the groups are the relocators' concern.
+func redisCheck(writes, reads *state.Store) func(context.Context) error {
 	made := false
 	return func(ctx context.Context) error {
-		if err := store.Agree(ctx); err != nil || made {
+		if err := writes.Agree(ctx); err != nil || made {
 			return err
 		}
-		for _, k := range store.Keys().Each() {
-			err := c.reads.XGroupCreateMkStream(ctx, k.Views(), state.GroupRelocator, "0").Err()
-			if err != nil && !strings.HasPrefix(err.Error(), "BUSYGROUP") {
-				return err
-			}
-		}
-		made = true
-		return nil
+		err := reads.CreateRelocatorGroups(ctx)
+		made = err == nil
+		return err
 	}
 }

@@ -99,7 +99,7 @@ func (r *run) lookUp(ctx context.Context, still []suspicion) (*present, error) {
 		}
 	}
 	if len(events) > 0 {
-		now.deadLetters, err = r.o.Store.Dead(ctx, events...)
+		now.deadLetters, err = r.o.Store.DeadEvents(ctx, events...)
 	}
 	return now, err
 }

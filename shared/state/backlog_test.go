@@ -96,7 +96,7 @@ func TestDeadTellsWhichEventsFailedForGood(t *testing.T) {
 	for i := range 1200 {
 		w.must(w.rdb.XAdd(t.Context(), &redis.XAddArgs{Stream: w.keys.Dead(), Values: []any{"event_id", fmt.Sprintf("e%d", i)}}).Err())
 	}
-	got, err := w.Dead(t.Context(), "e0", "e1199", "e1200")
+	got, err := w.DeadEvents(t.Context(), "e0", "e1199", "e1200")
 	if err != nil || len(got) != 2 || !got["e0"] || !got["e1199"] {
 		t.Errorf("%v, %v", got, err)
 	}
@@ -207,12 +207,12 @@ func TestWithoutRedisEveryCallSaysUnavailable(t *testing.T) {
 			_, err := s.DeadLetter(ctx, "g", "c", nil, event.Failure{SourceStream: "x:views"})
 			return err
 		},
-		"RetryView":      func() error { _, err := s.RetryView(ctx, "1-0", "1-0", v); return err },
-		"Retry":          func() error { _, err := s.Retry(ctx, "x:dead", "1-0", "x", v.Fields()); return err },
+		"RetryView":      func() error { _, err := s.RetryView(ctx, state.Ref{ID: "1-0"}, "1-0", v); return err },
+		"Retry":          func() error { _, err := s.Retry(ctx, state.Ref{ID: "1-0"}, "x", v.Fields()); return err },
 		"Unsettled":      func() error { _, err := s.Unsettled(ctx); return err },
 		"Agree":          func() error { return s.Agree(ctx) },
 		"InFlight":       func() error { _, err := s.InFlight(ctx); return err },
-		"Dead":           func() error { _, err := s.Dead(ctx, "e"); return err },
+		"DeadEvents":     func() error { _, err := s.DeadEvents(ctx, "e"); return err },
 		"Paused":         func() error { _, err := s.Paused(ctx); return err },
 		"SetPaused":      func() error { return s.SetPaused(ctx, true, "") },
 		"SetProgress":    func() error { return s.SetProgress(ctx, 7, state.Progress{}) },

@@ -1,0 +1,184 @@
+package state
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/tierflow/tierflow/shared/item"
+	"github.com/tierflow/tierflow/shared/stream"
+)
+
+// Unsettled is the number of entries of all three streams that their groups have not settled: unread and pending, over
+// all partitions. All three, because each is work that an accepted view has made: were only views counted, a committer that
+// is away would let the others grow without end.
+func (s *Store) Unsettled(ctx context.Context) (int64, error) {
+	all := s.groups()
+	groups := make([]*redis.XInfoGroupsCmd, len(all))
+	lengths := make([]*redis.IntCmd, len(all))
+	// The pipeline's error is that of its first failed command; each command has its own.
+	_, _ = s.rdb.Pipelined(ctx, func(pipe redis.Pipeliner) error {
+		for i, q := range all {
+			groups[i], lengths[i] = pipe.XInfoGroups(ctx, q.stream), pipe.XLen(ctx, q.stream)
+		}
+		return nil
+	})
+	var sum int64
+	for i, q := range all {
+		// With no group yet, or a lag that Redis cannot tell, the stream's length is the upper bound.
+		n, err := lengths[i].Result()
+		if err != nil {
+			return 0, unavailable("read backlog", q.stream, err)
+		}
+		infos, err := groups[i].Result()
+		if err != nil && !isNoKey(err) {
+			return 0, unavailable("read backlog", q.stream, err)
+		}
+		for _, g := range infos {
+			if g.Name == q.group && g.Lag >= 0 {
+				n = g.Pending + g.Lag
+			}
+		}
+		sum += n
+	}
+	return sum, nil
+}
+
+// CreateRelocatorGroups makes the group of the relocators on views of every partition, from the first entry on, where it
+// is missing. Without a group, Unsettled counts every entry that is still in the stream.
+func (s *Store) CreateRelocatorGroups(ctx context.Context) error {
+	for _, k := range s.keys.Each() {
+		err := s.rdb.XGroupCreateMkStream(ctx, k.Views(), GroupRelocator, "0").Err()
+		if err != nil && !redis.HasErrorPrefix(err, "BUSYGROUP") {
+			return unavailable("create group on", k.Views(), err)
+		}
+	}
+	return nil
+}
+
+// streamGroup is a stream and the group that settles its entries.
+type streamGroup struct{ stream, group string }
+
+func (s *Store) groups() []streamGroup {
+	var all []streamGroup
+	for _, k := range s.keys.Each() {
+		all = append(all, streamGroup{k.Views(), GroupRelocator}, streamGroup{k.Relocated(), GroupCommitter}, streamGroup{k.Committed(), GroupReleaser})
+	}
+	return all
+}
+
+// InFlight returns which of these contents, or of all where none is given, an unsettled entry of any stage names. It may
+// return more of them: of each stream it takes everything from the first unsettled entry on. Stages are read in the order
+// in which an entry goes through them, so none slips by.
+func (s *Store) InFlight(ctx context.Context, among ...item.ID) (map[item.ID]bool, error) {
+	if err := s.agreed(ctx); err != nil {
+		return nil, err
+	}
+	wanted := make(map[item.ID]bool, len(among))
+	for _, id := range among {
+		wanted[id] = true
+	}
+	ids := map[item.ID]bool{}
+	for _, g := range s.groups() {
+		start, err := s.firstUnsettled(ctx, g.stream, g.group)
+		if err != nil {
+			return nil, unavailable("read", g.stream, err)
+		}
+		if start == "" {
+			continue
+		}
+		err = s.eachEntry(ctx, g.stream, start, func(e redis.XMessage) {
+			cid, _ := e.Values["cid"].(string)
+			if id, err := item.ParseID(cid); err == nil && (len(wanted) == 0 || wanted[id]) {
+				ids[id] = true
+			}
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	return ids, nil
+}
+
+// eachEntry calls fn for every entry of a stream from start on, as XRANGE takes it, page by page.
+func (s *Store) eachEntry(ctx context.Context, stream, start string, fn func(redis.XMessage)) error {
+	const limit = 1000
+	for {
+		page, err := s.rdb.XRangeN(ctx, stream, start, "+", limit).Result()
+		if err != nil {
+			return unavailable("read", stream, err)
+		}
+		for _, e := range page {
+			fn(e)
+		}
+		if len(page) < limit {
+			return nil
+		}
+		start = "(" + page[limit-1].ID
+	}
+}
+
+// firstUnsettled is where XRANGE starts to see everything that a group has not settled.
+func (s *Store) firstUnsettled(ctx context.Context, key, group string) (string, error) {
+	groups, err := s.rdb.XInfoGroups(ctx, key).Result()
+	if err != nil {
+		if isNoKey(err) {
+			return "", nil
+		}
+		return "", err
+	}
+	for _, g := range groups {
+		if g.Name != group {
+			continue
+		}
+		p, err := s.rdb.XPending(ctx, key, group).Result()
+		if err != nil && !errors.Is(err, redis.Nil) {
+			return "", err
+		}
+		if p != nil && p.Count > 0 && !stream.Newer(p.Lower, g.LastDeliveredID) {
+			return p.Lower, nil
+		}
+		return "(" + g.LastDeliveredID, nil
+	}
+	return "-", nil // no group yet: nothing is settled
+}
+
+// Paused tells whether relocations are paused.
+func (s *Store) Paused(ctx context.Context) (bool, error) {
+	n, err := s.rdb.Exists(ctx, s.keys.Paused()).Result()
+	if err != nil {
+		return false, unavailable("read", s.keys.Paused(), err)
+	}
+	return n == 1, nil
+}
+
+// SetPaused pauses or resumes relocations; by says who, for those who look with redis-cli.
+func (s *Store) SetPaused(ctx context.Context, paused bool, by string) error {
+	var err error
+	if paused {
+		err = s.rdb.Set(ctx, s.keys.Paused(), by, 0).Err()
+	} else {
+		err = s.rdb.Del(ctx, s.keys.Paused()).Err()
+	}
+	if err != nil {
+		return unavailable("write", s.keys.Paused(), err)
+	}
+	return nil
+}
+
+// Unreachable are sets of tiers that nobody reached lately, and when that was last found: what MarkUnreachable was told.
+func (s *Store) Unreachable(ctx context.Context) (map[string]time.Time, error) {
+	all, err := s.rdb.HGetAll(ctx, s.keys.Unreachable()).Result()
+	if err != nil && !errors.Is(err, redis.Nil) {
+		return nil, unavailable("read", s.keys.Unreachable(), err)
+	}
+	found := map[string]time.Time{}
+	for tiers, at := range all {
+		if t, err := time.Parse(time.RFC3339Nano, at); err == nil && time.Since(t) < unreachableFor {
+			found[tiers] = t
+		}
+	}
+	return found, nil
+}
