@@ -65,6 +65,11 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout io.Writer) 
 	if err := flags.Parse(args); err != nil {
 		return usageError{err}
 	}
+	if flags.NArg() > 0 {
+		fmt.Fprintf(os.Stderr, "embedded: unknown arguments %q\n", flags.Args())
+		flags.Usage()
+		return usageError{errors.New("unknown arguments")}
+	}
 
 	redisURL, stopRedis, err := startRedis(*redisAddr)
 	if err != nil {

@@ -26,6 +26,6 @@ install_missing() (
 		printf '#!/bin/sh\nexit 101\n' | $as_root tee $policy >/dev/null
 		$as_root chmod 755 $policy
 	fi
-	$as_root apt-get -qq update >&2
-	$as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends install "${missing[@]}" >&2
+	$as_root apt-get -qq -o DPkg::Lock::Timeout=300 update >&2
+	$as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=300 -y --no-install-recommends install "${missing[@]}" >&2
 )

@@ -24,8 +24,13 @@ import (
 )
 
 func main() {
+	const usage = "usage: baseline ADDRESS MYSQL-DSN REDIS-ADDRESS"
+	if len(os.Args) == 2 && (os.Args[1] == "-h" || os.Args[1] == "--help") {
+		fmt.Println(usage)
+		return
+	}
 	if len(os.Args) != 4 {
-		fmt.Fprintln(os.Stderr, "usage: baseline ADDRESS MYSQL-DSN REDIS-ADDRESS")
+		fmt.Fprintf(os.Stderr, "baseline: unknown arguments %q\n%s\n", os.Args[1:], usage)
 		os.Exit(process.Settings)
 	}
 	if err := serve(os.Args[1], os.Args[2], os.Args[3]); err != nil {

@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"strings"
 	"syscall"
 	"time"
 
@@ -21,8 +22,13 @@ import (
 )
 
 func main() {
-	if len(os.Args) < 2 {
-		fmt.Fprintln(os.Stderr, "usage: servers COMMAND [ARGUMENT...]")
+	const usage = "usage: servers COMMAND [ARGUMENT...]"
+	switch {
+	case len(os.Args) == 2 && (os.Args[1] == "-h" || os.Args[1] == "--help"):
+		fmt.Println(usage)
+		return
+	case len(os.Args) < 2 || strings.HasPrefix(os.Args[1], "-"):
+		fmt.Fprintf(os.Stderr, "servers: unknown arguments %q\n%s\n", os.Args[1:], usage)
 		os.Exit(process.Settings)
 	}
 	os.Exit(process.Run(func(ctx context.Context) int {

@@ -22,6 +22,15 @@ import (
 )
 
 func main() {
+	const usage = "usage: go test -json ./... | tally [FILE]"
+	switch {
+	case len(os.Args) == 2 && (os.Args[1] == "-h" || os.Args[1] == "--help"):
+		fmt.Println(usage)
+		return
+	case len(os.Args) > 2 || len(os.Args) == 2 && strings.HasPrefix(os.Args[1], "-"):
+		fmt.Fprintf(os.Stderr, "tally: unknown arguments %q\n%s\n", os.Args[1:], usage)
+		os.Exit(process.Settings)
+	}
 	t, err := read(os.Stdin, os.Stdout)
 	if err == nil && len(os.Args) > 1 {
 		err = t.append(os.Args[1])
