@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"context"
 	"net/http"
 	"time"
 
@@ -8,6 +9,7 @@ import (
 
 	"github.com/tierflow/tierflow/api/internal/reevaluate"
 	"github.com/tierflow/tierflow/shared/item"
+	"github.com/tierflow/tierflow/shared/policy"
 	"github.com/tierflow/tierflow/shared/state"
 )
 
@@ -16,7 +18,7 @@ import (
 const (
 	// commitWait is how long update_sentence waits for a commit that is on its way.
 	commitWait = 2 * time.Second
-	// commitPoll is how often it looks meanwhile, in case that the news was missed.
+	// commitPoll is how often it looks meanwhile, in case that it missed the entry of committed.
 	commitPoll = 100 * time.Millisecond
 
 	notYet = "check your status again"
@@ -80,8 +82,8 @@ func answer(c echo.Context, contentType []string, b []byte) error {
 	return err // the peer has gone: what was done is done
 }
 
-// updateSentence answers with the cid once nothing is left to do for a content: its newest event is done and MySQL
-// names its target.
+// updateSentence answers with the cid once nothing is left to do for an item: its newest event is done and MySQL names
+// its target. Where the state has expired, or Redis was wiped, the row's last count says what the target is.
 func (s *Server) updateSentence(c echo.Context) error {
 	r := c.Request()
 	kind, err := mediaType(r, formType, jsonType)
@@ -100,8 +102,8 @@ func (s *Server) updateSentence(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	// Listen before looking, so that no news falls between.
-	news, stop := s.Commits.Next(id)
+	// Listen before looking, so that a commit between the two is not missed.
+	committed, stop := s.Commits.Next(id)
 	defer stop()
 	deadline := time.NewTimer(commitWait)
 	defer deadline.Stop()
@@ -116,14 +118,23 @@ func (s *Server) updateSentence(c echo.Context) error {
 		if err != nil {
 			return err
 		}
+		if !ok {
+			if ok, err = s.onTarget(r.Context(), id, found.Policy); err != nil {
+				return err
+			}
+			if !ok {
+				return answer(c, textHeader, []byte(notYet))
+			}
+			return answer(c, textHeader, []byte(id.String()))
+		}
 		switch {
-		case !ok || st.Status != state.Done:
+		case st.Status != state.Done:
 			return answer(c, textHeader, []byte(notYet))
 		case st.Target == found.Row.Level:
 			return answer(c, textHeader, []byte(id.String()))
 		}
 		select {
-		case <-news:
+		case <-committed:
 		case <-poll.C:
 		case <-deadline.C:
 			return answer(c, textHeader, []byte(notYet))
@@ -131,4 +142,15 @@ func (s *Server) updateSentence(c echo.Context) error {
 			return nil
 		}
 	}
+}
+
+// onTarget tells whether the row of an item that has no state names its target. A state that calls for a move does not
+// expire, so nothing is under way and the row's last count decides. An item that was never counted nor moved has no
+// target yet.
+func (s *Server) onTarget(ctx context.Context, id item.ID, p policy.Policy) (bool, error) {
+	row, err := s.Catalog.Content(ctx, id)
+	if err != nil || row.ViewCount == 0 && row.Generation == 0 {
+		return false, err
+	}
+	return p.Decide(row.Item(row.ViewCount), time.Now()).Target == row.Level, nil
 }

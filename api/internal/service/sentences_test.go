@@ -195,6 +195,40 @@ func TestUpdateSentence(t *testing.T) {
 	})
 }
 
+func TestUpdateSentenceGoesByTheLastCountOfTheRowWhenTheStateHasExpired(t *testing.T) {
+	a := start(t, options{})
+	for cid, c := range []struct {
+		change string // of a row on bronze
+		want   string
+	}{
+		1: {"", "check your status again"}, // never counted: no target is known
+		2: {"view_count = 1", "2"},
+		3: {"view_count = 5000", "check your status again"}, // its count calls for gold
+		4: {"view_count = 5000, content_level = 'gold', generation = 1", "4"},
+		5: {"view_count = 5000, pinned_level = 'bronze'", "5"},
+		6: {"view_count = 1, pinned_level = 'gold'", "check your status again"},
+		7: {"generation = 2", "7"}, // it was moved back for a count of 0
+	} {
+		if cid == 0 {
+			continue
+		}
+		a.insert(cid, "bronze", fmt.Sprintf("%d.mp4", cid))
+		if c.change != "" {
+			a.exec("UPDATE contents SET " + c.change + " WHERE cid = " + fmt.Sprint(cid))
+		}
+		if status, body := a.do("POST", "/update_sentence", form, fmt.Sprintf("cid=%d", cid)); status != 200 || body != c.want {
+			t.Errorf("%s: %d %q, not %q", c.change, status, body, c.want)
+		}
+	}
+	a.post("cid=2&count=1")
+	if err := a.redis.Del(t.Context(), a.keys.Content(2)).Err(); err != nil {
+		t.Fatal(err)
+	}
+	if _, body := a.do("POST", "/update_sentence", form, "cid=2"); body != "2" {
+		t.Errorf("after its state has expired: %q", body)
+	}
+}
+
 // emit does what a relocator does: take the newest event of a content and hand its copy to the committer.
 func emit(t *testing.T, a *api, store *state.Store, id item.ID) {
 	t.Helper()
