@@ -1,6 +1,22 @@
-// Package catalog is MySQL as Tierflow uses it: the connection's settings, the schema, reads, and the classes of
-// errors. MySQL always names the place where a content's file is. Writes belong to the services. Its importers
-// are all three services and the programs under scripts.
+// Package catalog is MySQL as Tierflow uses it: the settings of a connection, the schema, the reads by table, and the classes of
+// errors. MySQL alone says where an item's file is.
+//
+// Writes are parts of a service's transactions and stand in the service: what they lock and check in the same transaction is
+// that service's protocol. Who writes what, by table:
+//
+//	contents         api        INSERT, DELETE, UPDATE (pinned_level)
+//	contents         relocator  UPDATE (generation, view_count)
+//	contents         committer  UPDATE (content_level, update_time, generation, view_count, size_bytes, digest)
+//	level            api        INSERT, DELETE, UPDATE (min_counts, max_counts, path)
+//	level            owner      UPDATE (tier_id)
+//	update_history   committer  INSERT, UPDATE
+//	appraisal        api        INSERT, DELETE, UPDATE
+//	tierflow_schema  owner      INSERT
+//
+// UPDATE without columns means all columns: no other service writes that table. The owner is the account of `committer migrate`
+// and `relocator init-tiers`. The statements are in api/internal/registry, in the relocator's packages (release, counts,
+// init-tiers) and in committer/internal/apply. A house test compares this table with the statements in the sources and with
+// the accounts that compose/mysql/accounts makes.
 //
 // It runs on MySQL 8.0 and MariaDB 10.11, and later ones; on go-mysql-server well enough for a demonstration.
 package catalog
@@ -17,8 +33,8 @@ import (
 	"github.com/go-sql-driver/mysql"
 )
 
-// Catalog reads one database. All its errors are fault errors; those of a server that is away or not set up yet
-// are fault.Unavailable.
+// Catalog reads one database. All its errors are fault errors. They are fault.Unavailable where the server is away or has no
+// schema yet.
 type Catalog struct {
 	db  *sql.DB
 	cfg *mysql.Config
@@ -28,13 +44,13 @@ type Catalog struct {
 // process that is stopped or cut off inside a transaction holds its row locks no longer than this.
 const IdleSession = 30 * time.Second
 
-// Options of Open; the zero value is good.
+// Options of Open. The zero value is valid.
 type Options struct {
-	MaxConns int // connections at most; 16 by default
+	MaxConns int // most connections of the pool; 16 by default
 }
 
-// Open reads the DSN (https://github.com/go-sql-driver/mysql#dsn-data-source-name), which needs no parameters
-// but must name a database. It does not connect: the server may come later.
+// Open parses the DSN (https://github.com/go-sql-driver/mysql#dsn-data-source-name). The DSN must name a database and needs no
+// parameters. Open does not connect: the server may start later.
 func Open(dsn string, o Options) (*Catalog, error) {
 	cfg, err := parse(dsn)
 	if err != nil {
@@ -51,11 +67,11 @@ func Open(dsn string, o Options) (*Catalog, error) {
 	db.SetMaxOpenConns(conns)
 	db.SetMaxIdleConns(conns)
 	db.SetConnMaxIdleTime(IdleSession / 2)
-	db.SetConnMaxLifetime(5 * time.Minute) // below what servers and load balancers between allow
+	db.SetConnMaxLifetime(5 * time.Minute) // shorter than the limits of servers and load balancers
 	return &Catalog{db, cfg}, nil
 }
 
-// parse sets everything that Tierflow relies on, whatever the DSN says, but for the isolation level: see connector.
+// parse sets everything that Tierflow relies on, whatever the DSN says. connector sets the isolation level.
 func parse(dsn string) (*mysql.Config, error) {
 	cfg, err := mysql.ParseDSN(dsn)
 	if err != nil {
@@ -69,14 +85,14 @@ func parse(dsn string) (*mysql.Config, error) {
 	}
 	cfg.ParseTime = true
 	cfg.Loc = time.UTC
-	cfg.InterpolateParams = true // saves a round trip for each statement
-	cfg.ClientFoundRows = true   // rows affected are rows found, even if they were so already
+	cfg.InterpolateParams = true // one round trip less for each statement
+	cfg.ClientFoundRows = true   // RowsAffected counts the rows found, changed or not
 	cfg.RejectReadOnly = true    // after a failover, look for the new primary
 	cfg.MultiStatements = false
 	cfg.Timeout = 2 * time.Second
 	cfg.ReadTimeout = time.Minute // longer than InnoDB waits for a lock
 	cfg.WriteTimeout = time.Minute
-	cfg.Logger = &mysql.NopLogger{} // what it would log is in the errors as well
+	cfg.Logger = &mysql.NopLogger{} // the errors contain what it would log
 	if cfg.Params == nil {
 		cfg.Params = map[string]string{}
 	}
@@ -94,8 +110,8 @@ func open(cfg *mysql.Config) (*sql.DB, error) {
 	return sql.OpenDB(connector{c}), nil
 }
 
-// connector makes sessions with the isolation level that all of Tierflow's transactions want. To ask for it in each would be
-// a trip more; the servers do not share a name of a variable that a DSN could set.
+// connector opens sessions with the isolation level of all of Tierflow's transactions. Setting it in each transaction would cost
+// one more round trip. A DSN cannot set it: MySQL and MariaDB have different names for the variable.
 type connector struct{ driver.Connector }
 
 func (c connector) Connect(ctx context.Context) (driver.Conn, error) {
@@ -105,20 +121,20 @@ func (c connector) Connect(ctx context.Context) (driver.Conn, error) {
 	}
 	_, err = conn.(driver.ExecerContext).ExecContext(ctx, "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED", nil)
 	if err != nil {
-		_ = conn.Close() // what was wrong, the statement has said
+		_ = conn.Close() // the statement's error says more
 		return nil, err
 	}
 	return conn, nil
 }
 
-// DB is the pool, for the services' writes. Its sessions are strict, in UTC and utf8mb4, and report the rows an
-// UPDATE found as affected; each statement of a transaction sees what was committed when it began (READ COMMITTED).
+// DB is the pool, for the services' writes. Its sessions are strict, in UTC and utf8mb4. RowsAffected of an UPDATE counts the rows
+// found. Each statement of a transaction sees what was committed when the statement began (READ COMMITTED).
 func (c *Catalog) DB() *sql.DB { return c.db }
 
 // Close closes the pool.
 func (c *Catalog) Close() error { return c.db.Close() }
 
-// Ping tells whether the server answers and lets us into the database.
+// Ping returns nil where the server answers and gives access to the database.
 func (c *Catalog) Ping(ctx context.Context) error {
 	return Wrap("reach", "MySQL at "+c.cfg.Addr, c.db.PingContext(ctx))
 }

@@ -26,6 +26,9 @@ var schemaFiles embed.FS
 // versionTable is where goose notes what it has applied.
 const versionTable = "tierflow_schema"
 
+// appraisalColumns are those of the table in which the api records a change of levels.
+const appraisalColumns = "change_id, before_levels, after_cid, changed_at"
+
 const migrateHint = "run `committer migrate`"
 
 // Migrate applies the migrations that are missing and returns their file names, in order. It is safe to run

@@ -105,6 +105,9 @@ func validLevelName(s string) bool {
 // Levels returns the levels, ascending. The caller must not change them.
 func (p Policy) Levels() []Level { return p.levels }
 
+// Lowest is the level whose range starts at 0: where an item without a count belongs. A policy from New always has one.
+func (p Policy) Lowest() Level { return p.levels[0] }
+
 // Level finds a level by name.
 func (p Policy) Level(name string) (Level, bool) {
 	for _, l := range p.levels {

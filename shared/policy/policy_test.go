@@ -2,6 +2,7 @@ package policy_test
 
 import (
 	"math"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -63,6 +64,18 @@ func TestALevelIsFoundByName(t *testing.T) {
 		if l, ok := p.Level(name); ok {
 			t.Errorf("%q is %+v", name, l)
 		}
+	}
+}
+
+func TestTheLowestLevelIsTheOneThatHoldsTheCountZero(t *testing.T) {
+	levels := original()
+	slices.Reverse(levels)
+	p, err := policy.New(levels)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if l := p.Lowest(); l.Min != 0 || l.Name != target(p, 0) {
+		t.Errorf("%+v", l)
 	}
 }
 

@@ -1,5 +1,5 @@
-// Package registry is what only the api writes to MySQL: which contents there are, their pins, and the levels.
-// The place of a content is the committer's alone.
+// Package registry does the api's writes to MySQL: which items exist, their pins, and the levels. Only the committer changes
+// the level of an item. Package catalog has the table of who writes which column.
 package registry
 
 import (
@@ -23,14 +23,16 @@ import (
 
 // Registry writes. Its errors are fault errors.
 type Registry struct {
-	db    *sql.DB
-	store *state.Store
-	log   *zap.Logger
+	catalog *catalog.Catalog
+	db      *sql.DB // the catalog's pool
+	store   *state.Store
+	log     *zap.Logger
 }
 
-// New makes a Registry from the pool of a catalog and a store. The store's lease must be at least ForgetLease, and its client
-// must not retry.
-func New(db *sql.DB, store *state.Store, log *zap.Logger) *Registry { return &Registry{db, store, log} }
+// New makes a Registry. The store's lease must be at least ForgetLease, and its client must not retry.
+func New(c *catalog.Catalog, store *state.Store, log *zap.Logger) *Registry {
+	return &Registry{c, c.DB(), store, log}
+}
 
 // Locks of a database; part of the names that GET_LOCK takes.
 const (
@@ -39,49 +41,66 @@ const (
 	lockChange = "appraisal"
 )
 
-// lockWait is how long one registration waits for others; unlockTimeout bounds the way out.
+// lockWait is how long a registration or a change of levels waits for others; unlockTimeout bounds unlocking.
 const (
 	lockWait      = 5 * time.Second
 	unlockTimeout = 2 * time.Second
 )
 
-// Register adds a content, on the level whose range starts at 0 where level is "". fault.Conflict: the cid or the
-// filename is taken, or one filename is a path prefix of another, which would make a content lie inside another.
+// Register adds an item to a level, or to the policy's lowest level where level is "". The error is fault.Conflict where the cid or
+// the filename is taken, or where one filename is a path prefix of another: that item would lie inside the other. It is
+// fault.Unprocessable where the filename is invalid, there is no such level, or level is "" and the table of levels is no valid
+// policy.
 func (r *Registry) Register(ctx context.Context, id item.ID, filename, level string) error {
+	const op = "register item"
 	if err := item.CheckFilename(filename); err != nil {
-		return fault.New(fault.Unprocessable, "register content", id.String(), err)
+		return fault.New(fault.Unprocessable, op, id.String(), err)
+	}
+	if level == "" {
+		// Read before the lock: the holder of the lock must not wait for a second connection of the pool.
+		p, err := r.catalog.Policy(ctx)
+		if err != nil {
+			return err
+		}
+		level = p.Lowest().Name
 	}
 	return r.locked(ctx, lockItems, lockWait, func(conn *sql.Conn) error {
-		where, args := "min_counts = 0", []any{}
-		if level != "" {
-			where, args = "content_level = ?", append(args, level)
-		}
-		var on string
-		err := conn.QueryRowContext(ctx, "SELECT content_level FROM `level` WHERE "+where, args...).Scan(&on)
-		if errors.Is(err, sql.ErrNoRows) {
-			return fault.New(fault.Unprocessable, "register content", id.String(), noLevel(level))
-		} else if err != nil {
-			return catalog.Wrap("register content", id.String(), err)
-		}
-		if level != "" && on != level { // as for Pin
-			return fault.New(fault.Unprocessable, "register content", id.String(), noLevel(level))
+		if err := levelExists(ctx, conn, op, id, level); err != nil {
+			return err
 		}
 		if err := r.free(ctx, conn, id, filename); err != nil {
 			return err
 		}
-		_, err = conn.ExecContext(ctx, "INSERT INTO contents (cid, content_level, filename) VALUES (?, ?, ?)", id, on, filename)
-		return catalog.Wrap("register content", id.String(), err)
+		_, err := conn.ExecContext(ctx, "INSERT INTO contents (cid, content_level, filename) VALUES (?, ?, ?)", id, level, filename)
+		if catalog.Kind(err) == fault.Unprocessable { // somebody has removed the level since
+			return noLevel(op, id, level)
+		}
+		return catalog.Wrap(op, id.String(), err)
 	})
 }
 
-func noLevel(name string) error {
-	if name == "" {
-		return errors.New("there is no level that starts at 0: set the levels first")
+// levelExists returns fault.Unprocessable where there is no level of exactly this name. MySQL ignores trailing spaces, here and in
+// the foreign key; nobody else does.
+func levelExists(ctx context.Context, q interface {
+	QueryRowContext(context.Context, string, ...any) *sql.Row
+}, op string, id item.ID, level string) error {
+	var name string
+	err := q.QueryRowContext(ctx, "SELECT content_level FROM `level` WHERE content_level = ?", level).Scan(&name)
+	switch {
+	case err != nil && !errors.Is(err, sql.ErrNoRows):
+		return catalog.Wrap(op, id.String(), err)
+	case name != level:
+		return noLevel(op, id, level)
 	}
-	return fmt.Errorf("there is no level %q", name)
+	return nil
 }
 
-// free tells whether cid and filename can be taken. The lock makes sure that they still can when they are.
+func noLevel(op string, id item.ID, level string) error {
+	return fault.New(fault.Unprocessable, op, id.String(), fmt.Errorf("there is no level %q", level))
+}
+
+// free returns fault.Conflict where the cid or the filename cannot be taken. Under the caller's lock the answer holds until the
+// INSERT.
 func (r *Registry) free(ctx context.Context, conn *sql.Conn, id item.ID, filename string) error {
 	names := []any{filename}
 	for i, c := range filename {
@@ -89,54 +108,50 @@ func (r *Registry) free(ctx context.Context, conn *sql.Conn, id item.ID, filenam
 			names = append(names, filename[:i])
 		}
 	}
-	// What lies below filename/ sorts from there to before the byte that follows the slash. MySQL compares a shorter text as if
-	// spaces followed, which come after control characters: hence the NUL, which is in no name. Other servers do not.
+	// Filenames below filename/ sort from there to before the byte after the slash. MySQL compares a shorter text as if spaces
+	// followed it, and spaces sort after control characters: hence the NUL, which no name contains. Other servers do not pad.
 	next := filename + "0"
 	args := append([]any{id}, names...)
 	args = append(args, filename+"/\x00", next+"\x00", next)
 	var otherID item.ID
 	var other string
-	// Three selects and no OR: each takes its own index, however many contents there are.
+	// Three SELECTs instead of OR: each uses its own index.
 	err := conn.QueryRowContext(ctx, "SELECT cid, filename FROM contents WHERE cid = ? "+
 		"UNION ALL SELECT cid, filename FROM contents WHERE filename IN (?"+strings.Repeat(", ?", len(names)-1)+") "+
 		"UNION ALL SELECT cid, filename FROM contents WHERE filename >= ? AND filename < ? AND filename <> ? LIMIT 1",
 		args...).Scan(&otherID, &other)
 	conflict := func(format string, a ...any) error {
-		return fault.New(fault.Conflict, "register content", id.String(), fmt.Errorf(format, a...))
+		return fault.New(fault.Conflict, "register item", id.String(), fmt.Errorf(format, a...))
 	}
 	switch {
 	case errors.Is(err, sql.ErrNoRows):
 		return nil
 	case err != nil:
-		return catalog.Wrap("register content", id.String(), err)
+		return catalog.Wrap("register item", id.String(), err)
 	case otherID == id:
 		return conflict("cid %d is taken, by %q", id, other)
 	case other == filename:
-		return conflict("filename %q is taken, by content %d", filename, otherID)
+		return conflict("filename %q is taken, by item %d", filename, otherID)
 	case len(other) < len(filename):
-		return conflict("%q lies inside %q, which is content %d", filename, other, otherID)
+		return conflict("%q lies inside %q, which is item %d", filename, other, otherID)
 	}
-	return conflict("%q, which is content %d, would lie inside %q", other, otherID, filename)
+	return conflict("%q, which is item %d, would lie inside %q", other, otherID, filename)
 }
 
-// Pin holds a content on a level; "" lets it go. fault.Unknown where there is no such content, fault.Unprocessable
-// where there is no such level.
+// Pin pins an item to a level; level "" removes the pin. The error is fault.Unknown where there is no such item, and
+// fault.Unprocessable where there is no such level.
 func (r *Registry) Pin(ctx context.Context, id item.ID, level string) error {
+	const op = "pin item"
 	if level != "" {
-		var name string
-		err := r.db.QueryRowContext(ctx, "SELECT content_level FROM `level` WHERE content_level = ?", level).Scan(&name)
-		switch {
-		case err != nil && !errors.Is(err, sql.ErrNoRows):
-			return catalog.Wrap("pin content", id.String(), err)
-		case name != level: // MySQL takes "gold " for gold, here and in the foreign key, and nobody else does
-			return fault.New(fault.Unprocessable, "pin content", id.String(), noLevel(level))
+		if err := levelExists(ctx, r.db, op, id, level); err != nil {
+			return err
 		}
 	}
 	res, err := r.db.ExecContext(ctx, "UPDATE contents SET pinned_level = ? WHERE cid = ?", sql.NullString{String: level, Valid: level != ""}, id)
-	if catalog.Kind(err) == fault.Unprocessable { // it has gone since
-		return fault.New(fault.Unprocessable, "pin content", id.String(), noLevel(level))
+	if catalog.Kind(err) == fault.Unprocessable { // somebody has removed the level since
+		return noLevel(op, id, level)
 	}
-	return oneRow(res, "pin content", id, err)
+	return oneRow(res, op, id, err)
 }
 
 // oneRow makes the error of a statement on one item's row; fault.Unknown where it has found none.
@@ -147,12 +162,12 @@ func oneRow(res sql.Result, op string, id item.ID, err error) error {
 	if n, err := res.RowsAffected(); err != nil {
 		return catalog.Wrap(op, id.String(), err)
 	} else if n == 0 {
-		return fault.New(fault.Unknown, op, id.String(), errors.New("there is no such content"))
+		return fault.New(fault.Unknown, op, id.String(), errors.New("there is no such item"))
 	}
 	return nil
 }
 
-// Location is the place of a content.
+// Location is where an item's file lies.
 type Location struct {
 	Level      string
 	Path       string // absolute, of the file or folder
@@ -160,7 +175,7 @@ type Location struct {
 	Filename   string
 }
 
-// Locate reads the place of a content now. fault.Unknown where there is no such content.
+// Locate reads the place of a content now. fault.Unknown where there is no such item.
 func (r *Registry) Locate(ctx context.Context, id item.ID) (Location, error) {
 	var l Location
 	var root string
@@ -168,17 +183,18 @@ func (r *Registry) Locate(ctx context.Context, id item.ID) (Location, error) {
 		"JOIN `level` l ON l.content_level = c.content_level WHERE c.cid = ?", id).
 		Scan(&l.Level, &root, &l.Filename, &l.Generation)
 	if errors.Is(err, sql.ErrNoRows) {
-		return Location{}, fault.New(fault.Unknown, "locate content", id.String(), errors.New("there is no such content"))
+		return Location{}, fault.New(fault.Unknown, "locate item", id.String(), errors.New("there is no such item"))
 	}
 	l.Path = root + "/" + l.Filename
-	return l, catalog.Wrap("locate content", id.String(), err)
+	return l, catalog.Wrap("locate item", id.String(), err)
 }
 
-// Counts is the number of contents on each level. It reads an index as long as the table: give it a deadline.
+// Counts returns the number of items on each level; a level without items is not in the map. It reads a whole index: give ctx a
+// deadline.
 func (r *Registry) Counts(ctx context.Context) (map[string]int64, error) {
 	rows, err := r.db.QueryContext(ctx, "SELECT content_level, COUNT(*) FROM contents GROUP BY content_level")
 	if err != nil {
-		return nil, catalog.Wrap("count contents", "", err)
+		return nil, catalog.Wrap("count items", "", err)
 	}
 	defer rows.Close()
 	counts := map[string]int64{}
@@ -186,22 +202,22 @@ func (r *Registry) Counts(ctx context.Context) (map[string]int64, error) {
 		var level string
 		var n int64
 		if err := rows.Scan(&level, &n); err != nil {
-			return nil, catalog.Wrap("count contents", "", err)
+			return nil, catalog.Wrap("count items", "", err)
 		}
 		counts[level] = n
 	}
-	return counts, catalog.Wrap("count contents", "", rows.Err())
+	return counts, catalog.Wrap("count items", "", rows.Err())
 }
 
-// SetLevels replaces the levels, in one transaction, which also notes the change: see WithChange. A level that goes must
-// not be used by a content, or it is fault.Conflict. tier ids stay as they are: they belong to `relocator init-tiers`.
+// SetLevels replaces the levels in one transaction, which also records the change for WithChange. The error is fault.Conflict
+// where an item lies on, or is pinned to, a level that p does not have. Tier ids stay: `relocator init-tiers` writes them.
 func (r *Registry) SetLevels(ctx context.Context, p policy.Policy) error {
 	return r.locked(ctx, lockLevels, lockWait, func(conn *sql.Conn) error {
 		tx, err := conn.BeginTx(ctx, nil)
 		if err != nil {
 			return catalog.Wrap("set levels", "", err)
 		}
-		defer func() { _ = tx.Rollback() }() // after COMMIT it does nothing, and where it fails the session's end does it
+		defer func() { _ = tx.Rollback() }() // does nothing after Commit; where it fails, MySQL ends the session and rolls back
 		before, err := levels(ctx, tx)
 		if err != nil {
 			return err
@@ -261,7 +277,7 @@ func replace(ctx context.Context, tx *sql.Tx, before []policy.Level, p policy.Po
 		}
 		err := exec(l.Name, "DELETE FROM `level` WHERE content_level = ?", l.Name)
 		if fault.Is(err, fault.Conflict) {
-			return fault.New(fault.Conflict, "remove level", l.Name, errors.New("contents lie on it or are pinned to it: "+
+			return fault.New(fault.Conflict, "remove level", l.Name, errors.New("items lie on it or are pinned to it: "+
 				"give it a range that sends them elsewhere, wait until they have moved, and remove it then"))
 		}
 		if err != nil {
@@ -271,11 +287,12 @@ func replace(ctx context.Context, tx *sql.Tx, before []policy.Level, p policy.Po
 	return nil
 }
 
-// errHeld: another connection has kept the lock.
-var errHeld = errors.New("others hold it")
+// errHeld: another connection held the lock for the whole wait.
+var errHeld = errors.New("another session holds it")
 
-// locked calls fn with a connection that holds a lock of this database, which it waits for: what fn finds stays so until it
-// has written, as far as this program goes. The lock is the server's and goes with the connection.
+// locked calls fn with a connection that holds a lock of this database (GET_LOCK). Of all apis, one at a time runs fn under the
+// same lock. It waits for the lock for so long; then the error is errHeld, as fault.Unavailable. MySQL frees the lock when the
+// connection ends.
 func (r *Registry) locked(ctx context.Context, what string, wait time.Duration, fn func(*sql.Conn) error) error {
 	conn, err := r.db.Conn(ctx)
 	if err != nil {
@@ -286,19 +303,19 @@ func (r *Registry) locked(ctx context.Context, what string, wait time.Duration, 
 	if err := conn.QueryRowContext(ctx, "SELECT DATABASE()").Scan(&database); err != nil {
 		return catalog.Wrap("lock", what, err)
 	}
-	// Names of locks are the server's and have 64 characters at most.
+	// A lock's name is the server's, not the database's, and has at most 64 characters.
 	name := fmt.Sprintf("tierflow:%s:%.16x", what, sha256.Sum256([]byte(database)))
 	var got sql.NullInt64
 	if err := conn.QueryRowContext(ctx, "SELECT GET_LOCK(?, ?)", name, int(wait.Seconds())).Scan(&got); err != nil {
 		return catalog.Wrap("lock", what, err)
 	}
 	if got.Int64 != 1 {
-		return fault.New(fault.Unavailable, "lock", what, fmt.Errorf("%w, for %s by now", errHeld, wait))
+		return fault.New(fault.Unavailable, "lock", what, fmt.Errorf("%w, after a wait of %s", errHeld, wait))
 	}
 	defer func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), unlockTimeout)
 		defer cancel()
-		// A connection that cannot be asked any more has lost its lock with its session.
+		// A connection that is broken has lost its lock together with its session.
 		_, _ = conn.ExecContext(ctx, "SELECT RELEASE_LOCK(?)", name)
 	}()
 	return fn(conn)

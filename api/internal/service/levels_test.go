@@ -78,3 +78,15 @@ func TestAChangeOfLevelsGoesOnBehindWhatWasLookedAt(t *testing.T) {
 	a.exec("UPDATE `level` SET min_counts = 1800 WHERE content_level = 'silver'")
 	a.eventuallyViews(5, "4=1500", "5=1500")
 }
+
+func TestAnItemIsRegisteredOnTheLowestLevelOfAValidPolicyOnly(t *testing.T) {
+	a := start(t, options{})
+	a.exec("UPDATE `level` SET min_counts = 1500 WHERE content_level = 'silver'")
+	a.wantProblem("POST", "/v1/contents", jsonT, `{"cid":7,"filename":"g.mp4"}`, 422, "unprocessable", "counts 1000 to 1499 belong to no level")
+	a.exec("UPDATE `level` SET min_counts = 1000 WHERE content_level = 'silver'")
+	var c contentView
+	a.want(201, "POST", "/v1/contents", `{"cid":7,"filename":"g.mp4"}`, &c)
+	if c.Level != "bronze" {
+		t.Errorf("%+v", c)
+	}
+}

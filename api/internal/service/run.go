@@ -62,7 +62,7 @@ func Run(ctx context.Context, c Config, log *zap.Logger, listening func(net.Addr
 		}})
 	ready.Detail("partitions", func() any { return c.Partitions })
 	batcher := ingest.New(ingest.Options{Store: writes, MaxBacklog: c.MaxBacklog, Metrics: metrics})
-	contents := registry.New(c.catalog.DB(), writes, log)
+	contents := registry.New(c.catalog, writes, log)
 	reevaluator := reevaluate.New(reevaluate.Options{Store: writes, Catalog: c.catalog, Registry: contents, Full: batcher.Full, Log: log})
 	commits := live.NewCommits(reads, find.Invalidate, log)
 	hub := live.NewHub(reads, log)

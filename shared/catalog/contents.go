@@ -1,0 +1,162 @@
+package catalog
+
+import (
+	"context"
+	"database/sql"
+	"strings"
+	"time"
+
+	"github.com/tierflow/tierflow/shared/item"
+	"github.com/tierflow/tierflow/shared/policy"
+)
+
+// pageSize is how many rows one statement reads where a caller may ask for any number.
+const pageSize = 1000
+
+// Row is a row of contents. Times are in UTC, with microseconds.
+type Row struct {
+	ID         item.ID
+	Level      string
+	Filename   string
+	Generated  time.Time // generate_time
+	Updated    time.Time // update_time: when the level last changed
+	Generation int64     // one higher after every commit and every begun release
+	ViewCount  item.Count
+	SizeBytes  int64
+	Digest     string // "sha256:<hex>" of the last copy, "" where none was made
+	Pinned     string // the level that the item is pinned to, "" for none
+}
+
+// Item is the input of policy.Policy.Decide for this row. count is the item's newest count, which an event or the state may
+// know before the row does.
+func (r Row) Item(count item.Count) policy.Item {
+	return policy.Item{Level: r.Level, Count: int64(count), Pin: r.Pinned}
+}
+
+const rowColumns = "cid, content_level, filename, generate_time, update_time, generation, view_count, size_bytes, digest, pinned_level"
+
+// Content reads one row; fault.Unknown where there is none.
+func (c *Catalog) Content(ctx context.Context, id item.ID) (Row, error) {
+	row, err := scanRow(c.db.QueryRowContext(ctx, "SELECT "+rowColumns+" FROM contents WHERE cid = ?", id))
+	return row, Wrap("look up item", id.String(), err)
+}
+
+// Contents reads the rows of these ids; an id that has none is not in the map.
+func (c *Catalog) Contents(ctx context.Context, ids []item.ID) (map[item.ID]Row, error) {
+	found := make(map[item.ID]Row, len(ids))
+	err := inPages(ids, func(in string, args []any) error {
+		rows, err := c.rows(ctx, "WHERE cid "+in, args...)
+		for _, r := range rows {
+			found[r.ID] = r
+		}
+		return err
+	})
+	if err != nil {
+		return nil, Wrap("look up items", "", err)
+	}
+	return found, nil
+}
+
+// Placements reads the rows of these ids and calls fn for each row that exists, in no order. It reads only ID, Level, Filename
+// and Pinned: it is for callers that look up thousands of items a second.
+func (c *Catalog) Placements(ctx context.Context, ids []item.ID, fn func(Row)) error {
+	err := inPages(ids, func(in string, args []any) error {
+		rows, err := c.db.QueryContext(ctx, "SELECT cid, content_level, filename, COALESCE(pinned_level, '') FROM contents WHERE cid "+in, args...)
+		if err != nil {
+			return err
+		}
+		defer rows.Close()
+		for rows.Next() {
+			var r Row
+			if err := rows.Scan((*int64)(&r.ID), &r.Level, &r.Filename, &r.Pinned); err != nil {
+				return err
+			}
+			fn(r)
+		}
+		return rows.Err()
+	})
+	return Wrap("look up items", "", err)
+}
+
+// inPages calls query for each page of the ids, with the SQL text "IN (?, ...)" and its arguments.
+func inPages(ids []item.ID, query func(in string, args []any) error) error {
+	for len(ids) > 0 {
+		part := ids[:min(pageSize, len(ids))]
+		ids = ids[len(part):]
+		args := make([]any, len(part))
+		for i, id := range part {
+			args[i] = int64(id)
+		}
+		if err := query("IN (?"+strings.Repeat(",?", len(part)-1)+")", args); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// ByFilename reads the row of exactly this name; fault.Unknown where there is none.
+func (c *Catalog) ByFilename(ctx context.Context, name string) (Row, error) {
+	row, err := scanRow(c.db.QueryRowContext(ctx, "SELECT "+rowColumns+" FROM contents WHERE filename = ?", name))
+	if err == nil && row.Filename != name {
+		row, err = Row{}, sql.ErrNoRows // the comparison in SQL ignores trailing spaces
+	}
+	return row, Wrap("look up file", name, err)
+}
+
+// List reads at most limit rows with ids above after, ascending. level "" lists the items of all levels.
+func (c *Catalog) List(ctx context.Context, level string, after item.ID, limit int) ([]Row, error) {
+	where, args := "WHERE cid > ? ORDER BY cid LIMIT ?", []any{after, limit}
+	if level != "" {
+		where, args = "WHERE content_level = ? AND "+where[len("WHERE "):], append([]any{level}, args...)
+	}
+	rows, err := c.rows(ctx, where, args...)
+	return rows, Wrap("list items", level, err)
+}
+
+// Each calls fn for every row, ascending by id. It stops at fn's first error and returns that error unchanged. It reads page
+// by page, so fn may be slow, and rows may change meanwhile.
+func (c *Catalog) Each(ctx context.Context, fn func(Row) error) error {
+	for after := item.ID(0); ; {
+		rows, err := c.List(ctx, "", after, pageSize)
+		if err != nil {
+			return err
+		}
+		for _, r := range rows {
+			if err := fn(r); err != nil {
+				return err
+			}
+			after = r.ID
+		}
+		if len(rows) < pageSize {
+			return nil
+		}
+	}
+}
+
+func (c *Catalog) rows(ctx context.Context, where string, args ...any) ([]Row, error) {
+	rows, err := c.db.QueryContext(ctx, "SELECT "+rowColumns+" FROM contents "+where, args...)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var all []Row
+	for rows.Next() {
+		r, err := scanRow(rows)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, r)
+	}
+	return all, rows.Err()
+}
+
+func scanRow(from interface{ Scan(...any) error }) (Row, error) {
+	var r Row
+	var pinned sql.NullString
+	if err := from.Scan(&r.ID, &r.Level, &r.Filename, &r.Generated, &r.Updated, &r.Generation, &r.ViewCount,
+		&r.SizeBytes, &r.Digest, &pinned); err != nil {
+		return Row{}, err
+	}
+	r.Pinned = pinned.String
+	return r, nil
+}
