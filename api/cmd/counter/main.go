@@ -1,5 +1,5 @@
-// Command counter counts views from a web server's log and tells the api: hot contents promote themselves by being
-// watched. It is a client of the HTTP API only.
+// Command counter counts views from the log of a web server and posts the counts to the api, so that items are promoted
+// because people watch them. It is a client of the HTTP API only.
 package main
 
 import (

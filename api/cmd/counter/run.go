@@ -10,6 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
+	"github.com/tierflow/tierflow/api/client"
 	"github.com/tierflow/tierflow/api/internal/viewcount"
 	"github.com/tierflow/tierflow/shared/admin"
 	"github.com/tierflow/tierflow/shared/logging"
@@ -19,12 +20,12 @@ import (
 
 // arguments are the flags, variables and verbs, as kong fills them.
 type arguments struct {
-	URL         string `name:"url" env:"TIERFLOW_URL" default:"http://127.0.0.1:5000" help:"Where the api is."`
-	APIKey      string `name:"api-key" env:"TIERFLOW_API_KEY" help:"An API key with the scope views. Others may see it among the arguments: better a variable or a file."`
+	URL         string `name:"url" env:"TIERFLOW_URL" default:"http://127.0.0.1:5000" help:"Address of the api."`
+	APIKey      string `name:"api-key" env:"TIERFLOW_API_KEY" help:"An API key with the scope views. Other users can see arguments: better use a variable or a file."`
 	APIKeyFile  string `name:"api-key-file" env:"TIERFLOW_API_KEY_FILE" help:"A file that holds an API key."`
-	ViewLog     string `name:"view-log" env:"TIERFLOW_VIEW_LOG" default:"/var/log/tierflow" help:"The folder in which the web server logs views. What was counted is kept there too."`
-	Window      string `name:"view-window" env:"TIERFLOW_VIEW_WINDOW" default:"24h" help:"A content's count is its views of the latest so much time. It slides in 24 steps."`
-	Interval    string `name:"view-interval" env:"TIERFLOW_VIEW_INTERVAL" default:"10s" help:"How often counts that have changed are posted."`
+	ViewLog     string `name:"view-log" env:"TIERFLOW_VIEW_LOG" default:"/var/log/tierflow" help:"The folder in which the web server logs views. The counter keeps its counts there too."`
+	Window      string `name:"view-window" env:"TIERFLOW_VIEW_WINDOW" default:"24h" help:"For how long a view counts. The window slides in 24 steps."`
+	Interval    string `name:"view-interval" env:"TIERFLOW_VIEW_INTERVAL" default:"10s" help:"How often changed counts are posted."`
 	AdminListen string `name:"admin-listen" env:"TIERFLOW_ADMIN_LISTEN" default:"127.0.0.1:5003" help:"Address of health and metrics."`
 	LogLevel    string `name:"log-level" env:"TIERFLOW_LOG_LEVEL" default:"info" help:"debug, info, warn or error."`
 	LogFormat   string `name:"log-format" env:"TIERFLOW_LOG_FORMAT" default:"json" help:"json or console."`
@@ -34,7 +35,7 @@ type arguments struct {
 	Version     struct{} `cmd:"" help:"Print the version."`
 }
 
-// values are what arguments come to.
+// values are the checked arguments.
 type values struct {
 	poster      viewcount.Poster
 	dir         string
@@ -54,13 +55,13 @@ func (a arguments) check() (values, error) {
 		log: logging.New("counter", p.OneOf("TIERFLOW_LOG_LEVEL", a.LogLevel, logging.Levels),
 			p.OneOf("TIERFLOW_LOG_FORMAT", a.LogFormat, logging.Formats)),
 	}
-	v.poster = viewcount.Poster{URL: p.URL("TIERFLOW_URL", a.URL), APIKey: p.Secret("TIERFLOW_API_KEY", a.APIKey, a.APIKeyFile)}
+	v.poster = viewcount.Poster{API: client.New(p.URL("TIERFLOW_URL", a.URL), p.Secret("TIERFLOW_API_KEY", a.APIKey, a.APIKeyFile))}
 	return v, p.Err()
 }
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	var a arguments
-	verb, err := settings.Parse("counter", "Counts views from a web server's log and tells the api.", &a, args)
+	verb, err := settings.Parse("counter", "Counts views from the log of a web server and posts the counts to the api.", &a, args)
 	if err != nil {
 		fmt.Fprintln(stderr, "counter:", err)
 		return process.Settings
@@ -84,7 +85,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	return serve(ctx, v)
 }
 
-// latest is the latest error of something, nil where it went well.
+// latest is the newest error of one job, nil where the job succeeded.
 type latest struct{ err atomic.Pointer[error] }
 
 func (l *latest) set(err error) { l.err.Store(&err) }
@@ -100,16 +101,16 @@ func (l *latest) get(context.Context) error {
 //
 //	views-*.log ──▶ viewcount.Log ──▶ viewcount.Window ──▶ viewcount.Poster ──▶ POST /v1/views
 //	*.counts ◀──▶─────────┘  ▲                                    │
-//	                         └─── what nobody needs any more ◀────┘
+//	                         └────── logs that are counted ◀──────┘
 //
-// It has no state but what is in the folder, and so nothing to do at its end.
+// All its state is in the folder, so it has nothing to do at its end.
 func serve(ctx context.Context, v values) int {
 	var reading, posting latest
 	ready := admin.NewReady(v.log, admin.Check{Name: "view-log", Do: reading.get}, admin.Check{Name: "api", Do: posting.get})
 	counts := prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: "tierflow", Subsystem: "counter", Name: "counts_total",
-		Help: "Counts that were posted, by outcome: told, or refused for good, as those of contents that are not known."}, []string{"outcome"})
+		Help: "Counts that were posted, by outcome: told (the api accepted it) or refused (for good, such as those of unknown items)."}, []string{"outcome"})
 	ignored := prometheus.NewGaugeVec(prometheus.GaugeOpts{Namespace: "tierflow", Subsystem: "counter", Name: "ignored_views",
-		Help: "Lines of the log that were not counted since the start, by reason: malformed, no-room."}, []string{"reason"})
+		Help: "Lines of the log since the start that were not counted, by reason: malformed, no-room."}, []string{"reason"})
 	reg := admin.NewRegistry()
 	reg.MustRegister(counts, ignored)
 	adminCtx, stopAdmin := context.WithCancel(context.WithoutCancel(ctx))
@@ -124,7 +125,7 @@ func serve(ctx context.Context, v values) int {
 		zap.String("version", process.VersionText("counter")))
 
 	var window *viewcount.Window
-	var log *viewcount.Log // nil until the folder was there
+	var log *viewcount.Log // nil until the folder exists
 	ticks := time.NewTicker(v.interval)
 	defer ticks.Stop()
 	for ctx.Err() == nil {
@@ -137,10 +138,10 @@ func serve(ctx context.Context, v values) int {
 			err = log.Read(time.Now())
 		}
 		reading.set(err)
-		if err == nil { // else counts are too low, and a content would move down by them
-			told, refused, err := v.poster.Post(ctx, window)
+		if err == nil { // after an error the counts are too low, and items would be demoted by them
+			accepted, refused, err := v.poster.Post(ctx, window)
 			posting.set(err)
-			counts.WithLabelValues("told").Add(float64(told))
+			counts.WithLabelValues("told").Add(float64(accepted))
 			counts.WithLabelValues("refused").Add(float64(refused))
 			if err == nil {
 				reading.set(log.Tidy())

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -15,20 +16,21 @@ import (
 
 	"go.uber.org/zap/zaptest"
 
+	"github.com/tierflow/tierflow/api/client"
 	"github.com/tierflow/tierflow/api/internal/viewcount"
 	"github.com/tierflow/tierflow/shared/testenv/localserver"
 	"github.com/tierflow/tierflow/shared/testenv/testserver"
 )
 
-// A part of the counts is less than all of them, and the api would move contents down by it.
-func TestWhileWhatWasCountedCannotBeReadWholeNothingIsTold(t *testing.T) {
-	told := make(chan string, 100)
+// A part of the counts is less than all of them. The api would demote items by it.
+func TestNoCountIsPostedWhileAPartOfTheCountsCannotBeRead(t *testing.T) {
+	posted := make(chan string, 100)
 	api := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, err := io.ReadAll(r.Body)
 		if err != nil {
 			t.Error(err)
 		}
-		told <- string(body)
+		posted <- string(body)
 		fmt.Fprint(w, `{"accepted":1,"refused":[],"refused_total":0}`)
 	}))
 	defer api.Close()
@@ -56,7 +58,7 @@ func TestWhileWhatWasCountedCannotBeReadWholeNothingIsTold(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan int)
 	go func() {
-		done <- serve(ctx, values{poster: viewcount.Poster{URL: u}, dir: dir, window: 24 * time.Hour, interval: 5 * time.Millisecond,
+		done <- serve(ctx, values{poster: viewcount.Poster{API: client.New(u, "")}, dir: dir, window: 24 * time.Hour, interval: 5 * time.Millisecond,
 			adminListen: admin, log: zaptest.NewLogger(t)})
 	}()
 	defer func() {
@@ -65,7 +67,7 @@ func TestWhileWhatWasCountedCannotBeReadWholeNothingIsTold(t *testing.T) {
 			t.Errorf("exit code %d", code)
 		}
 	}()
-	testserver.Eventually(t, "it says what it cannot read", time.Minute, func() error {
+	testserver.Eventually(t, "/readyz says what the counter cannot read", time.Minute, func() error {
 		resp, err := http.Get("http://" + admin + "/readyz")
 		if err != nil {
 			return err
@@ -79,11 +81,20 @@ func TestWhileWhatWasCountedCannotBeReadWholeNothingIsTold(t *testing.T) {
 	})
 	counts(2*time.Hour, "7 3\n")
 	select {
-	case got := <-told:
+	case got := <-posted:
 		if want := "{\"cid\":7,\"count\":8}\n"; got != want {
-			t.Errorf("told first: %q, want %q", got, want)
+			t.Errorf("the first post is %q, want %q", got, want)
 		}
 	case <-time.After(time.Minute):
-		t.Error("nothing was told")
+		t.Error("nothing was posted")
+	}
+}
+
+func TestTheCounterRefusesWhatItDoesNotKnow(t *testing.T) {
+	for _, args := range [][]string{{"nonsense"}, {"serve", "nonsense"}, {"healthcheck", "nonsense"}, {"--nonsense"}, {"--url", "localhost:5000"}, {"--view-window", "soon"}} {
+		var out, errs bytes.Buffer
+		if code := run(t.Context(), args, &out, &errs); code != 2 || out.Len() > 0 || !strings.HasPrefix(errs.String(), "counter: ") {
+			t.Errorf("counter %q: exit code %d, %q, %q", args, code, out.String(), errs.String())
+		}
 	}
 }

@@ -1,5 +1,5 @@
-// Command demo fills Tierflow with sample contents and lets visitors come, so that somebody can see contents move. It is
-// a client of the HTTP API only; but the samples' files it writes onto the lowest tier, as whoever fills a tier does.
+// Command demo registers sample items and simulates visitors, so that one can watch items move. It is a client of the HTTP
+// API. It also writes the files of the samples onto the lowest tier, as everyone who fills a tier does.
 package main
 
 import (

@@ -15,20 +15,20 @@ import (
 )
 
 const (
-	visitsPerSecond = 100 // 12,000 in two minutes: of these some 3,000 are the favourite's
-	browserCount    = 4   // visitors at the edge at once
+	visitsPerSecond = 100 // 12,000 in two minutes, about 3,000 of them to the favourite
+	browserCount    = 4   // concurrent visitors at the edge
 	postInterval    = time.Second
-	firstBytes      = "bytes=0-65535" // what a visitor reads
+	firstBytes      = "bytes=0-65535" // of the file, which a visitor reads
 )
 
-// visit is a visitor who wants to see a content.
+// visit is one visitor and the item that the visitor reads.
 type visit struct {
 	id     item.ID
 	viewer string
 }
 
-// crowd are visitors, of whom each is another. What they like follows Zipf's law: the second of the ranking is watched
-// half as often as the first, the third a third.
+// crowd makes visits, each by another visitor. Popularity follows Zipf's law: the second item of the ranking has about half
+// as many visits as the first, the third a third.
 type crowd struct {
 	ranking []item.ID
 	random  *rand.Rand
@@ -46,7 +46,7 @@ func (c *crowd) next() visit {
 	return visit{c.ranking[c.zipf.Uint64()], fmt.Sprint("demo visitor ", c.visits)}
 }
 
-// change makes another content the favourite, and forgets the one before.
+// change makes another item the favourite. The old favourite becomes the last of the ranking.
 func (c *crowd) change() item.ID {
 	last := len(c.ranking) - 1
 	at := 1 + c.random.IntN(last)
@@ -55,7 +55,7 @@ func (c *crowd) change() item.ID {
 	return c.ranking[0]
 }
 
-// browse reads the beginning of what visitors want to see from the edge, until ctx ends.
+// browse reads the beginning of the file of each visit from the edge, until ctx ends.
 func browse(ctx context.Context, edge *url.URL, visits <-chan visit, log *zap.Logger) {
 	for {
 		select {
@@ -63,7 +63,7 @@ func browse(ctx context.Context, edge *url.URL, visits <-chan visit, log *zap.Lo
 			return
 		case v := <-visits:
 			if err := v.read(ctx, edge); err != nil && ctx.Err() == nil {
-				log.Warn("a visitor saw nothing", zap.Stringer("cid", v.id), zap.Error(err))
+				log.Warn("a visitor could not read a file", zap.Stringer("cid", v.id), zap.Error(err))
 			}
 		}
 	}

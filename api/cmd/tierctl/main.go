@@ -1,4 +1,4 @@
-// Command tierctl does for an operator on the command line what the dashboard shows. It is a client of the HTTP API alone.
+// Command tierctl shows and does on the command line what the dashboard does in a browser. It is a client of the HTTP API only.
 package main
 
 import (

@@ -5,81 +5,83 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/http"
-	"net/url"
 	"os"
 	"strconv"
+	"time"
 
+	"github.com/tierflow/tierflow/api/client"
+	"github.com/tierflow/tierflow/shared/item"
 	"github.com/tierflow/tierflow/shared/process"
 	"github.com/tierflow/tierflow/shared/settings"
 )
 
 // arguments are the flags, variables and verbs, as kong fills them.
 type arguments struct {
-	URL        string `name:"url" env:"TIERFLOW_URL" default:"http://127.0.0.1:5000" help:"Where the api is."`
-	APIKey     string `name:"api-key" env:"TIERFLOW_API_KEY" help:"An API key. Others may see it among the arguments: better a variable or a file."`
+	URL        string `name:"url" env:"TIERFLOW_URL" default:"http://127.0.0.1:5000" help:"Address of the api."`
+	APIKey     string `name:"api-key" env:"TIERFLOW_API_KEY" help:"An API key. Other users can see arguments: better use a variable or a file."`
 	APIKeyFile string `name:"api-key-file" env:"TIERFLOW_API_KEY_FILE" help:"A file that holds an API key."`
-	JSON       bool   `name:"json" help:"Print the api's answers as they are."`
+	JSON       bool   `name:"json" help:"Print the answers of the api as they are."`
 
 	List struct {
-		Level    string `help:"Only of this level."`
-		Filename string `help:"Only the content of exactly this name."`
-		After    int64  `help:"Go on after this cid."`
-		Limit    int    `default:"100" help:"So many at most, up to 1000."`
-	} `cmd:"" help:"List contents."`
-	Show     content `cmd:"" help:"Show a content: row, state, location."`
-	Location content `cmd:"" help:"Print where a content's file is now."`
+		Level    string `help:"Only items of this level."`
+		Filename string `help:"Only the item with exactly this filename."`
+		After    int64  `help:"Continue after this cid."`
+		Limit    int    `default:"100" help:"At most so many, up to 1000."`
+	} `cmd:"" help:"List items."`
+	Show     itemArg `cmd:"" help:"Show an item: row, state, location."`
+	Location itemArg `cmd:"" help:"Print where the file of an item is now."`
 	History  struct {
-		content
-		Limit int `default:"100" help:"So many at most, up to 1000."`
-	} `cmd:"" help:"List a content's relocations, newest first."`
+		itemArg
+		Before int64 `help:"Continue before this move."`
+		Limit  int   `default:"100" help:"At most so many, up to 1000."`
+	} `cmd:"" help:"List the moves of an item, newest first."`
 	Register struct {
-		content
-		Filename string `arg:"" help:"Path of its file, relative to the tier's root."`
-		Level    string `help:"Where its file lies; by default the level that starts at 0."`
-	} `cmd:"" help:"Register a content."`
-	Forget content `cmd:"" help:"Forget a content; its file stays."`
+		itemArg
+		Filename string `arg:"" help:"Path of its file, relative to the root of the tier."`
+		Level    string `help:"Where its file is. The default is the level that starts at 0."`
+	} `cmd:"" help:"Register an item."`
+	Forget itemArg `cmd:"" help:"Forget an item. Its file stays."`
 	Pin    struct {
-		content
-		Level string `arg:"" help:"Where it is to stay."`
-	} `cmd:"" help:"Hold a content on a level, whatever its count."`
-	Unpin content `cmd:"" help:"Let a pinned content go where its count calls for."`
+		itemArg
+		Level string `arg:"" help:"The level to hold the item on."`
+	} `cmd:"" help:"Hold an item on a level, whatever its count."`
+	Unpin itemArg `cmd:"" help:"Let a pinned item follow its count again."`
 	Post  struct {
-		content
+		itemArg
 		Count int64 `arg:"" help:"Its view count now."`
-	} `cmd:"" help:"Post a view count."`
+	} `cmd:"" help:"Post a view event."`
 	Levels    struct{} `cmd:"" help:"Show the levels."`
 	SetLevels struct {
-		File string `arg:"" help:"A file of levels, as levels --json prints them; - for standard input."`
-	} `cmd:"" help:"Replace the levels as a whole."`
+		File string `arg:"" help:"A file of levels, as levels --json prints them, or - for standard input."`
+	} `cmd:"" help:"Replace all levels."`
 	Relocations struct {
-		Watch bool `help:"Show them again every second, until interrupted."`
+		Watch bool   `help:"Show them again every second, until interrupted."`
+		After string `help:"Continue after this entry."`
+		Limit int    `default:"1000" help:"At most so many, up to 1000."`
 	} `cmd:"" help:"Show what is in flight."`
-	Events struct{} `cmd:"" help:"Print what happens, until interrupted."`
+	Events struct{} `cmd:"" help:"Print events until interrupted."`
 	Dead   struct {
-		After string `help:"Go on after this entry."`
-		Limit int    `default:"100" help:"So many at most, up to 1000."`
-	} `cmd:"" help:"List what failed for good."`
-	Retry   entry    `cmd:"" help:"Give an entry of dead another life."`
-	Drop    entry    `cmd:"" help:"Drop an entry of dead."`
-	Pause   struct{} `cmd:"" help:"Stop relocations; views are accepted meanwhile."`
-	Resume  struct{} `cmd:"" help:"Go on with relocations."`
+		After string `help:"Continue after this entry."`
+		Limit int    `default:"100" help:"At most so many, up to 1000."`
+	} `cmd:"" help:"List dead letters: what failed for good."`
+	Retry   deadArg  `cmd:"" help:"Append a dead letter to its stream again."`
+	Drop    deadArg  `cmd:"" help:"Drop a dead letter."`
+	Pause   struct{} `cmd:"" help:"Stop relocations. View events are still accepted."`
+	Resume  struct{} `cmd:"" help:"Resume relocations."`
 	Version struct{} `cmd:"" help:"Print the version."`
 }
 
-type content struct {
-	CID int64 `arg:"" name:"cid" help:"Number of the content."`
+type itemArg struct {
+	CID int64 `arg:"" name:"cid" help:"The cid of the item."`
 }
 
-func (c content) path() string { return "/v1/contents/" + strconv.FormatInt(c.CID, 10) }
+func (a itemArg) id() item.ID { return item.ID(a.CID) }
 
-type entry struct {
-	ID string `arg:"" name:"id" help:"Id of the entry."`
+type deadArg struct {
+	ID string `arg:"" name:"id" help:"The id of the dead letter."`
 }
 
-func (e entry) path() string { return "/v1/dead/" + url.PathEscape(e.ID) }
-
-// run does one verb. Its exit code is 0, 1 where the api refused or cannot be reached, or 2 for wrong arguments.
+// run does one verb. The exit code is 0, or 1 where the api refuses the call or cannot be reached, or 2 for wrong arguments.
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	var a arguments
 	verb, err := settings.Parse("tierctl", "Operates Tierflow through its HTTP API.", &a, args)
@@ -92,12 +94,13 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		return process.OK
 	}
 	var p settings.Problems
-	c := &client{base: p.URL("TIERFLOW_URL", a.URL), key: p.Secret("TIERFLOW_API_KEY", a.APIKey, a.APIKeyFile)}
+	c := client.New(p.URL("TIERFLOW_URL", a.URL), p.Secret("TIERFLOW_API_KEY", a.APIKey, a.APIKeyFile))
 	if err := p.Err(); err != nil {
 		fmt.Fprintln(stderr, "tierctl:", err)
 		return process.Settings
 	}
 	v := view{out: stdout, json: a.JSON}
+	c.OnAnswer = v.answer
 	if err := a.do(ctx, verb, c, v, stdin); err != nil && ctx.Err() == nil {
 		fmt.Fprintln(stderr, "tierctl:", err)
 		return process.Failed
@@ -105,82 +108,125 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	return process.OK
 }
 
-func (a arguments) do(ctx context.Context, verb string, c *client, v view, stdin io.Reader) error {
-	get := func(path string, query url.Values, show func(view, []byte) error) error {
-		return c.show(ctx, http.MethodGet, path, query, nil, v, show)
+// show prints what a call of the client returns. With --json, view.answer has printed it already.
+func show[T any](v view, print func(*table, T)) func(answer T, err error) error {
+	return func(answer T, err error) error {
+		if err != nil || v.json {
+			return err
+		}
+		return v.table(func(t *table) { print(t, answer) })
 	}
-	send := func(method, path string, body any, show func(view, []byte) error) error {
-		return c.show(ctx, method, path, nil, body, v, show)
-	}
+}
+
+func (a arguments) do(ctx context.Context, verb string, c *client.Client, v view, stdin io.Reader) error {
 	switch verb {
 	case "list":
-		q := query("level", a.List.Level, "filename", a.List.Filename, "limit", strconv.Itoa(a.List.Limit))
+		page := client.Page{Limit: a.List.Limit}
 		if a.List.After != 0 {
-			q.Set("after", strconv.FormatInt(a.List.After, 10))
+			page.After = strconv.FormatInt(a.List.After, 10)
 		}
-		return get("/v1/contents", q, view.contents)
+		return show(v, showItems)(c.Items(ctx, client.ItemFilter{Level: a.List.Level, Filename: a.List.Filename}, page))
 	case "show":
-		return get(a.Show.path(), nil, view.content)
+		return show(v, showItem)(c.Item(ctx, a.Show.id()))
 	case "location":
-		return get(a.Location.path()+"/location", nil, view.location)
+		return show(v, showLocation)(c.Location(ctx, a.Location.id()))
 	case "history":
-		return get(a.History.path()+"/history", query("limit", strconv.Itoa(a.History.Limit)), view.history)
+		return show(v, showHistory)(c.History(ctx, a.History.id(), a.History.Before, a.History.Limit))
 	case "register":
-		body := map[string]any{"cid": a.Register.CID, "filename": a.Register.Filename}
+		n := client.NewItem{CID: a.Register.id(), Filename: a.Register.Filename}
 		if a.Register.Level != "" {
-			body["level"] = a.Register.Level
+			n.Level = &a.Register.Level
 		}
-		return send(http.MethodPost, "/v1/contents", body, view.content)
+		return show(v, showItem)(c.Register(ctx, n))
 	case "forget":
-		return send(http.MethodDelete, a.Forget.path(), nil, view.done)
+		return v.done(c.Forget(ctx, a.Forget.id()))
 	case "pin":
-		return send(http.MethodPut, a.Pin.path()+"/pin", map[string]string{"level": a.Pin.Level}, view.content)
+		return show(v, showItem)(c.Pin(ctx, a.Pin.id(), a.Pin.Level))
 	case "unpin":
-		return send(http.MethodDelete, a.Unpin.path()+"/pin", nil, view.content)
+		return show(v, showItem)(c.Unpin(ctx, a.Unpin.id()))
 	case "post":
-		return send(http.MethodPost, "/v1/views", map[string]int64{"cid": a.Post.CID, "count": a.Post.Count}, view.accepted)
+		return show(v, showAccepted)(c.PostView(ctx, client.View{CID: a.Post.id(), Count: item.Count(a.Post.Count)}))
 	case "levels":
-		return get("/v1/levels", nil, view.levels)
+		return show(v, showLevels)(c.Levels(ctx))
 	case "set-levels":
-		levels, err := levelsOf(a.SetLevels.File, stdin)
+		levels, err := readLevels(a.SetLevels.File, stdin)
 		if err != nil {
 			return err
 		}
-		return send(http.MethodPut, "/v1/levels", levels, view.levels)
+		return show(v, showLevels)(c.SetLevels(ctx, levels))
 	case "relocations":
+		page := client.Page{After: a.Relocations.After, Limit: a.Relocations.Limit}
 		if a.Relocations.Watch {
-			return c.watch(ctx, v)
+			return watch(ctx, c, v, page)
 		}
-		return get("/v1/relocations", query("limit", "1000"), view.relocations)
+		return show(v, showRelocations)(c.Relocations(ctx, page))
 	case "events":
-		return c.events(ctx, v)
+		return printEvents(ctx, c, v)
 	case "dead":
-		return get("/v1/dead", query("after", a.Dead.After, "limit", strconv.Itoa(a.Dead.Limit)), view.dead)
+		return show(v, showDeadLetters)(c.DeadLetters(ctx, client.Page{After: a.Dead.After, Limit: a.Dead.Limit}))
 	case "retry":
-		return send(http.MethodPost, a.Retry.path()+"/retry", nil, view.retried)
+		return show(v, showRetried)(c.Retry(ctx, a.Retry.ID))
 	case "drop":
-		return send(http.MethodDelete, a.Drop.path(), nil, view.done)
-	case "pause", "resume":
-		return send(http.MethodPost, "/v1/"+verb, nil, view.paused)
+		return v.done(c.Drop(ctx, a.Drop.ID))
+	case "pause":
+		return show(v, showPaused)(c.Pause(ctx))
+	case "resume":
+		return show(v, showPaused)(c.Resume(ctx))
 	}
 	return errors.New("there is no verb " + verb)
 }
 
-// query makes a query of names and values, without those that are empty.
-func query(pairs ...string) url.Values {
-	q := url.Values{}
-	for i := 0; i < len(pairs); i += 2 {
-		if pairs[i+1] != "" {
-			q.Set(pairs[i], pairs[i+1])
-		}
-	}
-	return q
-}
-
-// levelsOf reads what is to be sent as levels.
-func levelsOf(file string, stdin io.Reader) (raw, error) {
+// readLevels reads the document of set-levels. The api checks it.
+func readLevels(file string, stdin io.Reader) ([]byte, error) {
 	if file == "-" {
 		return io.ReadAll(stdin)
 	}
 	return os.ReadFile(file)
+}
+
+// watch shows what is in flight every second until ctx ends.
+func watch(ctx context.Context, c *client.Client, v view, page client.Page) error {
+	for {
+		v.clear()
+		if err := show(v, showRelocations)(c.Relocations(ctx, page)); err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(time.Second):
+		}
+	}
+}
+
+// printEvents prints events until ctx ends. It reconnects when the connection is lost, and resumes after the last event. A
+// refusal of the api ends it, and so does a first connection that fails.
+func printEvents(ctx context.Context, c *client.Client, v view) error {
+	last := ""
+	for {
+		var failed error // of printing
+		err := c.Events(ctx, last, func(e client.Event) error {
+			if e.ID != "" {
+				last = e.ID
+			}
+			if e.Event != "" {
+				failed = v.event(e)
+			}
+			return failed
+		})
+		var p *client.Problem
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case failed != nil:
+			return failed
+		case errors.As(err, &p) && p.Status < 500, last == "":
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(time.Second):
+		}
+	}
 }

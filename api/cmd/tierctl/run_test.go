@@ -19,6 +19,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/tierflow/tierflow/api/client"
 	"github.com/tierflow/tierflow/api/internal/apikeys"
 	"github.com/tierflow/tierflow/api/internal/service"
 	"github.com/tierflow/tierflow/shared/catalog"
@@ -29,8 +30,8 @@ import (
 
 func TestMain(m *testing.M) { testserver.Main(m) }
 
-// api starts an api that wants keys, points the variables of tierctl at it with a key of all scopes, and returns what is
-// behind it.
+// api starts an api with API keys, and sets the variables of tierctl to its address and a key of all scopes. It returns the
+// Redis of the api.
 func api(t *testing.T) (redis.UniversalClient, state.Keys) {
 	t.Helper()
 	dsn, prefix := testserver.MySQL(t), testserver.Prefix(t)
@@ -97,7 +98,7 @@ func tierctl(stdin string, args ...string) (code int, stdout, stderr string) {
 	return code, out.String(), errs.String()
 }
 
-// want runs a verb, which must succeed and print every text.
+// want runs a verb. It must succeed and print every text.
 func want(t *testing.T, args string, texts ...string) string {
 	t.Helper()
 	code, out, errs := tierctl("", strings.Fields(args)...)
@@ -112,7 +113,7 @@ func want(t *testing.T, args string, texts ...string) string {
 	return out
 }
 
-// refused runs a verb that must fail with an exit code, and say why.
+// refused runs a verb. It must fail with the exit code and print why.
 func refused(t *testing.T, code int, why string, args ...string) {
 	t.Helper()
 	if got, out, errs := tierctl("", args...); got != code || out != "" || !strings.Contains(errs, why) {
@@ -120,7 +121,7 @@ func refused(t *testing.T, code int, why string, args ...string) {
 	}
 }
 
-func TestAnOperatorSeesAndChangesContentsOnTheCommandLine(t *testing.T) {
+func TestAnOperatorSeesAndChangesItemsOnTheCommandLine(t *testing.T) {
 	rdb, keys := api(t)
 	want(t, "register 7 g.mp4", "g.mp4", "bronze")
 	want(t, "register 8 deep/h.mp4 --level silver", "deep/h.mp4", "silver")
@@ -137,7 +138,7 @@ func TestAnOperatorSeesAndChangesContentsOnTheCommandLine(t *testing.T) {
 	want(t, "pin 7 gold", "gold")
 	want(t, "unpin 7", "pinned")
 	want(t, "pause", "paused")
-	want(t, "relocations", "view events are not settled; relocations are paused")
+	want(t, "relocations", "entries of all streams are not settled; relocations are paused")
 	want(t, "resume", "go on")
 	want(t, "forget 8", "done")
 	refused(t, 1, "404 unknown-content", "show", "8")
@@ -159,7 +160,7 @@ func TestAnOperatorSeesAndChangesContentsOnTheCommandLine(t *testing.T) {
 		t.Fatal(err)
 	}
 	if out := want(t, "dead", id, "conflict", `a file\nis there`); strings.Contains(out, "\x1b") {
-		t.Errorf("a name steers the terminal: %q", out)
+		t.Errorf("a name controls the terminal: %q", out)
 	}
 	refused(t, 1, "409 conflict", "retry", id) // a newer count has come since
 	want(t, "drop "+id, "done")
@@ -182,6 +183,31 @@ func TestLevelsThatWereShownCanBeSetAgain(t *testing.T) {
 	refused(t, 1, "no such file", "set-levels", file+".not")
 }
 
+func TestRelocationsSayThatThereAreMoreAndWhatNoRelocatorReaches(t *testing.T) {
+	rdb, keys := api(t)
+	for id := range 3 {
+		want(t, fmt.Sprintf("register %d %d.mp4", id+1, id+1))
+		want(t, fmt.Sprintf("post %d 1964", id+1))
+	}
+	ctx := t.Context()
+	if err := rdb.XGroupCreateMkStream(ctx, keys.Views(), state.GroupRelocator, "0").Err(); err != nil && !strings.Contains(err.Error(), "BUSYGROUP") {
+		t.Fatal(err)
+	}
+	if err := rdb.XReadGroup(ctx, &redis.XReadGroupArgs{Group: state.GroupRelocator, Consumer: "w", Streams: []string{keys.Views(), ">"}}).Err(); err != nil {
+		t.Fatal(err)
+	}
+	if err := rdb.HSet(ctx, keys.Unreachable(), "bronze,silver", time.Now().UTC().Format(time.RFC3339Nano)).Err(); err != nil {
+		t.Fatal(err)
+	}
+	out := want(t, "relocations --limit 2", "1.mp4", "2.mp4", "there are more: --after ", "3 entries of all streams are not settled",
+		"entries wait for a relocator that reaches bronze and silver: none does")
+	_, rest, _ := strings.Cut(out, "--after ")
+	after, _, _ := strings.Cut(rest, "\n")
+	if out := want(t, "relocations --after "+after, "3.mp4"); strings.Contains(out, "2.mp4") || strings.Contains(out, "there are more") {
+		t.Errorf("the last page is %s", out)
+	}
+}
+
 func TestEventsArePrintedAsTheyHappen(t *testing.T) {
 	api(t)
 	want(t, "register 7 g.mp4")
@@ -193,10 +219,10 @@ func TestEventsArePrintedAsTheyHappen(t *testing.T) {
 		code <- run(ctx, []string{"events", "--json"}, nil, out, io.Discard)
 		out.Close()
 	}()
-	// Nobody knows when the stream has begun: views are posted until one is seen.
-	seen := make(chan happening, 1)
+	// The stream begins at an unknown time: post view events until one is printed.
+	seen := make(chan client.Event, 1)
 	go func() {
-		var h happening
+		var h client.Event
 		if json.NewDecoder(screen).Decode(&h) == nil {
 			seen <- h
 		}
@@ -220,10 +246,13 @@ func TestEventsArePrintedAsTheyHappen(t *testing.T) {
 	}
 }
 
-func TestWhatCannotBeDoneIsSaidWithAnExitCodeOfItsOwn(t *testing.T) {
+func TestARefusalExitsWith1AndWrongArgumentsExitWith2(t *testing.T) {
 	api(t)
 	refused(t, 2, "expected", "show")
 	refused(t, 2, "unexpected", "nonsense")
+	refused(t, 2, "unexpected", "levels", "nonsense")
+	refused(t, 2, "unexpected", "show", "7", "8")
+	refused(t, 2, "unknown flag", "levels", "--nonsense")
 	refused(t, 2, "TIERFLOW_URL", "--url", "localhost:5000", "levels")
 	refused(t, 2, "/nowhere", "--api-key-file", "/nowhere", "levels")
 	refused(t, 1, "refused", "--url", "http://127.0.0.1:1", "levels")

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -9,220 +10,126 @@ import (
 	"strings"
 	"text/tabwriter"
 	"unicode"
+
+	"github.com/tierflow/tierflow/api/client"
 )
 
-// view prints answers: as JSON, or as tables for people.
+// view prints answers, as JSON or as tables.
 type view struct {
 	out  io.Writer
 	json bool
 }
 
-// happening is one server-sent event.
-type happening struct {
-	Event string          `json:"event"`
-	ID    string          `json:"id,omitempty"`
-	Data  json.RawMessage `json:"data"`
-}
-
-// content is what is shown of a content.
-type contentAnswer struct {
-	CID          int64   `json:"cid"`
-	Level        string  `json:"level"`
-	Filename     string  `json:"filename"`
-	Generation   int64   `json:"generation"`
-	ViewCount    int64   `json:"view_count"`
-	SizeBytes    int64   `json:"size_bytes"`
-	Digest       string  `json:"digest"`
-	PinnedLevel  *string `json:"pinned_level"`
-	GenerateTime string  `json:"generate_time"`
-	UpdateTime   string  `json:"update_time"`
-	State        *struct {
-		Count     int64  `json:"count"`
-		Target    string `json:"target"`
-		Status    string `json:"status"`
-		UpdatedAt string `json:"updated_at"`
-	} `json:"state"`
-	Location locationAnswer `json:"location"`
-}
-
-type locationAnswer struct {
-	Level string `json:"level"`
-	Path  string `json:"path"`
-}
-
-func (v view) contents(body []byte) error {
-	var a struct {
-		Contents  []contentAnswer `json:"contents"`
-		NextAfter *int64          `json:"next_after"`
+// answer prints an answer of the api as it is, where that is wanted.
+func (v view) answer(body []byte) {
+	if body = bytes.TrimRight(body, "\n"); v.json && len(body) > 0 {
+		fmt.Fprintf(v.out, "%s\n", body)
 	}
-	return v.table(body, &a, func(t *table) {
-		t.row("CID", "LEVEL", "COUNT", "TARGET", "BYTES", "PINNED", "FILENAME")
-		for _, c := range a.Contents {
-			count, target := c.ViewCount, ""
-			if c.State != nil {
-				count, target = c.State.Count, c.State.Target
-			}
-			t.row(c.CID, c.Level, count, target, c.SizeBytes, or(c.PinnedLevel), c.Filename)
-		}
-		if a.NextAfter != nil {
-			t.note("there are more: --after %d", *a.NextAfter)
-		}
-	})
 }
 
-func (v view) content(body []byte) error {
-	var c contentAnswer
-	return v.table(body, &c, func(t *table) {
-		t.row("cid", c.CID)
-		t.row("filename", c.Filename)
-		t.row("level", c.Level)
-		t.row("path", c.Location.Path)
-		t.row("pinned", or(c.PinnedLevel))
-		if c.State != nil {
-			t.row("newest count", fmt.Sprintf("%d, calls for %s, %s, %s", c.State.Count, c.State.Target, c.State.Status, c.State.UpdatedAt))
-		}
-		t.row("last settled count", c.ViewCount)
-		t.row("last copy", fmt.Sprintf("%d bytes, %s", c.SizeBytes, c.Digest))
-		t.row("generation", c.Generation)
-		t.row("registered", c.GenerateTime)
-		t.row("moved", c.UpdateTime)
-	})
-}
-
-func (v view) location(body []byte) error {
-	var a locationAnswer
-	return v.table(body, &a, func(t *table) { t.row(a.Level, a.Path) })
-}
-
-func (v view) history(body []byte) error {
-	var a struct {
-		History []struct {
-			OldLevel   string `json:"old_level"`
-			NewLevel   string `json:"new_level"`
-			UpdateTime string `json:"update_time"`
-			ViewCount  int64  `json:"view_count"`
-			Bytes      int64  `json:"bytes"`
-			DurationUS int64  `json:"duration_us"`
-			WorkerID   string `json:"worker_id"`
-		} `json:"history"`
+// done prints that a call without an answer has succeeded.
+func (v view) done(err error) error {
+	if err == nil && !v.json {
+		_, err = fmt.Fprintln(v.out, "done")
 	}
-	return v.table(body, &a, func(t *table) {
-		t.row("TIME", "FROM", "TO", "COUNT", "BYTES", "TOOK", "WORKER")
-		for _, h := range a.History {
-			t.row(h.UpdateTime, h.OldLevel, h.NewLevel, h.ViewCount, h.Bytes, fmt.Sprintf("%.3fs", float64(h.DurationUS)/1e6), h.WorkerID)
-		}
-	})
-}
-
-func (v view) accepted(body []byte) error {
-	var a struct {
-		EventID string `json:"event_id"`
-		Status  string `json:"status"`
-		Target  string `json:"target"`
-	}
-	return v.table(body, &a, func(t *table) { t.row("accepted", a.Status, a.Target, a.EventID) })
-}
-
-func (v view) levels(body []byte) error {
-	var a struct {
-		Levels []struct {
-			Level     string `json:"level"`
-			MinCounts int64  `json:"min_counts"`
-			MaxCounts *int64 `json:"max_counts"`
-			Path      string `json:"path"`
-			Contents  *int64 `json:"contents"`
-		} `json:"levels"`
-	}
-	return v.table(body, &a, func(t *table) {
-		t.row("LEVEL", "FROM", "TO", "CONTENTS", "PATH")
-		for _, l := range a.Levels {
-			t.row(l.Level, l.MinCounts, or(l.MaxCounts), or(l.Contents), l.Path)
-		}
-	})
-}
-
-func (v view) relocations(body []byte) error {
-	var a struct {
-		Relocations []struct {
-			CID        int64  `json:"cid"`
-			Count      int64  `json:"count"`
-			Filename   string `json:"filename"`
-			From       string `json:"from"`
-			To         string `json:"to"`
-			WorkerID   string `json:"worker_id"`
-			Deliveries int64  `json:"deliveries"`
-			Moving     bool   `json:"moving"`
-			BytesDone  *int64 `json:"bytes_done"`
-			BytesTotal *int64 `json:"bytes_total"`
-		} `json:"relocations"`
-		Unsettled int64 `json:"unsettled"`
-		Paused    bool  `json:"paused"`
-	}
-	return v.table(body, &a, func(t *table) {
-		t.row("CID", "COUNT", "FROM", "TO", "BYTES", "OF", "TRIED", "WORKER", "FILENAME")
-		for _, r := range a.Relocations {
-			t.row(r.CID, r.Count, r.From, r.To, or(r.BytesDone), or(r.BytesTotal), r.Deliveries, r.WorkerID, r.Filename)
-		}
-		paused := ""
-		if a.Paused {
-			paused = "; relocations are paused"
-		}
-		t.note("%d view events are not settled%s", a.Unsettled, paused)
-	})
-}
-
-func (v view) dead(body []byte) error {
-	var a struct {
-		Dead []struct {
-			ID       string            `json:"id"`
-			Stage    string            `json:"stage"`
-			Reason   string            `json:"reason"`
-			Error    string            `json:"error"`
-			Attempts int64             `json:"attempts"`
-			FailedAt string            `json:"failed_at"`
-			Entry    map[string]string `json:"entry"`
-		} `json:"dead"`
-		NextAfter *string `json:"next_after"`
-	}
-	return v.table(body, &a, func(t *table) {
-		t.row("ID", "CID", "STAGE", "REASON", "TRIED", "FAILED", "FILENAME", "ERROR")
-		for _, d := range a.Dead {
-			t.row(d.ID, d.Entry["cid"], d.Stage, d.Reason, d.Attempts, d.FailedAt, d.Entry["filename"], d.Error)
-		}
-		if a.NextAfter != nil {
-			t.note("there are more: --after %s", *a.NextAfter)
-		}
-	})
-}
-
-func (v view) retried(body []byte) error {
-	var a struct {
-		EventID string `json:"event_id"`
-		EntryID string `json:"entry_id"`
-	}
-	return v.table(body, &a, func(t *table) { t.row("appended", a.EntryID, a.EventID) })
-}
-
-func (v view) paused(body []byte) error {
-	var a struct {
-		Paused bool `json:"paused"`
-	}
-	return v.table(body, &a, func(t *table) {
-		if a.Paused {
-			t.row("relocations are paused")
-		} else {
-			t.row("relocations go on")
-		}
-	})
-}
-
-func (v view) done([]byte) error {
-	_, err := fmt.Fprintln(v.out, "done")
 	return err
 }
 
-// happened prints one event on a line.
-func (v view) happened(e happening) error {
+func showItems(t *table, a client.Items) {
+	t.row("CID", "LEVEL", "COUNT", "TARGET", "BYTES", "PINNED", "FILENAME")
+	for _, i := range a.Contents {
+		count, target := i.ViewCount, ""
+		if i.State != nil {
+			count, target = i.State.Count, i.State.Target
+		}
+		t.row(i.CID, i.Level, count, target, i.SizeBytes, or(i.PinnedLevel), i.Filename)
+	}
+	if a.NextAfter != nil {
+		t.note("there are more: --after %d", *a.NextAfter)
+	}
+}
+
+func showItem(t *table, i client.Item) {
+	t.row("cid", i.CID)
+	t.row("filename", i.Filename)
+	t.row("level", i.Level)
+	path := "-"
+	if i.Location != nil {
+		path = i.Location.Path
+	}
+	t.row("path", path)
+	t.row("pinned", or(i.PinnedLevel))
+	if s := i.State; s != nil {
+		t.row("newest count", fmt.Sprintf("%d, target %s, %s, %s", s.Count, s.Target, s.Status, s.UpdatedAt))
+	}
+	t.row("last settled count", i.ViewCount)
+	t.row("last copy", fmt.Sprintf("%d bytes, %s", i.SizeBytes, i.Digest))
+	t.row("generation", i.Generation)
+	t.row("registered", i.GenerateTime)
+	t.row("moved", i.UpdateTime)
+}
+
+func showLocation(t *table, l client.Location) { t.row(l.Level, l.Path) }
+
+func showHistory(t *table, a client.History) {
+	t.row("TIME", "FROM", "TO", "COUNT", "BYTES", "TOOK", "WORKER")
+	for _, m := range a.History {
+		t.row(m.UpdateTime, m.OldLevel, m.NewLevel, m.ViewCount, m.Bytes, fmt.Sprintf("%.3fs", float64(m.DurationUS)/1e6), m.WorkerID)
+	}
+	if a.NextBefore != nil {
+		t.note("there are more: --before %d", *a.NextBefore)
+	}
+}
+
+func showAccepted(t *table, a client.Accepted) { t.row("accepted", a.Status, a.Target, a.EventID) }
+
+func showLevels(t *table, a client.Levels) {
+	t.row("LEVEL", "FROM", "TO", "ITEMS", "PATH")
+	for _, l := range a.Levels {
+		t.row(l.Level, l.MinCounts, or(l.MaxCounts), or(l.Contents), l.Path)
+	}
+}
+
+func showRelocations(t *table, a client.Relocations) {
+	t.row("CID", "COUNT", "FROM", "TO", "BYTES", "OF", "TRIED", "WORKER", "FILENAME")
+	for _, r := range a.Relocations {
+		t.row(r.CID, r.Count, r.From, r.To, or(r.BytesDone), or(r.BytesTotal), r.Deliveries, r.WorkerID, r.Filename)
+	}
+	if a.NextAfter != nil {
+		t.note("there are more: --after %s", *a.NextAfter)
+	}
+	paused := ""
+	if a.Paused {
+		paused = "; relocations are paused"
+	}
+	t.note("%d entries of all streams are not settled%s", a.Unsettled, paused)
+	for _, u := range a.Unreachable {
+		t.note("entries wait for a relocator that reaches %s: none does (%s)", plain(strings.Join(u.Tiers, " and ")), plain(u.SeenAt))
+	}
+}
+
+func showDeadLetters(t *table, a client.DeadLetters) {
+	t.row("ID", "CID", "STAGE", "REASON", "TRIED", "FAILED", "FILENAME", "ERROR")
+	for _, d := range a.Dead {
+		t.row(d.ID, d.Entry["cid"], d.Stage, d.Reason, d.Attempts, d.FailedAt, d.Entry["filename"], d.Error)
+	}
+	if a.NextAfter != nil {
+		t.note("there are more: --after %s", *a.NextAfter)
+	}
+}
+
+func showRetried(t *table, r client.Retried) { t.row("appended", r.EntryID, r.EventID) }
+
+func showPaused(t *table, p client.Paused) {
+	if p.Paused {
+		t.row("relocations are paused")
+	} else {
+		t.row("relocations go on")
+	}
+}
+
+// event prints one event on a line.
+func (v view) event(e client.Event) error {
 	if v.json {
 		text, err := json.Marshal(e)
 		if err != nil {
@@ -244,7 +151,7 @@ func (v view) happened(e happening) error {
 		return "-"
 	}
 	what := map[string]string{
-		"views":     fmt.Sprintf("count %s, %s, calls for %s", d["count"], d["db_level"], d["target"]),
+		"views":     fmt.Sprintf("count %s, on %s, target %s", d["count"], d["db_level"], d["target"]),
 		"relocated": fmt.Sprintf("%s to %s, %s bytes by %s, %s", d["from"], d["to"], d["bytes"], d["method"], d["worker_id"]),
 		"committed": fmt.Sprintf("%s, %s to %s", d["outcome"], first("from"), d["to"]),
 		"progress":  fmt.Sprintf("%s to %s, %s of %s bytes", d["from"], d["to"], d["bytes_done"], d["bytes_total"]),
@@ -255,7 +162,7 @@ func (v view) happened(e happening) error {
 	return err
 }
 
-// clear empties a terminal's screen.
+// clear clears the screen of a terminal.
 func (v view) clear() {
 	f, ok := v.out.(*os.File)
 	if !ok || v.json {
@@ -266,11 +173,8 @@ func (v view) clear() {
 	}
 }
 
-// table reads an answer into a and prints what fill makes of it.
-func (v view) table(body []byte, a any, fill func(*table)) error {
-	if err := json.Unmarshal(body, a); err != nil {
-		return fmt.Errorf("the answer cannot be read: %w: is this Tierflow's api?", err)
-	}
+// table prints the rows and notes that fill adds.
+func (v view) table(fill func(*table)) error {
 	t := &table{w: tabwriter.NewWriter(v.out, 0, 0, 2, ' ', 0)}
 	fill(t)
 	if err := t.w.Flush(); err != nil {
@@ -285,7 +189,7 @@ type table struct {
 	notes string
 }
 
-// row adds a line; an error shows at the flush.
+// row adds a line. The flush reports its error.
 func (t *table) row(cells ...any) {
 	texts := make([]string, len(cells))
 	for i, c := range cells {
@@ -296,7 +200,7 @@ func (t *table) row(cells ...any) {
 
 func (t *table) note(format string, args ...any) { t.notes += fmt.Sprintf(format, args...) + "\n" }
 
-// or is what a value points to, "-" where there is none.
+// or is the value that p points to, "-" for nil.
 func or[T any](p *T) string {
 	if p == nil {
 		return "-"
@@ -304,7 +208,7 @@ func or[T any](p *T) string {
 	return fmt.Sprint(*p)
 }
 
-// plain keeps what names and errors hold from steering a terminal, or breaking a table.
+// plain quotes a text that could control a terminal or break a table.
 func plain(s string) string {
 	if strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) {
 		return strconv.Quote(s)

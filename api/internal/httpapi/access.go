@@ -10,50 +10,7 @@ import (
 	"github.com/tierflow/tierflow/shared/fault"
 )
 
-// scopes says what a key must have for each call. Health tells no more than a load balancer needs, and the dashboard is
-// a page without data, which asks for a key. The description and the metrics are not health: they need a key that reads.
-var scopes = map[string]apikeys.Scope{
-	"POST /post_sentence": apikeys.Views,
-	"POST /v1/views":      apikeys.Views,
-
-	"POST /update_sentence":          apikeys.Read,
-	"GET /v1/contents":               apikeys.Read,
-	"GET /v1/contents/:cid":          apikeys.Read,
-	"GET /v1/contents/:cid/location": apikeys.Read,
-	"GET /v1/contents/:cid/file":     apikeys.Read,
-	"GET /v1/contents/:cid/file/*":   apikeys.Read,
-	"GET /v1/contents/:cid/history":  apikeys.Read,
-	"GET /v1/levels":                 apikeys.Read,
-	"GET /v1/relocations":            apikeys.Read,
-	"GET /v1/dead":                   apikeys.Read,
-	"GET /v1/events":                 apikeys.Read,
-	"GET /openapi.yaml":              apikeys.Read,
-	"GET /metrics":                   apikeys.Read,
-
-	"POST /v1/contents":            apikeys.Operate,
-	"DELETE /v1/contents/:cid":     apikeys.Operate,
-	"PUT /v1/contents/:cid/pin":    apikeys.Operate,
-	"DELETE /v1/contents/:cid/pin": apikeys.Operate,
-	"PUT /v1/levels":               apikeys.Operate,
-	"POST /v1/pause":               apikeys.Operate,
-	"POST /v1/resume":              apikeys.Operate,
-	"POST /v1/dead/:id/retry":      apikeys.Operate,
-	"DELETE /v1/dead/:id":          apikeys.Operate,
-
-	"GET /":        apikeys.None,
-	"GET /healthz": apikeys.None,
-	"GET /readyz":  apikeys.None,
-}
-
-func scopeOf(method, path string) apikeys.Scope {
-	scope, decided := scopes[method+" "+path]
-	if !decided {
-		panic(fmt.Sprintf("it is not decided which key may call %s %s", method, path)) // no test gets past this
-	}
-	return scope
-}
-
-// guarded lets only those in who may call a handler.
+// guarded wraps a handler so that it runs only for callers that have the scope.
 func (s *Server) guarded(scope apikeys.Scope, handle echo.HandlerFunc) echo.HandlerFunc {
 	switch {
 	case scope == apikeys.None:
@@ -62,7 +19,7 @@ func (s *Server) guarded(scope apikeys.Scope, handle echo.HandlerFunc) echo.Hand
 		return func(c echo.Context) error {
 			if err := sameOrigin.Check(c.Request()); err != nil {
 				return fault.New(fault.Forbidden, "", "", fmt.Errorf("a page of another site may not do this: %w"+
-					" (a proxy in front must pass on the Host that it was asked for)", err))
+					" (a proxy in front must pass on the Host header of the request)", err))
 			}
 			return handle(c)
 		}
@@ -77,6 +34,6 @@ func (s *Server) guarded(scope apikeys.Scope, handle echo.HandlerFunc) echo.Hand
 	}
 }
 
-// sameOrigin refuses what a browser sends for a page of another site. Without keys, everybody on this machine may operate
-// the service, and a page that somebody looks at here is no one. Programs say nothing of a site.
+// sameOrigin refuses what a browser sends for a page of another site. Without keys, every program on this machine may
+// operate the service. A page of another site, open in a browser on this machine, must not. Programs send no origin.
 var sameOrigin = http.NewCrossOriginProtection()

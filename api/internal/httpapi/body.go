@@ -26,7 +26,7 @@ const (
 	ndjsonType = "application/x-ndjson"
 )
 
-// mediaType is the request's type without parameters; allowed are those that the call takes.
+// mediaType is the media type of the body without parameters. It must be one of allowed.
 func mediaType(r *http.Request, allowed ...string) (string, error) {
 	refuse := func(format string, args ...any) (string, error) {
 		return "", fault.New(fault.UnsupportedMedia, "", "", fmt.Errorf(format, args...))
@@ -45,7 +45,7 @@ func mediaType(r *http.Request, allowed ...string) (string, error) {
 	return refuse("Content-Type must be %s, not %q", strings.Join(allowed, " or "), given)
 }
 
-// readBody appends the body, maxBody bytes at most, to b.
+// readBody appends the body to b. A body of more than maxBody bytes is an error.
 func readBody(r *http.Request, b []byte) ([]byte, error) {
 	if r.ContentLength > maxBody {
 		return b, errTooLarge
@@ -77,10 +77,10 @@ func readError(err error) error {
 	return malformed("the body did not arrive as announced: %v", err)
 }
 
-// field is a parameter that a body must have once.
+// field is a parameter that a body must have exactly once.
 type field struct {
 	name  string
-	value []byte // as text, of JSON strings what is between the quotes; part of the body, or a copy
+	value []byte // as text, a JSON string without its quotes; part of the body, or a copy
 	seen  bool
 }
 
@@ -105,7 +105,7 @@ func complete(fields []field) error {
 	return nil
 }
 
-// parseBody reads the fields of a body of this type.
+// parseBody reads fields from a body of a media type.
 func parseBody(mediaType string, b []byte, fields []field) error {
 	if mediaType == formType {
 		return parseForm(b, fields)
@@ -113,8 +113,7 @@ func parseBody(mediaType string, b []byte, fields []field) error {
 	return parseObject(b, fields)
 }
 
-// parseForm reads the fields of a form and ignores what else there is. It allocates only for escapes, which our
-// numbers have none of.
+// parseForm reads fields from a form and ignores all others. It allocates only for escapes. Plain numbers have none.
 func parseForm(b []byte, fields []field) error {
 	for len(b) > 0 {
 		pair := b
@@ -152,7 +151,7 @@ func unescape(b []byte) ([]byte, error) {
 	return []byte(s), nil
 }
 
-// parseObject reads the fields of a JSON object and ignores what else there is. Numbers come as they are written.
+// parseObject reads fields from a JSON object and ignores all others. A number keeps its text.
 func parseObject(b []byte, fields []field) error {
 	err := eachMember(b, func(name, value []byte) error {
 		if value[0] == '"' {
@@ -170,8 +169,8 @@ func parseObject(b []byte, fields []field) error {
 	return complete(fields)
 }
 
-// eachMember calls fn with every name and value of a JSON object, which must be all there is in b. encoding/json says
-// that it is valid; finding the members is easy then, costs no allocation, and shows names that are there twice.
+// eachMember calls fn with every name and value of the JSON object that b consists of. encoding/json checks that b is valid.
+// Finding the members of valid JSON is easy and allocates nothing, and shows names that occur twice.
 func eachMember(b []byte, fn func(name, value []byte) error) error {
 	if !json.Valid(b) {
 		var any json.RawMessage
@@ -204,7 +203,7 @@ func eachMember(b []byte, fn func(name, value []byte) error) error {
 
 const jsonSpace = " \t\r\n"
 
-// valueLen is the length of the value that valid JSON begins with.
+// valueLen is the length of the value at the beginning of valid JSON.
 func valueLen(b []byte) int {
 	switch b[0] {
 	case '"':
@@ -236,7 +235,7 @@ func valueLen(b []byte) int {
 	return len(b)
 }
 
-// unquote returns what a JSON string says.
+// unquote is the text of a JSON string.
 func unquote(b []byte) ([]byte, error) {
 	if bytes.IndexByte(b, '\\') < 0 {
 		return b[1 : len(b)-1], nil
@@ -264,9 +263,8 @@ func parseCount(f field) (item.Count, error) {
 	return n, nil
 }
 
-// decode reads a JSON body into v, a pointer to a struct. Nothing may be there twice, and nothing that is not known:
-// a slip of the pen in what an operator writes should not pass for a default.
-func decode(r *http.Request, v any) error {
+// decode reads a JSON body into v, a pointer to a struct, as decodeObject does.
+func decode(r *http.Request, v any, required ...string) error {
 	if _, err := mediaType(r, jsonType); err != nil {
 		return err
 	}
@@ -274,15 +272,21 @@ func decode(r *http.Request, v any) error {
 	if err != nil {
 		return err
 	}
-	if !utf8.Valid(b) { // the decoder would put another name in its place
+	if !utf8.Valid(b) { // the decoder would replace the invalid bytes
 		return malformed("the body is not UTF-8")
 	}
-	seen := map[string]bool{}
-	err = eachMember(b, func(name, _ []byte) error {
-		if seen[string(name)] {
+	return decodeObject(b, v, required...)
+}
+
+// decodeObject reads a JSON object into v, a pointer to a struct. The object must have the required members, and they must
+// not be null. A member that occurs twice or that v does not know is an error: a slip of the pen must not pass for a default.
+func decodeObject(b []byte, v any, required ...string) error {
+	seen := map[string]bool{} // by name: whether the value is not null
+	err := eachMember(b, func(name, value []byte) error {
+		if _, twice := seen[string(name)]; twice {
 			return malformed("%s is given twice", name)
 		}
-		seen[string(name)] = true
+		seen[string(name)] = string(value) != "null"
 		return nil
 	})
 	if err != nil {
@@ -297,10 +301,15 @@ func decode(r *http.Request, v any) error {
 		}
 		return malformed("%s", strings.TrimPrefix(err.Error(), "json: "))
 	}
+	for _, name := range required {
+		if !seen[name] {
+			return malformed("%s is missing", name)
+		}
+	}
 	return nil
 }
 
-// query checks that a call's query has nothing but these parameters, each once.
+// query reads the query of a call. It may have only the allowed parameters, each once.
 func query(c echo.Context, allowed ...string) (url.Values, error) {
 	q, err := url.ParseQuery(c.Request().URL.RawQuery)
 	if err != nil {
@@ -313,7 +322,7 @@ func query(c echo.Context, allowed ...string) (url.Values, error) {
 		}
 		switch {
 		case !known && len(allowed) == 0:
-			return nil, malformed("there is no parameter %q: this call takes none in the query", name)
+			return nil, malformed("there is no parameter %q: this call has no query", name)
 		case !known:
 			return nil, malformed("there is no parameter %q: this call takes %s in the query", name, strings.Join(allowed, ", "))
 		case len(values) > 1:
@@ -323,13 +332,13 @@ func query(c echo.Context, allowed ...string) (url.Values, error) {
 	return q, nil
 }
 
-// Limits of lists.
+// Limits of one page of a list.
 const (
 	defaultLimit = 100
 	maxLimit     = 1000
 )
 
-func limit(q url.Values) (int, error) {
+func pageLimit(q url.Values) (int, error) {
 	if !q.Has("limit") {
 		return defaultLimit, nil
 	}
@@ -340,12 +349,12 @@ func limit(q url.Values) (int, error) {
 	return int(n), nil
 }
 
-// pathID is the cid in the path.
+// pathID reads the cid in the path.
 func pathID(c echo.Context) (item.ID, error) {
 	return parseID(field{name: "cid", value: []byte(c.Param("cid"))})
 }
 
-// number is a positive number in the query, 0 where it is not given.
+// number reads a parameter of the query; it is 0 where the query lacks it.
 func number(q url.Values, name string) (int64, error) {
 	if !q.Has(name) {
 		return 0, nil
@@ -357,10 +366,10 @@ func number(q url.Values, name string) (int64, error) {
 	return int64(n), nil
 }
 
-// flexID is a cid in JSON, as number or as string of digits.
+// flexID is a cid in JSON, as a number or as a string of digits.
 type flexID string
 
-// UnmarshalJSON keeps the text: parseID says what is wrong with it, by the parameter's name.
+// UnmarshalJSON keeps the text for parseID, whose errors name the parameter.
 func (f *flexID) UnmarshalJSON(b []byte) error {
 	*f = flexID(b)
 	if b[0] == '"' {

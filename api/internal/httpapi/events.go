@@ -8,19 +8,21 @@ import (
 	"time"
 
 	"github.com/labstack/echo/v4"
+	"go.uber.org/zap"
 
 	"github.com/tierflow/tierflow/api/internal/live"
 )
 
 const (
-	// heartbeat is how often a quiet connection is used, so that proxies keep it and dead ones are noticed.
-	heartbeat = 15 * time.Second
-	// slowWriter is how long a watcher may take to read one event.
-	slowWriter = 10 * time.Second
+	// keepAlive is the interval of comments on a quiet connection. They keep proxies from closing the connection, and show
+	// when the reader has gone.
+	keepAlive = 15 * time.Second
+	// slowReader is how long the reader may take to read one event.
+	slowReader = 10 * time.Second
 )
 
-// events streams what happens (server-sent events). An event's id is its entry's, followed by the position in each
-// stream, so that Last-Event-ID goes on exactly where a connection broke off.
+// events streams the entries of all streams as server-sent events. The id of an event is the id of its entry, followed by
+// the position in each stream. With it as Last-Event-ID a new connection resumes exactly where the last one broke off.
 func (s *Server) events(c echo.Context) error {
 	if _, err := query(c); err != nil {
 		return err
@@ -48,10 +50,10 @@ func (s *Server) events(c echo.Context) error {
 	h := w.Header()
 	h.Set("Content-Type", "text/event-stream")
 	h.Set("Cache-Control", "no-store")
-	h.Set("X-Accel-Buffering", "no") // or a web server in front of us would keep events back
+	h.Set("X-Accel-Buffering", "no") // a web server in front must not buffer events
 	rc := http.NewResponseController(w)
 	write := func(b []byte) error {
-		if err := rc.SetWriteDeadline(time.Now().Add(slowWriter)); err != nil {
+		if err := rc.SetWriteDeadline(time.Now().Add(slowReader)); err != nil {
 			return err
 		}
 		if _, err := w.Write(b); err != nil {
@@ -63,11 +65,11 @@ func (s *Server) events(c echo.Context) error {
 		return err
 	}
 	w.WriteHeader(http.StatusOK)
-	// The id comes first, so that a watcher who loses the connection before the first event misses none.
+	// The id comes first: a reader that loses the connection before the first event still knows where to resume.
 	if err := write([]byte("retry: 1000\nid: " + at.String() + "\n\n")); err != nil {
 		return nil
 	}
-	err = s.Hub.Watch(ctx, at, heartbeat, func(e *live.Event, at live.Position) error {
+	err = s.Hub.Watch(ctx, at, keepAlive, func(e *live.Event, at live.Position) error {
 		if e == nil {
 			return write([]byte(": still here\n\n"))
 		}
@@ -83,12 +85,12 @@ func (s *Server) events(c echo.Context) error {
 		return write(b)
 	})
 	if err != nil && !errors.Is(err, context.Canceled) {
-		s.Log.Debug("a watcher has gone")
+		s.Log.Debug("a stream of events has ended", zap.Error(err))
 	}
 	return nil
 }
 
-// fieldsJSON writes fields and values as an object of strings, in their order.
+// fieldsJSON writes alternating names and values as a JSON object of strings, in their order.
 func fieldsJSON(fields []string) ([]byte, error) {
 	b := []byte{'{'}
 	for i, f := range fields {

@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -10,22 +11,10 @@ import (
 
 	"github.com/labstack/echo/v4"
 
+	"github.com/tierflow/tierflow/api/client"
 	"github.com/tierflow/tierflow/shared/fault"
 	"github.com/tierflow/tierflow/shared/policy"
 )
-
-type levelAnswer struct {
-	Level    string `json:"level"`
-	MinCount int64  `json:"min_counts"`
-	MaxCount *int64 `json:"max_counts"` // null: no upper end
-	Path     string `json:"path"`
-	TierID   string `json:"tier_id"`
-	Contents *int64 `json:"contents"` // null where counting would take too long
-}
-
-type levelsAnswer struct {
-	Levels []levelAnswer `json:"levels"`
-}
 
 func (s *Server) getLevels(c echo.Context) error {
 	if _, err := query(c); err != nil {
@@ -34,18 +23,18 @@ func (s *Server) getLevels(c echo.Context) error {
 	return s.answerLevels(c)
 }
 
-// answerLevels shows the table as it is, even where somebody has made it invalid by SQL.
+// answerLevels answers with the table as it is, even where it is invalid because somebody changed it by SQL.
 func (s *Server) answerLevels(c echo.Context) error {
 	levels, err := s.Catalog.Levels(c.Request().Context())
 	if err != nil {
 		return err
 	}
 	counts := s.sizes.get(c.Request().Context(), s.Registry.Counts)
-	list := levelsAnswer{Levels: []levelAnswer{}}
+	list := client.Levels{Levels: []client.Level{}}
 	for _, l := range levels {
-		a := levelAnswer{Level: l.Name, MinCount: l.Min, Path: l.Path, TierID: l.TierID}
+		a := client.Level{Level: l.Name, MinCounts: l.Min, Path: l.Path, TierID: l.TierID}
 		if l.Max != policy.Open {
-			a.MaxCount = &l.Max
+			a.MaxCounts = &l.Max
 		}
 		if counts != nil {
 			n := counts[l.Name]
@@ -56,7 +45,7 @@ func (s *Server) answerLevels(c echo.Context) error {
 	return c.JSON(http.StatusOK, list)
 }
 
-// levelSizes remembers how many contents each level has, for a while: it takes MySQL as long as there are contents.
+// levelSizes caches how many items each level has. MySQL counts all rows for it, which takes long where there are many.
 type levelSizes struct {
 	mu     sync.Mutex
 	until  time.Time
@@ -68,7 +57,7 @@ const (
 	sizesTimeout = 500 * time.Millisecond
 )
 
-// get returns nil where it would take too long.
+// get returns nil where counting takes too long.
 func (l *levelSizes) get(ctx context.Context, count func(context.Context) (map[string]int64, error)) map[string]int64 {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -84,40 +73,35 @@ func (l *levelSizes) get(ctx context.Context, count func(context.Context) (map[s
 	return l.counts
 }
 
-// forget has the numbers counted anew.
+// forget makes the next get count again.
 func (l *levelSizes) forget() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.until = time.Time{}
 }
 
-// putLevels replaces the policy. Contents that it concerns are looked at in the background.
+// putLevels replaces the policy. Items that the change concerns are re-evaluated in the background.
 func (s *Server) putLevels(c echo.Context) error {
 	if _, err := query(c); err != nil {
 		return err
 	}
 	var in struct {
-		Levels []struct {
-			Level    *string `json:"level"`
-			MinCount *int64  `json:"min_counts"`
-			MaxCount *int64  `json:"max_counts"`
-			Path     *string `json:"path"`
-			TierID   string  `json:"tier_id"`  // ignored, so that what GET answers can be sent back
-			Contents *int64  `json:"contents"` // the same
-		} `json:"levels"`
+		Levels []json.RawMessage `json:"levels"` // as client.Levels
 	}
 	if err := decode(c.Request(), &in); err != nil {
 		return err
 	}
 	var levels []policy.Level
 	var errs []error
-	for i, l := range in.Levels {
-		if l.Level == nil || l.MinCount == nil || l.Path == nil {
-			return malformed("levels[%d]: level, min_counts and path must be given; max_counts only where there is an upper end", i)
+	for i, object := range in.Levels {
+		// tier_id and contents are ignored, so that the answer of GET can be sent back.
+		var l client.Level
+		if err := decodeObject(object, &l, "level", "min_counts", "path"); err != nil {
+			return malformed("levels[%d]: %s", i, detail(err))
 		}
-		level := policy.Level{Name: *l.Level, Min: *l.MinCount, Max: policy.Open, Path: *l.Path}
-		if l.MaxCount != nil {
-			level.Max = *l.MaxCount
+		level := policy.Level{Name: l.Level, Min: l.MinCounts, Max: policy.Open, Path: l.Path}
+		if l.MaxCounts != nil {
+			level.Max = *l.MaxCounts
 		}
 		if len(level.Path) > maxPath {
 			errs = append(errs, fmt.Errorf("level %q: its path has more than %d bytes", level.Name, maxPath))

@@ -10,6 +10,7 @@ import (
 	"github.com/labstack/echo/v4"
 	"go.uber.org/zap"
 
+	"github.com/tierflow/tierflow/api/client"
 	"github.com/tierflow/tierflow/shared/fault"
 )
 
@@ -33,23 +34,12 @@ var problems = map[fault.Kind]struct {
 	fault.Unavailable:      {http.StatusServiceUnavailable, "A server that is needed cannot be reached"},
 }
 
-// Problem is the body of every error (RFC 9457).
-type Problem struct {
-	Type   string `json:"type"`
-	Title  string `json:"title"`
-	Status int    `json:"status"`
-	Detail string `json:"detail"`
-	*batchAnswer
-}
-
-// malformed says what is wrong with a request.
+// malformed is the error for a request that cannot be read.
 func malformed(format string, args ...any) error {
 	return fault.New(fault.Malformed, "", "", fmt.Errorf(format, args...))
 }
 
-func problemType(kind fault.Kind) string { return "/problems/" + string(kind) }
-
-// detail is an error without its kind.
+// detail is the text of an error without its kind.
 func detail(err error) string {
 	var f *fault.Error
 	if !errors.As(err, &f) {
@@ -68,12 +58,12 @@ func detail(err error) string {
 // problem answers with an error.
 func (s *Server) problem(c echo.Context, err error) {
 	if c.Response().Committed {
-		return // the peer has half an answer: it will notice
+		return // half an answer is on its way: the caller sees that it breaks off
 	}
 	var b *batchError
-	p := Problem{}
+	p := client.Problem{}
 	if errors.As(err, &b) {
-		p.batchAnswer = &b.batchAnswer
+		p.Batch = &b.Batch
 		err = b.error
 	}
 	var routing *echo.HTTPError
@@ -82,11 +72,11 @@ func (s *Server) problem(c echo.Context, err error) {
 	}
 	kind := fault.KindOf(err)
 	if known, ok := problems[kind]; ok {
-		p.Type, p.Title, p.Status, p.Detail = problemType(kind), known.title, known.status, detail(err)
+		p.Type, p.Title, p.Status, p.Detail = client.ProblemType(kind), known.title, known.status, detail(err)
 	} else {
 		s.Log.Error("request failed", zap.String("path", c.Request().URL.Path), zap.Error(err))
 		p.Type, p.Title, p.Status = "about:blank", "Internal Server Error", http.StatusInternalServerError
-		p.Detail = "Something went wrong that should not; the service's log says what."
+		p.Detail = "An unexpected error: see the log of the service."
 	}
 	h := c.Response().Header()
 	if p.Status == http.StatusServiceUnavailable {
@@ -104,10 +94,10 @@ func (s *Server) problem(c echo.Context, err error) {
 	}
 	h.Set("Content-Type", "application/problem+json")
 	c.Response().WriteHeader(p.Status)
-	_, _ = c.Response().Write(body) // the peer has gone: nobody to tell
+	_, _ = c.Response().Write(body) // an error means that the caller has gone
 }
 
-// routing says in our words why the router found no handler.
+// routing turns an error of the router into one of ours.
 func (s *Server) routing(c echo.Context, e *echo.HTTPError) error {
 	switch e.Code {
 	case http.StatusNotFound:

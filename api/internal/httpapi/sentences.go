@@ -13,12 +13,12 @@ import (
 	"github.com/tierflow/tierflow/shared/state"
 )
 
-// The two calls of the original system. Their answers are fixed to the byte.
+// This file has the two calls of the original system. Every byte of their answers is fixed.
 
 const (
-	// commitWait is how long update_sentence waits for a commit that is on its way.
+	// commitWait is how long update_sentence waits for a commit.
 	commitWait = 2 * time.Second
-	// commitPoll is how often it looks meanwhile, in case that it missed the entry of committed.
+	// commitPoll is how often update_sentence reads MySQL meanwhile, in case the notification was lost.
 	commitPoll = 100 * time.Millisecond
 
 	notYet = "check your status again"
@@ -29,8 +29,8 @@ var (
 	textHeader = []string{"text/plain; charset=utf-8"}
 )
 
-// postSentence takes a view count and answers with the content's state. It is the path that must be fast: the body is
-// parsed by hand, nothing is reflected on, and a row that is known costs no query.
+// postSentence takes a view event and answers with the state of the item. It must be fast: it parses the body by hand, uses
+// no reflection, and needs no query for a row that the cache has.
 func (s *Server) postSentence(c echo.Context) error {
 	r := c.Request()
 	buf := s.buffers.Get().(*[]byte)
@@ -60,7 +60,7 @@ func (s *Server) postSentence(c echo.Context) error {
 	return answer(c, jsonHeader, *buf)
 }
 
-// parseView reads one view count.
+// parseView reads one view event from a form or a JSON object.
 func parseView(kind string, b []byte) (item.ID, item.Count, error) {
 	fields := [...]field{{name: "cid"}, {name: "count"}}
 	if err := parseBody(kind, b, fields[:]); err != nil {
@@ -79,11 +79,11 @@ func answer(c echo.Context, contentType []string, b []byte) error {
 	w.Header()["Content-Type"] = contentType
 	w.WriteHeader(http.StatusOK)
 	_, err := w.Write(b)
-	return err // the peer has gone: what was done is done
+	return err // the caller has gone; what was done stays done
 }
 
-// updateSentence answers with the cid once nothing is left to do for an item: its newest event is done and MySQL names
-// its target. Where the state has expired, or Redis was wiped, the row's last count says what the target is.
+// updateSentence answers with the cid when the item is in its place: its newest view event is done, and MySQL names its
+// target as the level. Where the state has expired, or Redis was wiped, the last count of the row gives the target.
 func (s *Server) updateSentence(c echo.Context) error {
 	r := c.Request()
 	kind, err := mediaType(r, formType, jsonType)
@@ -102,7 +102,7 @@ func (s *Server) updateSentence(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	// Listen before looking, so that a commit between the two is not missed.
+	// Subscribe before reading, so that no commit falls in between.
 	committed, stop := s.Commits.Next(id)
 	defer stop()
 	deadline := time.NewTimer(commitWait)

@@ -1,4 +1,5 @@
-// Package httpapi is the HTTP face of Tierflow: the two calls of the original system, and everything under /v1.
+// Package httpapi is the HTTP API of Tierflow: the two calls of the original system, and everything under /v1. The table in
+// routes.go names every call. The package client declares the JSON.
 package httpapi
 
 import (
@@ -26,7 +27,7 @@ import (
 	"github.com/tierflow/tierflow/shared/state"
 )
 
-// Options of a Server. All but Guard are required.
+// Options of a Server. Every field but Guard is required.
 type Options struct {
 	Ingest     *ingest.Batcher
 	Lookup     *lookup.Cache
@@ -35,20 +36,21 @@ type Options struct {
 	Reevaluate *reevaluate.Reevaluator
 	Commits    *live.Commits
 	Hub        *live.Hub
-	Reads      *state.Store // for reads, which may be repeated
-	Writes     *state.Store // for scripts, which are never sent twice
+	Reads      *state.Store // for reads; its client may repeat a command
+	Writes     *state.Store // for scripts; its client sends nothing twice
 	Ready      *admin.Ready
 	Metrics    *prometheus.Registry
-	Guard      *apikeys.Guard // nil where no keys are configured: everybody may do everything
+	Guard      *apikeys.Guard // nil where no keys are configured: every caller may do everything
 	Log        *zap.Logger
 }
 
 // Server answers HTTP.
 type Server struct {
 	Options
+	routes   []Route
 	echo     *echo.Echo
-	closing  chan struct{} // the program stops: those who only listen should go
-	buffers  sync.Pool     // *[]byte, for bodies and answers
+	closing  chan struct{} // closed when the program stops: streams of events end
+	buffers  sync.Pool     // of *[]byte, for bodies and answers
 	requests *prometheus.CounterVec
 	seconds  *prometheus.HistogramVec
 	sizes    levelSizes
@@ -57,7 +59,7 @@ type Server struct {
 //go:embed web/index.html openapi.yaml
 var files embed.FS
 
-// Limits of the server. Bodies that are streamed prolong their own deadlines.
+// Limits of the server. A streamed body extends its own deadlines.
 const (
 	readHeaderTimeout = 5 * time.Second
 	readTimeout       = 15 * time.Second
@@ -65,11 +67,9 @@ const (
 	idleTimeout       = 2 * time.Minute
 	maxHeaderBytes    = 16 << 10
 	maxBody           = 64 << 10
-	// handlerTimeout bounds what one call may wait for Redis and MySQL.
-	handlerTimeout = 10 * time.Second
 )
 
-// idsPool makes the randomness of event ids by the page: one system call for each would show in the rate.
+// idsPool lets uuid read the randomness of many event ids at once. A system call for each id would lower the rate.
 var idsPool = sync.OnceFunc(uuid.EnableRandPool)
 
 // New makes a Server.
@@ -86,69 +86,26 @@ func New(o Options) *Server {
 	}
 	o.Metrics.MustRegister(s.requests, s.seconds)
 	s.echo.HTTPErrorHandler = func(err error, c echo.Context) { s.problem(c, err) }
-	s.routes()
+	s.routes = s.table()
+	for _, r := range s.routes {
+		s.add(r)
+	}
 	return s
 }
 
-func (s *Server) routes() {
-	s.add("POST", "/post_sentence", s.postSentence)
-	s.add("POST", "/update_sentence", s.updateSentence)
-
-	s.add("POST", "/v1/views", s.postViews)
-
-	s.add("GET", "/v1/contents", s.listContents)
-	s.add("POST", "/v1/contents", s.createContent)
-	s.add("GET", "/v1/contents/:cid", s.showContent)
-	s.add("DELETE", "/v1/contents/:cid", s.deleteContent)
-	s.add("GET", "/v1/contents/:cid/location", s.locateContent)
-	s.add("GET", "/v1/contents/:cid/file", s.handOver)
-	s.add("GET", "/v1/contents/:cid/file/*", s.handOver)
-	s.add("GET", "/v1/contents/:cid/history", s.listHistory)
-	s.add("PUT", "/v1/contents/:cid/pin", s.putPin)
-	s.add("DELETE", "/v1/contents/:cid/pin", s.deletePin)
-
-	s.add("GET", "/v1/levels", s.getLevels)
-	s.add("PUT", "/v1/levels", s.putLevels)
-
-	s.add("GET", "/v1/relocations", s.listRelocations)
-	s.add("POST", "/v1/pause", s.pause)
-	s.add("POST", "/v1/resume", s.resume)
-	s.add("GET", "/v1/dead", s.listDead)
-	s.add("POST", "/v1/dead/:id/retry", s.retryDead)
-	s.add("DELETE", "/v1/dead/:id", s.dropDead)
-	s.add("GET", "/v1/events", s.events)
-
-	s.add("GET", "/", s.file("web/index.html", "text/html; charset=utf-8"))
-	s.add("GET", "/openapi.yaml", s.file("openapi.yaml", "application/yaml"))
-	health := echo.WrapHandler(admin.Handler(s.Ready, s.Metrics))
-	s.add("GET", "/healthz", health)
-	s.add("GET", "/readyz", health)
-	s.add("GET", "/metrics", health)
-}
-
-// Routes lists method and path of every call, as the router has them.
-func (s *Server) Routes() [][2]string {
-	var rs [][2]string
-	for _, r := range s.echo.Routes() {
-		rs = append(rs, [2]string{r.Method, r.Path})
-	}
-	return rs
-}
-
-// add routes to a handler and puts around it what every call has: a key's scope, a deadline, its errors as problems,
-// metrics, and a log line at debug level.
-func (s *Server) add(method, path string, handle echo.HandlerFunc) {
-	handle = s.guarded(scopeOf(method, path), handle)
-	seconds := s.seconds.WithLabelValues(path)
+// add gives a route to the router. Around its handler it puts what every call has: the scope of the key, the time limit,
+// errors as problems, metrics, and a log line at debug level.
+func (s *Server) add(r Route) {
+	handle := s.guarded(r.Scope, r.handle)
+	seconds := s.seconds.WithLabelValues(r.Path)
 	var requests [6]prometheus.Counter
 	for class := range requests {
-		requests[class] = s.requests.WithLabelValues(path, fmt.Sprintf("%dxx", class))
+		requests[class] = s.requests.WithLabelValues(r.Path, fmt.Sprintf("%dxx", class))
 	}
-	unbounded := path == "/v1/views" || path == "/v1/events"
 	h := func(c echo.Context) error {
 		start := time.Now()
-		if !unbounded && path != "/post_sentence" { // whose waits have limits of their own
-			ctx, cancel := context.WithTimeout(c.Request().Context(), handlerTimeout)
+		if r.Limit > 0 {
+			ctx, cancel := context.WithTimeout(c.Request().Context(), r.Limit)
 			defer cancel()
 			c.SetRequest(c.Request().WithContext(ctx))
 		}
@@ -164,13 +121,13 @@ func (s *Server) add(method, path string, handle echo.HandlerFunc) {
 		}
 		return nil
 	}
-	s.echo.Add(method, path, h)
-	if method == http.MethodGet {
-		s.echo.Add(http.MethodHead, path, h)
+	s.echo.Add(r.Method, r.Path, h)
+	if r.Head {
+		s.echo.Add(http.MethodHead, r.Path, h)
 	}
 }
 
-// caught turns a panic into an error: one bad request must not end the others.
+// caught turns a panic into an error, so that one bad request does not end the others.
 func (s *Server) caught(c echo.Context, handle echo.HandlerFunc) (err error) {
 	defer func() {
 		if r := recover(); r != nil {
@@ -184,7 +141,7 @@ func (s *Server) caught(c echo.Context, handle echo.HandlerFunc) (err error) {
 	return handle(c)
 }
 
-// HTTP is the server, to be given a listener. Its Shutdown ends those who only listen, and waits for the others.
+// HTTP makes the server. Its Shutdown ends the streams of events, and waits for all other calls.
 func (s *Server) HTTP() *http.Server {
 	srv := &http.Server{
 		Handler: s.echo, ReadHeaderTimeout: readHeaderTimeout, ReadTimeout: readTimeout, WriteTimeout: writeTimeout,
@@ -197,7 +154,7 @@ func (s *Server) HTTP() *http.Server {
 func (s *Server) file(name, contentType string) echo.HandlerFunc {
 	data, err := files.ReadFile(name)
 	if err != nil {
-		panic(err) // it is embedded: only a broken build has none
+		panic(err) // the file is embedded: only a broken build lacks it
 	}
 	return func(c echo.Context) error {
 		h := c.Response().Header()

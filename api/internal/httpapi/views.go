@@ -13,6 +13,7 @@ import (
 
 	"github.com/labstack/echo/v4"
 
+	"github.com/tierflow/tierflow/api/client"
 	"github.com/tierflow/tierflow/api/internal/lookup"
 	"github.com/tierflow/tierflow/api/internal/reevaluate"
 	"github.com/tierflow/tierflow/shared/event"
@@ -22,13 +23,13 @@ import (
 )
 
 const (
-	// maxLine is the longest line of a batch, without its end.
+	// maxLine is the maximum length of a line of a batch in bytes, without its end.
 	maxLine = 4 << 10
-	// batchPart is how many lines are looked up and appended together: memory does not grow with the body.
+	// batchPart is how many lines are looked up and appended at once. Memory does not grow with the body.
 	batchPart = 512
-	// maxRefused is how many refused lines are named.
+	// maxRefused is how many refused lines the answer lists.
 	maxRefused = 1000
-	// patience is how long a batch may bring nothing new.
+	// patience is how long a batch may stay silent.
 	patience = 30 * time.Second
 )
 
@@ -59,60 +60,32 @@ func (s *Server) postViews(c echo.Context) error {
 	if err := s.Ingest.Append(v); err != nil {
 		return err
 	}
-	return c.JSON(http.StatusAccepted, acceptedView(v))
+	return c.JSON(http.StatusAccepted, client.Accepted{EventID: v.EventID, Status: string(state.NewState(v).Status), Target: v.Target})
 }
 
-// viewAnswer says what became of a view event.
-type viewAnswer struct {
-	EventID string       `json:"event_id"`
-	Status  state.Status `json:"status"`
-	Target  string       `json:"target"`
-}
-
-func acceptedView(v event.View) viewAnswer {
-	return viewAnswer{v.EventID, state.NewState(v).Status, v.Target}
-}
-
-// refusal is a line of a batch that was not accepted.
-type refusal struct {
-	Line   int64  `json:"line"`
-	Type   string `json:"type"`
-	Detail string `json:"detail"`
-}
-
-// batchAnswer is what a batch came to.
-type batchAnswer struct {
-	Accepted     int64     `json:"accepted"` // for certain
-	Refused      []refusal `json:"refused"`  // the first ones
-	RefusedTotal int64     `json:"refused_total"`
-	// LinesDone is only in problems: up to this line each has been accepted or refused; of later ones some may have
-	// been accepted as well.
-	LinesDone *int64 `json:"lines_done,omitempty"`
-}
-
-// batchError is the end of a batch before its end.
+// batchError is the error of a batch that broke off, with what had become of it.
 type batchError struct {
 	error
-	batchAnswer
+	client.Batch
 }
 
-// batch is a batch that is being read.
+// batch is the state of a batch while it is read.
 type batch struct {
 	server *Server
-	batchAnswer
-	line    int64 // the last one that was read
-	done    int64 // the last one that was accepted or refused, and all before it
+	client.Batch
+	line    int64 // the last line that was read
+	done    int64 // up to this line every line was accepted or refused
 	ids     []item.ID
 	counts  []item.Count
 	lines   []int64
 	views   []event.View
-	refused []refusal // of this part, in no order
+	refused []client.Refusal // of this part, in no order
 }
 
 var readers = sync.Pool{New: func() any { return bufio.NewReaderSize(nil, 64<<10) }}
 
-// postBatch reads events line by line. What has arrived is appended before more is waited for, part by part; a line
-// that is refused holds up no other.
+// postBatch reads view events line by line and appends them part by part. It appends what has arrived before it waits for
+// more. A refused line does not stop the others.
 func (s *Server) postBatch(c echo.Context) error {
 	r := readers.Get().(*bufio.Reader)
 	defer func() {
@@ -120,7 +93,7 @@ func (s *Server) postBatch(c echo.Context) error {
 		readers.Put(r)
 	}()
 	r.Reset(patient{c.Request().Body, http.NewResponseController(c.Response())})
-	b := &batch{server: s, batchAnswer: batchAnswer{Refused: []refusal{}}}
+	b := &batch{server: s, Batch: client.Batch{Refused: []client.Refusal{}}}
 	for {
 		if len(b.ids) == batchPart || len(b.refused) >= batchPart || !buffered(r) {
 			if err := b.flush(c); err != nil {
@@ -142,10 +115,10 @@ func (s *Server) postBatch(c echo.Context) error {
 	if err := b.flush(c); err != nil {
 		return b.fail(c, err)
 	}
-	return c.JSON(http.StatusOK, b.batchAnswer)
+	return c.JSON(http.StatusOK, b.Batch)
 }
 
-// patient prolongs the request's deadlines at each read: a batch may take as long as it goes on.
+// patient extends the deadlines of the request at each read: a batch may take any time as long as lines arrive.
 type patient struct {
 	from io.Reader
 	rc   *http.ResponseController
@@ -159,13 +132,13 @@ func (p patient) Read(b []byte) (int, error) {
 	return p.from.Read(b)
 }
 
-// buffered tells whether the next line can be read without waiting.
+// buffered reports whether the next line can be read without waiting.
 func buffered(r *bufio.Reader) bool {
 	b, _ := r.Peek(r.Buffered())
 	return bytes.IndexByte(b, '\n') >= 0
 }
 
-// readLine reads up to the next newline or the end. bufio.ErrBufferFull: it is far too long, and was passed over.
+// readLine reads up to the next newline or the end. bufio.ErrBufferFull means that the line was far too long, and is skipped.
 func readLine(r *bufio.Reader) ([]byte, error) {
 	line, err := r.ReadSlice('\n')
 	if err != bufio.ErrBufferFull {
@@ -180,7 +153,7 @@ func readLine(r *bufio.Reader) ([]byte, error) {
 	return nil, bufio.ErrBufferFull
 }
 
-// take parses a line.
+// take parses one line.
 func (b *batch) take(line []byte, long bool) {
 	b.line++
 	line = bytes.TrimRight(line, "\r\n")
@@ -203,12 +176,12 @@ var errLine = errors.New("the line has more than 4096 bytes")
 
 func (b *batch) refuse(line int64, err error) {
 	b.RefusedTotal++
-	if len(b.Refused) < maxRefused { // the first ones of this part are not known before its end
-		b.refused = append(b.refused, refusal{line, problemType(fault.KindOf(err)), detail(err)})
+	if len(b.Refused) < maxRefused { // which ones of this part come first is known at its end
+		b.refused = append(b.refused, client.Refusal{Line: line, Type: client.ProblemType(fault.KindOf(err)), Detail: detail(err)})
 	}
 }
 
-// flush looks up and appends what was read since the last time.
+// flush looks up and appends what was read since the last flush.
 func (b *batch) flush(c echo.Context) error {
 	var err error
 	if len(b.ids) > 0 {
@@ -226,7 +199,7 @@ func (b *batch) flush(c echo.Context) error {
 		b.ids, b.counts, b.lines, b.views = b.ids[:0], b.counts[:0], b.lines[:0], b.views[:0]
 	}
 	if len(b.refused) > 0 {
-		slices.SortFunc(b.refused, func(x, y refusal) int { return cmp.Compare(x.Line, y.Line) })
+		slices.SortFunc(b.refused, func(x, y client.Refusal) int { return cmp.Compare(x.Line, y.Line) })
 		b.Refused = append(b.Refused, b.refused[:min(len(b.refused), maxRefused-len(b.Refused))]...)
 		b.refused = b.refused[:0]
 	}
@@ -236,10 +209,10 @@ func (b *batch) flush(c echo.Context) error {
 	return err
 }
 
-// fail ends a batch whose rest is not wanted any more.
+// fail ends a batch before its end.
 func (b *batch) fail(c echo.Context, err error) error {
-	// Else the server would wait for the rest of the body before it sends the answer.
+	// On a connection that stays open the server would read the rest of the body before it answers.
 	c.Response().Header().Set("Connection", "close")
 	b.LinesDone = &b.done
-	return &batchError{err, b.batchAnswer}
+	return &batchError{err, b.Batch}
 }

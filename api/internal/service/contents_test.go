@@ -220,7 +220,7 @@ func TestTheHandOver(t *testing.T) {
 		}
 	}
 	for _, sub := range []string{"", "../x", "a/../../x", "a//b", "a/", "%2e%2e/x", "..%2Fx", "a/%00", "./a", "."} {
-		a.wantProblem("GET", "/v1/contents/2/file/"+sub, "", "", 400, "malformed", "inside the content")
+		a.wantProblem("GET", "/v1/contents/2/file/"+sub, "", "", 400, "malformed", "inside the item")
 	}
 	a.wantProblem("GET", "/v1/contents/3/file", "", "", 422, "unprocessable", "..")
 }

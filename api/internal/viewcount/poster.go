@@ -1,108 +1,74 @@
 package viewcount
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
+	"errors"
 	"fmt"
-	"io"
-	"net/http"
-	"net/url"
 	"slices"
 	"time"
+
+	"github.com/tierflow/tierflow/api/client"
+	"github.com/tierflow/tierflow/shared/fault"
 )
 
-// batch is how many counts are posted at once: so many refused lines the api names one by one.
-const batch = 1000
+// maxBatch is how many counts one batch has. The api lists no more refused lines than that.
+const maxBatch = 1000
 
-// unavailable is the type of a refusal that has nothing to do with what was posted.
-const unavailable = "/problems/unavailable"
-
-// timeout bounds a post.
+// timeout bounds one batch.
 const timeout = 30 * time.Second
 
-// Poster tells the api what contents' counts are.
+// Poster posts counts to the api.
 type Poster struct {
-	URL    *url.URL // of the api
-	APIKey string   // with the scope views; "" for none
+	API *client.Client // with a key that has the scope views
 }
 
-// Post tells all counts that have changed, and returns how many the api took and how many it refused for good, such as
-// those of contents that it does not know. An error means that the rest is still to be told. A count may be told twice:
-// it is a number and not an increment.
-func (p *Poster) Post(ctx context.Context, w *Window) (told, refused int, err error) {
-	for views := range slices.Chunk(w.Changed(), batch) {
-		took, not, err := p.post(ctx, w, views)
-		told, refused = told+took, refused+not
+// Post posts all counts that have changed. It returns how many the api accepted and how many it refused for good, such as
+// those of unknown items. After an error the remaining counts stay changed, for the next Post. The api may get a count twice,
+// which is harmless: a count is a number and not an increment.
+func (p *Poster) Post(ctx context.Context, w *Window) (accepted, refused int, err error) {
+	for views := range slices.Chunk(w.Changed(), maxBatch) {
+		a, r, err := p.post(ctx, w, views)
+		accepted, refused = accepted+a, refused+r
 		if err != nil {
-			return told, refused, err
+			return accepted, refused, err
 		}
 	}
-	return told, refused, nil
+	return accepted, refused, nil
 }
 
-// answer is the api's to a batch: as its own, or in a problem.
-type answer struct {
-	Detail  string `json:"detail"`
-	Refused []struct {
-		Line   int    `json:"line"`
-		Type   string `json:"type"`
-		Detail string `json:"detail"`
-	} `json:"refused"`
-	LinesDone int `json:"lines_done"`
-}
-
-func (p *Poster) post(ctx context.Context, w *Window, views []View) (told, refused int, err error) {
+func (p *Poster) post(ctx context.Context, w *Window, views []client.View) (accepted, refused int, err error) {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	var body bytes.Buffer
-	for _, v := range views {
-		fmt.Fprintf(&body, "{\"cid\":%s,\"count\":%s}\n", v.ID, v.Count)
-	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, p.URL.JoinPath("/v1/views").String(), &body)
+	done := len(views) // up to this line every line was accepted or refused
+	b, err := p.API.PostViews(ctx, views)
 	if err != nil {
-		return 0, 0, err
+		done = 0
+		var problem *client.Problem
+		if errors.As(err, &problem) && problem.Batch != nil {
+			b = *problem.Batch
+			if b.LinesDone != nil {
+				done = min(int(*b.LinesDone), len(views))
+			}
+		}
+		err = fmt.Errorf("post a batch of counts: %w", err)
 	}
-	req.Header.Set("Content-Type", "application/x-ndjson")
-	if p.APIKey != "" {
-		req.Header.Set("Authorization", "Bearer "+p.APIKey)
-	}
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return 0, 0, err
-	}
-	defer resp.Body.Close()
-	text, err := io.ReadAll(io.LimitReader(resp.Body, 4<<20))
-	if err != nil {
-		return 0, 0, err
-	}
-	var a answer
-	err = json.Unmarshal(text, &a)
-	switch {
-	case resp.StatusCode == http.StatusOK && err == nil:
-		a.LinesDone = len(views)
-	case resp.StatusCode == http.StatusOK:
-		return 0, 0, fmt.Errorf("POST /v1/views: %w", err)
-	default:
-		err = fmt.Errorf("POST /v1/views: %s: %s", resp.Status, a.Detail)
-	}
-	refusals := map[int]string{}
-	for _, r := range a.Refused {
-		refusals[r.Line] = r.Type
-		if r.Type == unavailable && err == nil {
-			err = fmt.Errorf("POST /v1/views: %s", r.Detail)
+	kinds := map[int64]fault.Kind{}
+	for _, r := range b.Refused {
+		kinds[r.Line] = r.Kind()
+		if r.Kind() == fault.Unavailable && err == nil {
+			err = fmt.Errorf("post a batch of counts: line %d: %s", r.Line, r.Detail)
 		}
 	}
-	for i, v := range views[:min(a.LinesDone, len(views))] {
-		switch refusals[i+1] {
+	for i, v := range views[:done] {
+		switch kinds[int64(i+1)] {
 		case "":
-			told++
-		case unavailable:
-			continue // it may be accepted later
+			accepted++
+		case fault.Unavailable:
+			continue // the api may accept it later
 		default:
 			refused++
 		}
-		w.Told(v.ID)
+		w.Told(v.CID)
 	}
-	return told, refused, err
+	return accepted, refused, err
 }

@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/tierflow/tierflow/api/client"
 	"github.com/tierflow/tierflow/api/internal/viewcount"
 	"github.com/tierflow/tierflow/shared/item"
 )
@@ -34,8 +35,8 @@ func see(w *viewcount.Window, at time.Time, id item.ID, viewers ...string) {
 func counts(w *viewcount.Window) map[item.ID]item.Count {
 	m := map[item.ID]item.Count{}
 	for _, v := range w.Changed() {
-		m[v.ID] = v.Count
-		w.Told(v.ID)
+		m[v.CID] = v.Count
+		w.Told(v.CID)
 	}
 	return m
 }
@@ -82,7 +83,7 @@ func TestWhatWasNotToldYetIsToldWithItsLatestCount(t *testing.T) {
 	w := viewcount.NewWindow(24 * hour)
 	w.Slide(noon)
 	see(w, noon, 7, "a")
-	if got := w.Changed(); len(got) != 1 || got[0] != (viewcount.View{ID: 7, Count: 1}) {
+	if got := w.Changed(); len(got) != 1 || got[0] != (client.View{CID: 7, Count: 1}) {
 		t.Fatal(got)
 	}
 	see(w, noon, 7, "b") // nobody was told
@@ -257,7 +258,7 @@ func (a *api) poster(t *testing.T) *viewcount.Poster {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &viewcount.Poster{URL: u, APIKey: "secret"}
+	return &viewcount.Poster{API: client.New(u, "secret")}
 }
 
 func three() *viewcount.Window {

@@ -15,6 +15,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/tierflow/tierflow/api/client"
 	"github.com/tierflow/tierflow/shared/item"
 )
 
@@ -158,18 +159,12 @@ func (w *Window) forget(period int64) {
 }
 
 // Changed are the contents whose count has changed since it was last told, in order, and their counts.
-func (w *Window) Changed() []View {
-	views := make([]View, 0, len(w.changed))
+func (w *Window) Changed() []client.View {
+	views := make([]client.View, 0, len(w.changed))
 	for _, id := range slices.Sorted(maps.Keys(w.changed)) {
-		views = append(views, View{id, w.total[id]})
+		views = append(views, client.View{CID: id, Count: w.total[id]})
 	}
 	return views
-}
-
-// View is a content and its count now.
-type View struct {
-	ID    item.ID
-	Count item.Count
 }
 
 // Told says that a content's count is known where it has to be, or that nobody wants to know it.

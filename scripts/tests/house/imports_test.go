@@ -22,8 +22,12 @@ var rules = []struct {
 		of: []string{"relocator/..."}, never: []string{"api/...", "committer/...", "scripts/..."}},
 	{name: "a service never imports another service, nor what people start",
 		of: []string{"committer/..."}, never: []string{"api/...", "relocator/...", "scripts/..."}},
-	{name: "scripts run services as processes",
-		of: []string{"scripts/..."}, never: []string{"api/...", "relocator/...", "committer/..."}},
+	// api/client is public: it is what a program outside of this repository would use too. What scripts must not do is call
+	// the code of a service in their own process.
+	{name: "scripts run services as processes, and call them by their public client",
+		of: []string{"scripts/..."}, never: []string{"api/...", "relocator/...", "committer/..."}, but: []string{"api/client"}},
+	{name: "the client of the api is for every program: it pulls in no server and no driver",
+		of: []string{"api/client"}, never: []string{"..."}, but: []string{"std", "api/client", "shared/item", "shared/fault"}, deep: true},
 	{name: "shared is imported and imports nobody",
 		of: []string{"shared/..."}, never: []string{"api/...", "relocator/...", "committer/...", "scripts/..."}},
 	{name: "domain values know only the standard library and one another",

@@ -8,6 +8,7 @@ import (
 
 	"github.com/labstack/echo/v4"
 
+	"github.com/tierflow/tierflow/api/client"
 	"github.com/tierflow/tierflow/api/internal/registry"
 	"github.com/tierflow/tierflow/shared/catalog"
 	"github.com/tierflow/tierflow/shared/event"
@@ -17,51 +18,19 @@ import (
 	"github.com/tierflow/tierflow/shared/state"
 )
 
-// contentAnswer is a content: its row, its newest event, its place.
-type contentAnswer struct {
-	CID          item.ID         `json:"cid"`
-	Level        string          `json:"level"`
-	Filename     string          `json:"filename"`
-	Generation   int64           `json:"generation"`
-	ViewCount    item.Count      `json:"view_count"`
-	SizeBytes    int64           `json:"size_bytes"`
-	Digest       string          `json:"digest"`
-	PinnedLevel  *string         `json:"pinned_level"`
-	GenerateTime string          `json:"generate_time"`
-	UpdateTime   string          `json:"update_time"`
-	State        *stateAnswer    `json:"state"` // null where nothing is known in Redis
-	Location     *locationAnswer `json:"location"`
-}
-
-type stateAnswer struct {
-	Count     item.Count   `json:"count"`
-	Target    string       `json:"target"`
-	DBLevel   string       `json:"db_level"`
-	WorkerID  *string      `json:"worker_id"`
-	Status    state.Status `json:"status"`
-	EventID   string       `json:"event_id"`
-	EntryID   string       `json:"entry_id"`
-	UpdatedAt string       `json:"updated_at"`
-}
-
-type locationAnswer struct {
-	Level      string `json:"level"`
-	Path       string `json:"path"`
-	Generation int64  `json:"generation"`
-}
-
-func describe(row catalog.Row, p policy.Policy, st *state.State) contentAnswer {
-	a := contentAnswer{
+// describe is an item as the api shows it. st may be nil.
+func describe(row catalog.Row, p policy.Policy, st *state.State) client.Item {
+	a := client.Item{
 		CID: row.ID, Level: row.Level, Filename: row.Filename, Generation: row.Generation, ViewCount: row.ViewCount,
 		SizeBytes: row.SizeBytes, Digest: row.Digest, PinnedLevel: orNull(row.Pinned),
 		GenerateTime: event.FormatTime(row.Generated), UpdateTime: event.FormatTime(row.Updated),
 	}
 	if l, ok := p.Level(row.Level); ok {
-		a.Location = &locationAnswer{l.Name, l.Path + "/" + row.Filename, row.Generation}
+		a.Location = &client.Location{Level: l.Name, Path: l.Path + "/" + row.Filename, Generation: row.Generation}
 	}
 	if st != nil {
-		a.State = &stateAnswer{st.Count, st.Target, st.DBLevel, orNull(st.WorkerID), st.Status, st.EventID, st.EntryID,
-			event.FormatTime(st.UpdatedAt)}
+		a.State = &client.State{Count: st.Count, Target: st.Target, DBLevel: st.DBLevel, WorkerID: orNull(st.WorkerID),
+			Status: string(st.Status), EventID: st.EventID, EntryID: st.EntryID, UpdatedAt: event.FormatTime(st.UpdatedAt)}
 	}
 	return a
 }
@@ -73,7 +42,7 @@ func orNull(s string) *string {
 	return &s
 }
 
-func (s *Server) listContents(c echo.Context) error {
+func (s *Server) listItems(c echo.Context) error {
 	q, err := query(c, "level", "filename", "after", "limit")
 	if err != nil {
 		return err
@@ -82,7 +51,7 @@ func (s *Server) listContents(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	most, err := limit(q)
+	count, err := pageLimit(q)
 	if err != nil {
 		return err
 	}
@@ -97,7 +66,7 @@ func (s *Server) listContents(c echo.Context) error {
 		case err == nil && (level == "" || level == row.Level) && int64(row.ID) > after:
 			rows = append(rows, row)
 		}
-	} else if rows, err = s.Catalog.List(ctx, q.Get("level"), item.ID(after), most); err != nil {
+	} else if rows, err = s.Catalog.List(ctx, q.Get("level"), item.ID(after), count); err != nil {
 		return err
 	}
 	p, err := s.Lookup.Policy(ctx)
@@ -112,28 +81,25 @@ func (s *Server) listContents(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	list := struct {
-		Contents  []contentAnswer `json:"contents"`
-		NextAfter *item.ID        `json:"next_after"` // null at the end
-	}{Contents: []contentAnswer{}}
+	list := client.Items{Contents: []client.Item{}}
 	for i, r := range rows {
 		list.Contents = append(list.Contents, describe(r, p, states[i]))
 	}
-	if len(rows) == most {
-		list.NextAfter = &rows[most-1].ID
+	if len(rows) == count {
+		list.NextAfter = &rows[count-1].ID
 	}
 	return c.JSON(http.StatusOK, list)
 }
 
-func (s *Server) showContent(c echo.Context) error {
+func (s *Server) showItem(c echo.Context) error {
 	id, err := s.onlyID(c)
 	if err != nil {
 		return err
 	}
-	return s.answerContent(c, http.StatusOK, id)
+	return s.answerItem(c, http.StatusOK, id)
 }
 
-// onlyID is the cid of a path, for a call without a query.
+// onlyID reads the cid in the path of a call that has no query.
 func (s *Server) onlyID(c echo.Context) (item.ID, error) {
 	if _, err := query(c); err != nil {
 		return 0, err
@@ -141,8 +107,8 @@ func (s *Server) onlyID(c echo.Context) (item.ID, error) {
 	return pathID(c)
 }
 
-// answerContent answers with a content as MySQL and Redis have it now.
-func (s *Server) answerContent(c echo.Context, status int, id item.ID) error {
+// answerItem answers with an item as MySQL and Redis have it now.
+func (s *Server) answerItem(c echo.Context, status int, id item.ID) error {
 	states, err := s.Reads.GetMany(c.Request().Context(), []item.ID{id})
 	if err != nil {
 		return err
@@ -163,27 +129,21 @@ func (s *Server) answerRow(c echo.Context, status int, id item.ID, st *state.Sta
 	return c.JSON(status, describe(row, p, st))
 }
 
-func (s *Server) createContent(c echo.Context) error {
+func (s *Server) createItem(c echo.Context) error {
 	if _, err := query(c); err != nil {
 		return err
 	}
 	var in struct {
-		CID      *flexID `json:"cid"`
-		Filename *string `json:"filename"`
-		Level    *string `json:"level"`
+		client.NewItem
+		CID flexID `json:"cid"`
 	}
-	if err := decode(c.Request(), &in); err != nil {
+	if err := decode(c.Request(), &in, "cid", "filename"); err != nil {
 		return err
 	}
-	switch {
-	case in.CID == nil:
-		return malformed("cid is missing")
-	case in.Filename == nil:
-		return malformed("filename is missing")
-	case in.Level != nil && *in.Level == "":
+	if in.Level != nil && *in.Level == "" {
 		return malformed("level is empty: leave it out for the level that starts at 0")
 	}
-	id, err := parseID(field{name: "cid", value: []byte(*in.CID)})
+	id, err := parseID(field{name: "cid", value: []byte(in.CID)})
 	if err != nil {
 		return err
 	}
@@ -191,19 +151,19 @@ func (s *Server) createContent(c echo.Context) error {
 	if in.Level != nil {
 		level = *in.Level
 	}
-	if err := s.Registry.Register(c.Request().Context(), id, *in.Filename, level); err != nil {
+	if err := s.Registry.Register(c.Request().Context(), id, in.Filename, level); err != nil {
 		return err
 	}
 	c.Response().Header().Set("Location", "/v1/contents/"+id.String())
-	var st *state.State // one that an earlier content of this cid may have left
+	var st *state.State // an earlier item with this cid may have left one
 	if states, err := s.Reads.GetMany(c.Request().Context(), []item.ID{id}); err == nil {
 		st = states[0]
-	} // else Redis is away: the content is registered all the same
+	} // an error means that Redis is away: the item is registered all the same
 	return s.answerRow(c, http.StatusCreated, id, st)
 }
 
-// deleteContent forgets an item. Its file stays.
-func (s *Server) deleteContent(c echo.Context) error {
+// deleteItem forgets an item. Its file stays.
+func (s *Server) deleteItem(c echo.Context) error {
 	id, err := s.onlyID(c)
 	if err != nil {
 		return err
@@ -215,7 +175,7 @@ func (s *Server) deleteContent(c echo.Context) error {
 	return c.NoContent(http.StatusNoContent)
 }
 
-func (s *Server) locateContent(c echo.Context) error {
+func (s *Server) locateItem(c echo.Context) error {
 	id, err := s.onlyID(c)
 	if err != nil {
 		return err
@@ -224,16 +184,16 @@ func (s *Server) locateContent(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	return c.JSON(http.StatusOK, locationAnswer{l.Level, l.Path, l.Generation})
+	return c.JSON(http.StatusOK, client.Location{Level: l.Level, Path: l.Path, Generation: l.Generation})
 }
 
-// handOver tells a web server in front of us which file to send.
-func (s *Server) handOver(c echo.Context) error {
+// serveFile tells a web server in front of the api which file to send.
+func (s *Server) serveFile(c echo.Context) error {
 	id, err := s.onlyID(c)
 	if err != nil {
 		return err
 	}
-	// The router's parameter may be escaped; the path of the request is not.
+	// The parameter of the router may be escaped. The path of the request is not.
 	_, sub, inside := strings.Cut(strings.TrimPrefix(c.Request().URL.Path, "/v1/contents/"+c.Param("cid")), "/file/")
 	if inside {
 		if err := checkSubPath(sub); err != nil {
@@ -246,22 +206,22 @@ func (s *Server) handOver(c echo.Context) error {
 		return err
 	}
 	if err := item.CheckFilename(l.Filename); err != nil {
-		return fault.New(fault.Unprocessable, "hand over content", id.String(), err)
+		return fault.New(fault.Unprocessable, "serve file of item", id.String(), err)
 	}
 	c.Response().Header().Set("X-Accel-Redirect", redirect(l, sub))
 	return c.NoContent(http.StatusOK)
 }
 
-// checkSubPath lets nothing through that could lead out of a content's folder.
+// checkSubPath refuses every path that could lead out of the folder of an item.
 func checkSubPath(sub string) error {
 	for part := range strings.SplitSeq(sub, "/") {
 		switch {
 		case part == "":
-			return malformed("the path inside the content has an empty part")
+			return malformed("the path inside the item has an empty part")
 		case part == "." || part == "..":
-			return malformed("the path inside the content has the part %q", part)
+			return malformed("the path inside the item has the part %q", part)
 		case strings.ContainsRune(part, 0):
-			return malformed("the path inside the content has a NUL byte")
+			return malformed("the path inside the item has a NUL byte")
 		}
 	}
 	return nil
@@ -275,21 +235,7 @@ func redirect(l registry.Location, sub string) string {
 	return "/" + strings.Join(parts, "/")
 }
 
-type historyAnswer struct {
-	ID             int64      `json:"id"`
-	EventID        string     `json:"event_id"`
-	CID            item.ID    `json:"cid"`
-	OldLevel       string     `json:"old_level"`
-	NewLevel       string     `json:"new_level"`
-	PrevUpdateTime string     `json:"prev_update_time"`
-	UpdateTime     string     `json:"update_time"`
-	ViewCount      item.Count `json:"view_count"`
-	Bytes          int64      `json:"bytes"`
-	DurationUS     int64      `json:"duration_us"`
-	WorkerID       string     `json:"worker_id"`
-}
-
-// listHistory shows what became of a content, also of one that has been forgotten.
+// listHistory lists the moves of an item, also of one that was forgotten.
 func (s *Server) listHistory(c echo.Context) error {
 	q, err := query(c, "limit", "before")
 	if err != nil {
@@ -303,12 +249,12 @@ func (s *Server) listHistory(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	most, err := limit(q)
+	count, err := pageLimit(q)
 	if err != nil {
 		return err
 	}
 	ctx := c.Request().Context()
-	hs, err := s.Catalog.History(ctx, id, before, most)
+	hs, err := s.Catalog.History(ctx, id, before, count)
 	if err != nil {
 		return err
 	}
@@ -317,17 +263,14 @@ func (s *Server) listHistory(c echo.Context) error {
 			return err
 		}
 	}
-	list := struct {
-		History    []historyAnswer `json:"history"`
-		NextBefore *int64          `json:"next_before"` // null at the end
-	}{History: []historyAnswer{}}
+	list := client.History{History: []client.Move{}}
 	for _, h := range hs {
-		list.History = append(list.History, historyAnswer{h.ID, h.EventID, h.CID, h.OldLevel, h.NewLevel,
-			event.FormatTime(h.PrevUpdateTime), event.FormatTime(h.UpdateTime), h.ViewCount, h.Bytes,
-			int64(h.Duration / time.Microsecond), h.WorkerID})
+		list.History = append(list.History, client.Move{ID: h.ID, EventID: h.EventID, CID: h.CID, OldLevel: h.OldLevel,
+			NewLevel: h.NewLevel, PrevUpdateTime: event.FormatTime(h.PrevUpdateTime), UpdateTime: event.FormatTime(h.UpdateTime),
+			ViewCount: h.ViewCount, Bytes: h.Bytes, DurationUS: int64(h.Duration / time.Microsecond), WorkerID: h.WorkerID})
 	}
-	if len(hs) == most {
-		list.NextBefore = &hs[most-1].ID
+	if len(hs) == count {
+		list.NextBefore = &hs[count-1].ID
 	}
 	return c.JSON(http.StatusOK, list)
 }
@@ -337,16 +280,14 @@ func (s *Server) putPin(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	var in struct {
-		Level *string `json:"level"`
-	}
-	if err := decode(c.Request(), &in); err != nil {
+	var in client.Pin
+	if err := decode(c.Request(), &in, "level"); err != nil {
 		return err
 	}
-	if in.Level == nil || *in.Level == "" {
+	if in.Level == "" {
 		return malformed("level is missing")
 	}
-	return s.pin(c, id, *in.Level)
+	return s.pin(c, id, in.Level)
 }
 
 func (s *Server) deletePin(c echo.Context) error {
@@ -357,7 +298,7 @@ func (s *Server) deletePin(c echo.Context) error {
 	return s.pin(c, id, "")
 }
 
-// pin changes the pin and posts the last count again, so that a relocator looks at the content.
+// pin changes the pin and posts the last count again, so that a relocator re-evaluates the item.
 func (s *Server) pin(c echo.Context, id item.ID, level string) error {
 	ctx := c.Request().Context()
 	if err := s.Registry.Pin(ctx, id, level); err != nil {
@@ -373,8 +314,8 @@ func (s *Server) pin(c echo.Context, id item.ID, level string) error {
 		return err
 	}
 	if _, err := s.Reevaluate.PostAgain(ctx, row, p); err != nil {
-		return &fault.Error{Kind: fault.Unavailable, Op: "post the last count of content", Subject: id.String(), Err: err,
-			Hint: "the pin is stored, but nobody has been told: repeat the call"}
+		return &fault.Error{Kind: fault.Unavailable, Op: "post the last count of item", Subject: id.String(), Err: err,
+			Hint: "the pin is stored, but no relocator has been told: repeat the call"}
 	}
-	return s.answerContent(c, http.StatusOK, id)
+	return s.answerItem(c, http.StatusOK, id)
 }

@@ -1,0 +1,207 @@
+package client
+
+import (
+	"encoding/json"
+
+	"github.com/tierflow/tierflow/shared/item"
+)
+
+// Sentence is the answer to POST /post_sentence: the state of an item. The original system writes numbers as texts.
+type Sentence struct {
+	CID      string  `json:"cid"`
+	Count    string  `json:"count"`
+	Target   string  `json:"target"`   // the level that the count or a pin calls for
+	DBLevel  string  `json:"db_level"` // the level that MySQL names
+	Filename string  `json:"filename"`
+	WorkerID *string `json:"worker_id"`
+	Status   string  `json:"status"` // update or done
+}
+
+// View is a view event to post: the current count of an item.
+type View struct {
+	CID   item.ID    `json:"cid"`
+	Count item.Count `json:"count"`
+}
+
+// Accepted says what became of one posted view event.
+type Accepted struct {
+	EventID string `json:"event_id"`
+	Status  string `json:"status"` // update or done
+	Target  string `json:"target"`
+}
+
+// Batch is the result of a batch of view events.
+type Batch struct {
+	Accepted     int64     `json:"accepted"` // at least so many are in the stream
+	Refused      []Refusal `json:"refused"`  // the first 1000
+	RefusedTotal int64     `json:"refused_total"`
+	// LinesDone is set only where the batch broke off, in the Problem: every line up to this one was accepted or refused.
+	// Some of the later lines may have been accepted too.
+	LinesDone *int64 `json:"lines_done,omitempty"`
+}
+
+// Refusal is a line of a batch that was not accepted.
+type Refusal struct {
+	Line   int64  `json:"line"` // counted from 1
+	Type   string `json:"type"` // as in Problem
+	Detail string `json:"detail"`
+}
+
+// Item is one item: its row, its newest view event and its place.
+type Item struct {
+	CID          item.ID    `json:"cid"`
+	Level        string     `json:"level"`
+	Filename     string     `json:"filename"`
+	Generation   int64      `json:"generation"`
+	ViewCount    item.Count `json:"view_count"` // the last count that was settled
+	SizeBytes    int64      `json:"size_bytes"` // of the last copy
+	Digest       string     `json:"digest"`     // of the last copy: sha256:<hex>, or ""
+	PinnedLevel  *string    `json:"pinned_level"`
+	GenerateTime string     `json:"generate_time"`
+	UpdateTime   string     `json:"update_time"`
+	State        *State     `json:"state"`    // nil where Redis has none
+	Location     *Location  `json:"location"` // nil where the row names a level that does not exist
+}
+
+// State is the newest view event of an item.
+type State struct {
+	Count     item.Count `json:"count"`
+	Target    string     `json:"target"`
+	DBLevel   string     `json:"db_level"`
+	WorkerID  *string    `json:"worker_id"`
+	Status    string     `json:"status"` // update or done
+	EventID   string     `json:"event_id"`
+	EntryID   string     `json:"entry_id"`
+	UpdatedAt string     `json:"updated_at"`
+}
+
+// Location is where the file of an item is.
+type Location struct {
+	Level      string `json:"level"`
+	Path       string `json:"path"` // absolute
+	Generation int64  `json:"generation"`
+}
+
+// Items is a page of items, ascending by cid.
+type Items struct {
+	Contents  []Item   `json:"contents"`
+	NextAfter *item.ID `json:"next_after"` // nil at the end
+}
+
+// NewItem is an item to register.
+type NewItem struct {
+	CID      item.ID `json:"cid"`
+	Filename string  `json:"filename"`        // relative to the root of the tier
+	Level    *string `json:"level,omitempty"` // where the file is; nil: on the level that starts at 0
+}
+
+// Pin is the level to hold an item on.
+type Pin struct {
+	Level string `json:"level"`
+}
+
+// Move is a row of the history of an item: a committed move.
+type Move struct {
+	ID             int64      `json:"id"`
+	EventID        string     `json:"event_id"`
+	CID            item.ID    `json:"cid"`
+	OldLevel       string     `json:"old_level"`
+	NewLevel       string     `json:"new_level"`
+	PrevUpdateTime string     `json:"prev_update_time"`
+	UpdateTime     string     `json:"update_time"`
+	ViewCount      item.Count `json:"view_count"`
+	Bytes          int64      `json:"bytes"`
+	DurationUS     int64      `json:"duration_us"`
+	WorkerID       string     `json:"worker_id"`
+}
+
+// History is a page of moves, newest first.
+type History struct {
+	History    []Move `json:"history"`
+	NextBefore *int64 `json:"next_before"` // nil at the end
+}
+
+// Level is a level: a range of counts and the folder of its tier.
+type Level struct {
+	Level     string `json:"level"`
+	MinCounts int64  `json:"min_counts"`
+	MaxCounts *int64 `json:"max_counts"` // inclusive; nil: no upper end
+	Path      string `json:"path"`       // absolute
+	TierID    string `json:"tier_id"`    // ignored where levels are set
+	Contents  *int64 `json:"contents"`   // how many items the level has; nil: counting takes too long. Ignored where levels are set
+}
+
+// Levels are all levels, ascending.
+type Levels struct {
+	Levels []Level `json:"levels"`
+}
+
+// Relocation is a view event that a relocator has read and not settled.
+type Relocation struct {
+	EntryID    string     `json:"entry_id"`
+	EventID    string     `json:"event_id"`
+	CID        item.ID    `json:"cid"`
+	Count      item.Count `json:"count"`
+	Filename   string     `json:"filename"`
+	From       string     `json:"from"` // of the move under way, else as the event was posted
+	To         string     `json:"to"`
+	WorkerID   string     `json:"worker_id"` // the relocator that has the entry, or had it last
+	Deliveries int64      `json:"deliveries"`
+	IdleMS     int64      `json:"idle_ms"` // since the last sign of life
+	Moving     bool       `json:"moving"`  // false: the entry waits for a lock, a retry or a release
+	BytesDone  *int64     `json:"bytes_done"`
+	BytesTotal *int64     `json:"bytes_total"`
+	UpdatedAt  *string    `json:"updated_at"`
+}
+
+// Unreachable is a set of tiers that no living relocator reaches together, though entries wait for one that does.
+type Unreachable struct {
+	Tiers  []string `json:"tiers"`
+	SeenAt string   `json:"seen_at"`
+}
+
+// Relocations is a page of what is in flight, oldest first.
+type Relocations struct {
+	Relocations []Relocation  `json:"relocations"`
+	NextAfter   *string       `json:"next_after"` // nil at the end
+	Unsettled   int64         `json:"unsettled"`  // entries of all streams that are not settled, read or unread
+	Paused      bool          `json:"paused"`
+	Unreachable []Unreachable `json:"unreachable"`
+}
+
+// Paused says whether relocations are paused.
+type Paused struct {
+	Paused bool `json:"paused"`
+}
+
+// DeadLetter is an entry that failed for good.
+type DeadLetter struct {
+	ID           string            `json:"id"`
+	Stage        string            `json:"stage"`  // relocate, commit or release
+	Reason       string            `json:"reason"` // a fault.Kind, or exhausted
+	Error        string            `json:"error"`
+	Attempts     int64             `json:"attempts"`
+	SourceStream string            `json:"source_stream"`
+	SourceID     string            `json:"source_id"`
+	FailedAt     string            `json:"failed_at"`
+	Entry        map[string]string `json:"entry"` // the fields of the entry that failed
+}
+
+// DeadLetters is a page of dead letters, oldest first.
+type DeadLetters struct {
+	Dead      []DeadLetter `json:"dead"`
+	NextAfter *string      `json:"next_after"` // nil at the end
+}
+
+// Retried names the entry that a dead letter was appended as.
+type Retried struct {
+	EventID string `json:"event_id"`
+	EntryID string `json:"entry_id"`
+}
+
+// Event is one server-sent event.
+type Event struct {
+	Event string          `json:"event"`        // views, relocated, committed, dead or progress; "" where only the position changes
+	ID    string          `json:"id,omitempty"` // the position to resume after; "" for progress
+	Data  json.RawMessage `json:"data"`         // an object of texts: the fields of the entry
+}
