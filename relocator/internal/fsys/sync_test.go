@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
@@ -13,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/tierflow/tierflow/relocator/internal/fsys"
+	"github.com/tierflow/tierflow/relocator/internal/testdisk"
 )
 
 // TestAFailedSyncFailsItsCallersAndNoOthers syncs many files and one folder at the same time. The hook fails the sync of
@@ -125,20 +125,15 @@ func TestAFileWhoseBytesAnotherCallersSyncfsLostGetsAnError(t *testing.T) {
 	}
 }
 
-func run(t *testing.T, name string, args ...string) {
-	t.Helper()
-	if out, err := exec.Command(name, args...).CombinedOutput(); err != nil {
-		t.Fatalf("%s %v: %v: %s(these tests must run as root, with the right to mount)", name, args, err, out)
-	}
-}
+func TestMain(m *testing.M) { testdisk.Main(func() { os.Exit(m.Run()) }) }
 
+// mount mounts a file system on a new folder.
 func mount(t *testing.T, dir string, args ...string) {
 	t.Helper()
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	run(t, "mount", append(args, dir)...)
-	t.Cleanup(func() { run(t, "umount", dir) })
+	testdisk.Mount(t, dir, args...)
 }
 
 // brokenOverlay mounts an overlay whose upper layer is on a broken disk.
@@ -160,8 +155,8 @@ func brokenDisk(t *testing.T, folders ...string) string {
 	small, disk := filepath.Join(base, "small"), filepath.Join(base, "disk")
 	mount(t, small, "-t", "tmpfs", "-o", "size=2m", "none")
 	image := filepath.Join(small, "image")
-	run(t, "truncate", "-s", "64M", image)
-	run(t, "mkfs.ext4", "-q", "-O", "^has_journal", image)
+	testdisk.Run(t, "truncate", "-s", "64M", image)
+	testdisk.Run(t, "mkfs.ext4", "-q", "-O", "^has_journal", image)
 	mount(t, disk, "-o", "loop", image)
 	for _, f := range folders {
 		if err := os.Mkdir(filepath.Join(disk, f), 0o755); err != nil {

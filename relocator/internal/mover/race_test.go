@@ -60,182 +60,213 @@ func (r *row) release(level int) bool {
 func TestReadersFindTheFileWhileMoversAndReleasersRaceForIt(t *testing.T) {
 	for _, r := range routes[:2] {
 		for _, kind := range []string{"file", "directory"} {
-			t.Run(kind+" "+r.name, func(t *testing.T) { race(t, r, kind) })
+			t.Run(kind+" "+r.name, func(t *testing.T) { newRace(t, r, kind).run() })
 		}
 	}
 }
 
-func race(t *testing.T, r route, kind string) {
-	const commits = 40
-	seed := rand.Uint64()
-	t.Logf("seed %d", seed)
+// race is one item that several movers, releasers, sweeps and readers work on at the same time.
+type race struct {
+	t      *testing.T
+	levels []policy.Level
+	name   string // of the item
+	open   string // the file that readers open
+	want   string // its digest
+	row    row
+	clear  chan int // stands for the stream `committed`: tiers that hold an old copy
+
+	seed uint64
+	ctx  context.Context
+	stop context.CancelFunc
+	wg   sync.WaitGroup
+
+	retries, reads, misses atomic.Int64
+}
+
+func newRace(t *testing.T, r route, kind string) *race {
 	a, b := r.tiers(t)
-	levels := []policy.Level{a, b}
-	var data []byte
-	name, open := "p/x", "p/x"
-	if kind == "file" {
-		data = random(100_000)
-		write(t, a.Path+"/p/x", data)
-	} else {
-		open = "p/x/sub/1"
-		data = random(50_000)
-		write(t, a.Path+"/p/x/sub/1", data)
+	x := &race{t: t, levels: []policy.Level{a, b}, name: "p/x", open: "p/x", clear: make(chan int, 1<<16), seed: rand.Uint64()}
+	t.Logf("seed %d", x.seed)
+	data := random(100_000)
+	if kind == "directory" {
+		x.open = "p/x/sub/1"
 		write(t, a.Path+"/p/x/2", random(10))
 	}
-	want := sha(data)
+	write(t, a.Path+"/"+x.open, data)
+	x.want = sha(data)
+	x.ctx, x.stop = context.WithCancel(context.Background())
+	t.Cleanup(x.stop)
+	return x
+}
 
-	ctx, stop := context.WithCancel(context.Background())
-	defer stop()
-	db := &row{}
-	clear := make(chan int, 1<<16) // stands for the stream `committed`: tiers that hold an old copy
-	var retries atomic.Int64
-	slow := func(seed uint64) fsys.FS { // pauses before random operations
-		rnd := rand.New(rand.NewPCG(seed, 1))
-		var mu sync.Mutex
-		return fsys.FS{Hook: func(fsys.Step, string) error {
-			mu.Lock()
-			pause := time.Duration(0)
-			if rnd.IntN(20) == 0 {
-				pause = time.Duration(rnd.IntN(2000)) * time.Microsecond
-			}
-			mu.Unlock()
-			if pause > 0 {
-				<-time.After(pause)
-			}
-			return nil
-		}}
+// run lets them race until there were enough commits. It then sweeps and releases what is left, and checks the last copy.
+func (x *race) run() {
+	x.work(3, x.move)
+	x.work(2, x.release)
+	x.work(1, x.sweepAny)
+	x.work(3, x.read)
+	x.waitForCommits(40)
+	x.stop()
+	x.wg.Wait()
+	level, generation, n := x.row.read()
+	x.t.Logf("%d commits, generation %d, %d releases retried, %d reads, %d files missing", n, generation, x.retries.Load(),
+		x.reads.Load(), x.misses.Load())
+
+	m := mover.New(mover.Options{})
+	for l := range x.levels {
+		x.sweep(m, l)
 	}
-	var wg sync.WaitGroup
-	work := func(n int, step func(m *mover.Mover, rnd *rand.Rand)) {
-		for i := range n {
-			s := seed + uint64(i)*7919
-			m := mover.New(mover.Options{FS: slow(s), Verify: mover.Stream})
-			rnd := rand.New(rand.NewPCG(s, 2))
-			wg.Go(func() {
-				for ctx.Err() == nil {
-					step(m, rnd)
-				}
-			})
+	for tries := 0; len(x.clear) > 0; tries++ {
+		x.clearOne(m, <-x.clear)
+		if tries > 1<<16 {
+			x.t.Fatal("the releases do not end")
 		}
 	}
-	// Attempts that disturb each other may fail with these kinds only.
-	expected := func(err error) bool {
-		k := fault.KindOf(err)
-		return slices.Contains([]fault.Kind{fault.MissingFile, fault.Lost, fault.Busy, fault.Changed}, k)
+	got, err := os.ReadFile(x.levels[level].Path + "/" + x.open)
+	if err != nil || sha(got) != x.want {
+		x.t.Errorf("in the end: %d bytes, %v", len(got), err)
 	}
-	work(3, func(m *mover.Mover, _ *rand.Rand) { // movers
-		from, generation, _ := db.read()
-		made, err := m.Make(context.Background(), request(levels[from], levels[1-from], name))
-		switch {
-		case err != nil:
-			if !expected(err) {
-				t.Errorf("move: %v", err)
-				stop()
+	wantAbsent(x.t, x.levels[1-level].Path+"/p")
+	wantClean(x.t, x.levels...)
+}
+
+// work runs step again and again in n goroutines, each with a mover of its own.
+func (x *race) work(n int, step func(m *mover.Mover, rnd *rand.Rand)) {
+	for i := range n {
+		s := x.seed + uint64(i)*7919
+		m := mover.New(mover.Options{FS: pausing(s), Verify: mover.Stream})
+		rnd := rand.New(rand.NewPCG(s, 2))
+		x.wg.Go(func() {
+			for x.ctx.Err() == nil {
+				step(m, rnd)
 			}
-			if made != nil {
-				clear <- 1 - from
+		})
+	}
+}
+
+// pausing makes an FS that pauses before random operations.
+func pausing(seed uint64) fsys.FS {
+	rnd := rand.New(rand.NewPCG(seed, 1))
+	var mu sync.Mutex
+	return fsys.FS{Hook: func(fsys.Step, string) error {
+		mu.Lock()
+		pause := time.Duration(0)
+		if rnd.IntN(20) == 0 {
+			pause = time.Duration(rnd.IntN(2000)) * time.Microsecond
+		}
+		mu.Unlock()
+		if pause > 0 {
+			<-time.After(pause)
+		}
+		return nil
+	}}
+}
+
+func (x *race) waitForCommits(commits int) {
+	deadline := time.After(60 * time.Second)
+	for {
+		select {
+		case <-x.ctx.Done():
+			return
+		case <-deadline:
+			x.t.Error("not enough moves within a minute")
+			return
+		case <-time.After(time.Millisecond):
+			if _, _, n := x.row.read(); n >= commits {
+				return
 			}
-		case db.commit(1-from, generation):
-			clear <- from
-		default:
-			clear <- 1 - from
+		}
+	}
+}
+
+// fail reports an error and ends the race.
+func (x *race) fail(format string, args ...any) {
+	x.t.Errorf(format, args...)
+	x.stop()
+}
+
+// expected tells whether an attempt may fail with the error because others disturb it.
+func expected(err error) bool {
+	return slices.Contains([]fault.Kind{fault.MissingFile, fault.Lost, fault.Busy, fault.Changed}, fault.KindOf(err))
+}
+
+func (x *race) move(m *mover.Mover, _ *rand.Rand) {
+	from, generation, _ := x.row.read()
+	made, err := m.Make(context.Background(), request(x.levels[from], x.levels[1-from], x.name))
+	switch {
+	case err != nil:
+		if !expected(err) {
+			x.fail("move: %v", err)
 		}
 		if made != nil {
-			if err := made.Discard(); err != nil {
-				t.Errorf("discard: %v", err)
-			}
+			x.clear <- 1 - from
 		}
-	})
-	clearOne := func(m *mover.Mover, level int) {
-		rel := release(levels[level], name)
-		rel.Fence = func(context.Context) (bool, error) { return db.release(level), nil }
-		out, err := m.Release(context.Background(), rel)
-		if err != nil && !expected(err) {
-			t.Errorf("release: %v", err)
-			stop()
-		}
-		if err != nil || out == mover.RetryLater {
-			retries.Add(1)
-			clear <- level
+	case x.row.commit(1-from, generation):
+		x.clear <- from
+	default:
+		x.clear <- 1 - from
+	}
+	if made != nil {
+		if err := made.Discard(); err != nil {
+			x.t.Errorf("discard: %v", err)
 		}
 	}
-	work(2, func(m *mover.Mover, _ *rand.Rand) { // releasers
-		select {
-		case level := <-clear:
-			clearOne(m, level)
-		case <-ctx.Done():
-		}
-	})
-	sweep := func(m *mover.Mover, level int) {
-		_, err := m.Sweep(context.Background(), levels[level], -time.Minute, func(item.ID, string) bool { return false },
-			func(context.Context, item.ID, string) error { clear <- level; return nil })
-		if err != nil {
-			t.Errorf("sweep: %v", err)
-			stop()
-		}
-	}
-	work(1, func(m *mover.Mover, rnd *rand.Rand) { // the sweep removes even what is in use
-		sweep(m, rnd.IntN(2))
-		select {
-		case <-time.After(time.Duration(rnd.IntN(40)) * time.Millisecond):
-		case <-ctx.Done():
-		}
-	})
-	var reads, misses atomic.Int64
-	work(3, func(_ *mover.Mover, rnd *rand.Rand) { // readers
-		level, _, before := db.read()
-		if rnd.IntN(4) == 0 {
-			<-time.After(time.Duration(rnd.IntN(5000)) * time.Microsecond)
-		}
-		got, err := os.ReadFile(levels[level].Path + "/" + open)
-		reads.Add(1)
-		_, _, after := db.read()
-		switch {
-		case errors.Is(err, fs.ErrNotExist):
-			misses.Add(1)
-			if before == after {
-				t.Errorf("the row names level %d and the file was not there", level)
-				stop()
-			}
-		case err != nil || sha(got) != want:
-			t.Errorf("read %d bytes, %v", len(got), err)
-			stop()
-		}
-	})
-	deadline := time.After(60 * time.Second)
-	for done := false; !done; {
-		select {
-		case <-ctx.Done():
-			done = true
-		case <-deadline:
-			t.Error("not enough moves within a minute")
-			done = true
-		case <-time.After(time.Millisecond):
-			_, _, n := db.read()
-			done = n >= commits
-		}
-	}
-	stop()
-	wg.Wait()
-	level, generation, n := db.read()
-	t.Logf("%d commits, generation %d, %d releases retried, %d reads, %d files missing", n, generation, retries.Load(),
-		reads.Load(), misses.Load())
+}
 
-	// Now everything left is swept and released, and one copy remains.
-	m := mover.New(mover.Options{})
-	for l := range levels {
-		sweep(m, l)
+func (x *race) release(m *mover.Mover, _ *rand.Rand) {
+	select {
+	case level := <-x.clear:
+		x.clearOne(m, level)
+	case <-x.ctx.Done():
 	}
-	for tries := 0; len(clear) > 0; tries++ {
-		clearOne(m, <-clear)
-		if tries > 1<<16 {
-			t.Fatal("the releases do not end")
+}
+
+func (x *race) clearOne(m *mover.Mover, level int) {
+	r := release(x.levels[level], x.name)
+	r.Fence = func(context.Context) (bool, error) { return x.row.release(level), nil }
+	out, err := m.Release(context.Background(), r)
+	if err != nil && !expected(err) {
+		x.fail("release: %v", err)
+	}
+	if err != nil || out == mover.RetryLater {
+		x.retries.Add(1)
+		x.clear <- level
+	}
+}
+
+// sweepAny sweeps one of the tiers, even what is in use.
+func (x *race) sweepAny(m *mover.Mover, rnd *rand.Rand) {
+	x.sweep(m, rnd.IntN(2))
+	select {
+	case <-time.After(time.Duration(rnd.IntN(40)) * time.Millisecond):
+	case <-x.ctx.Done():
+	}
+}
+
+func (x *race) sweep(m *mover.Mover, level int) {
+	_, err := m.Sweep(context.Background(), x.levels[level], -time.Minute, func(item.ID, string) bool { return false },
+		func(context.Context, item.ID, string) error { x.clear <- level; return nil })
+	if err != nil {
+		x.fail("sweep: %v", err)
+	}
+}
+
+// read looks up the row and opens the file that it names.
+func (x *race) read(_ *mover.Mover, rnd *rand.Rand) {
+	level, _, before := x.row.read()
+	if rnd.IntN(4) == 0 {
+		<-time.After(time.Duration(rnd.IntN(5000)) * time.Microsecond)
+	}
+	got, err := os.ReadFile(x.levels[level].Path + "/" + x.open)
+	x.reads.Add(1)
+	_, _, after := x.row.read()
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		x.misses.Add(1)
+		if before == after {
+			x.fail("the row names level %d and the file was not there", level)
 		}
+	case err != nil || sha(got) != x.want:
+		x.fail("read %d bytes, %v", len(got), err)
 	}
-	got, err := os.ReadFile(levels[level].Path + "/" + open)
-	if err != nil || sha(got) != want {
-		t.Errorf("in the end: %d bytes, %v", len(got), err)
-	}
-	wantAbsent(t, levels[1-level].Path+"/p")
-	wantClean(t, levels...)
 }

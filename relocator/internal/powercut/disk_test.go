@@ -4,27 +4,28 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/tierflow/tierflow/relocator/internal/testdisk"
 )
 
-// Kinds of disks: a file system, with the folders bronze and gold at its top.
+// The kinds of disks. Each is a file system with the folders bronze and gold.
 const (
 	ext4       = "ext4"
 	xfs        = "xfs"
 	btrfs      = "btrfs"
-	subvolumes = "btrfs with subvolumes" // bronze and gold are subvolumes: cross-device for link and rename
+	subvolumes = "btrfs with subvolumes" // bronze and gold are subvolumes: link and rename between them fail with EXDEV
 )
 
 var mkfs = map[string]struct {
 	size    int64
 	args    []string
-	options string // of mount. Nothing that was not synced may get to the disk while a move is looked at.
+	options string // of mount. Data that was not synced must not get to the disk during a test.
 }{
 	ext4:       {64 << 20, []string{"mkfs.ext4", "-q", "-F", "-E", "lazy_itable_init=0,lazy_journal_init=0"}, "commit=600"},
 	xfs:        {300 << 20, []string{"mkfs.xfs", "-q", "-m", "reflink=1"}, ""},
@@ -34,18 +35,18 @@ var mkfs = map[string]struct {
 
 func fstype(kind string) string { return strings.Fields(kind)[0] }
 
-// laboratory is where the images of disks lie: an XFS file system in memory, since XFS copies a file without
-// copying its bytes, in one step, while it is written to.
+// laboratory holds the images of disks on an XFS file system in memory. XFS can clone a file in one atomic step, even
+// while it is written to.
 type laboratory struct {
-	dir    string // of everything
-	images string // the XFS file system
+	dir    string // the folder of everything
+	images string // the XFS file system, inside dir
 	count  int
 }
 
 var lab *laboratory
 
 func newLaboratory(dir string) (*laboratory, error) {
-	// Everything is mounted in this process's own namespace and goes when the process goes.
+	// The mounts are in this process's own namespace. The kernel removes them when the process ends.
 	if err := unix.Mount("tierflow", dir, "tmpfs", 0, "size=4g,mode=700"); err != nil {
 		return nil, fmt.Errorf("mount tmpfs: %w", err)
 	}
@@ -59,7 +60,7 @@ func newLaboratory(dir string) (*laboratory, error) {
 	if err := errors.Join(os.WriteFile(host, nil, 0o600), os.Truncate(host, 8<<30)); err != nil {
 		return nil, err
 	}
-	if err := command("mkfs.xfs", "-q", "-m", "reflink=1", host); err != nil {
+	if err := testdisk.Command("mkfs.xfs", "-q", "-m", "reflink=1", host); err != nil {
 		return nil, err
 	}
 	if _, err := attach(host, l.images, xfs, "discard"); err != nil {
@@ -73,12 +74,13 @@ func newLaboratory(dir string) (*laboratory, error) {
 	return l, nil
 }
 
+// template makes the image of an empty disk.
 func (l *laboratory) template(kind string) error {
 	how, image := mkfs[kind], l.blank(kind)
 	if err := errors.Join(os.WriteFile(image, nil, 0o600), os.Truncate(image, how.size)); err != nil {
 		return err
 	}
-	if err := command(append(how.args, image)...); err != nil {
+	if err := testdisk.Command(append(how.args, image)...); err != nil {
 		return err
 	}
 	d, err := attach(image, filepath.Join(l.dir, "0"), fstype(kind), how.options)
@@ -87,7 +89,7 @@ func (l *laboratory) template(kind string) error {
 	}
 	for _, name := range []string{"bronze", "gold"} {
 		if kind == subvolumes {
-			err = errors.Join(err, command("btrfs", "-q", "subvolume", "create", filepath.Join(d.at, name)))
+			err = errors.Join(err, testdisk.Command("btrfs", "-q", "subvolume", "create", filepath.Join(d.at, name)))
 		} else {
 			err = errors.Join(err, os.Mkdir(filepath.Join(d.at, name), 0o755))
 		}
@@ -95,12 +97,12 @@ func (l *laboratory) template(kind string) error {
 	return errors.Join(err, unmount(d.at))
 }
 
-// blank is the image of an empty disk.
+// blank is the path of the image of an empty disk.
 func (l *laboratory) blank(kind string) string {
 	return filepath.Join(l.images, strings.ReplaceAll(kind, " ", "-"))
 }
 
-// copy copies an image in one step: what the disk has received by now. Its user removes it.
+// copy clones an image in one step. The clone has what the disk has received so far. The caller removes it.
 func (l *laboratory) copy(image string) (string, error) {
 	l.count++
 	name := filepath.Join(l.images, fmt.Sprintf("copy-%d", l.count))
@@ -120,21 +122,14 @@ func (l *laboratory) copy(image string) (string, error) {
 	return name, nil
 }
 
-func command(args ...string) error {
-	if out, err := exec.Command(args[0], args[1:]...).CombinedOutput(); err != nil {
-		return fmt.Errorf("%s: %w: %s", strings.Join(args, " "), err, out)
-	}
-	return nil
-}
-
-// disk is an image that is mounted.
+// disk is a mounted image.
 type disk struct {
 	image string
 	at    string
-	stat  string // the kernel's counters of the loop device
+	stat  string // the path of the loop device's counters in /sys
 }
 
-// attach gives the image a loop device and mounts that. The device goes with the mount.
+// attach mounts an image through a loop device. The kernel frees the device after the unmount.
 func attach(image, at, fstype, options string) (*disk, error) {
 	f, err := os.OpenFile(image, os.O_RDWR, 0)
 	if err != nil {
@@ -158,7 +153,7 @@ func attach(image, at, fstype, options string) (*disk, error) {
 		}
 		err = unix.IoctlLoopConfigure(int(dev.Fd()), &unix.LoopConfig{Fd: uint32(f.Fd()),
 			Info: unix.LoopInfo64{Flags: unix.LO_FLAGS_AUTOCLEAR}})
-		if errors.Is(err, unix.EBUSY) { // somebody else was faster
+		if errors.Is(err, unix.EBUSY) { // another process was faster
 			dev.Close()
 			continue
 		}
@@ -173,7 +168,7 @@ func attach(image, at, fstype, options string) (*disk, error) {
 	}
 }
 
-// written is different from what it was before when the disk has received something meanwhile.
+// written returns counters that change whenever the disk receives something.
 func (d *disk) written() (string, error) {
 	p, err := os.ReadFile(d.stat)
 	f := strings.Fields(string(p))
@@ -183,14 +178,14 @@ func (d *disk) written() (string, error) {
 	return strings.Join([]string{f[4], f[6], f[8], f[11], f[13]}, " "), nil // writes, sectors, in flight, discards
 }
 
-// Of linux/btrfs.h.
+// From linux/btrfs.h.
 const (
 	btrfsStartSync = 0x80089418
 	btrfsWaitSync  = 0x40089416
 )
 
-// commit makes the file system write its journal, as the fsync of another file does: names, and lengths as far as
-// they are known by then, but not the bytes that wait in the page cache.
+// commit makes the file system write its journal, as the fsync of another file does. That writes names and known
+// lengths, but not the bytes in the page cache.
 func (d *disk) commit(kind string) error {
 	f, err := os.OpenFile(filepath.Join(d.at, "neighbour"), os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o600)
 	if err != nil {
@@ -203,7 +198,7 @@ func (d *disk) commit(kind string) error {
 	if fstype(kind) != btrfs {
 		return f.Sync()
 	}
-	// There an fsync writes what concerns the one file; a transaction must be asked for.
+	// On btrfs an fsync writes only what concerns the one file. Only these ioctls commit a transaction.
 	var transaction uint64
 	for _, request := range []uintptr{btrfsStartSync, btrfsWaitSync} {
 		_, _, e := unix.Syscall(unix.SYS_IOCTL, f.Fd(), request, uintptr(unsafe.Pointer(&transaction)))
@@ -221,7 +216,7 @@ func unmount(at string) error {
 	return nil
 }
 
-// machine is the disks of a route, mounted.
+// machine has the mounted disks of a route.
 type machine struct {
 	disks  []*disk
 	mounts []string // in the order in which they were made
@@ -251,18 +246,18 @@ func boot(r route, images []string) (*machine, error) {
 	return m, nil
 }
 
-// halt unmounts everything; a second time it does nothing.
+// halt unmounts everything. A second call does nothing.
 func (m *machine) halt() {
 	for i := len(m.mounts) - 1; i >= 0; i-- {
 		if err := unmount(m.mounts[i]); err != nil {
-			panic(err) // every test after this one would look at the wrong disks
+			panic(err) // all later tests would use the wrong disks
 		}
 	}
 	m.mounts = nil
 }
 
-// TestMain gives the tests a mount namespace of their own: whatever happens to them, their mounts and loop devices
-// go with the process, and nobody else sees them.
+// TestMain runs the tests in a private mount namespace. When the process ends, for whatever reason, the kernel removes its
+// mounts and loop devices.
 func TestMain(m *testing.M) {
 	const missing = "the tests of power cuts need root with the right to mount, loop devices, and the packages xfsprogs, " +
 		"btrfs-progs and e2fsprogs (apt-get install xfsprogs btrfs-progs e2fsprogs)"

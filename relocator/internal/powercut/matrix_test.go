@@ -7,14 +7,13 @@ import (
 	"github.com/tierflow/tierflow/relocator/internal/mover"
 )
 
-// checkAll checks every cut of a run, with every state of the servers that may go with it. enough: stop at the
-// first violation.
-func (r *run) checkAll(enough bool) (points, checks int, violations []string, err error) {
+// checkAll checks every cut of a run with every possible state of the servers. firstOnly: stop at the first violation.
+func (r *run) checkAll(firstOnly bool) (points, checks int, violations []string, err error) {
 	for i, c := range r.cuts {
 		points += c.points
 		for k, p := range c.states {
 			variants := []state{p}
-			if p.view && !p.operators { // a newer event wants the content to stay where it is
+			if p.view && !p.operators { // a newer event calls for the item's present level
 				p.want = p.row
 				variants = append(variants, p)
 			}
@@ -26,7 +25,7 @@ func (r *run) checkAll(enough bool) (points, checks int, violations []string, er
 				}
 				checks++
 				violations = append(violations, bad...)
-				if enough && len(bad) > 0 {
+				if firstOnly && len(bad) > 0 {
 					return points, checks, violations, nil
 				}
 			}
@@ -35,26 +34,27 @@ func (r *run) checkAll(enough bool) (points, checks int, violations []string, er
 	return points, checks, violations, nil
 }
 
+// scenarios lists all moves that are tested.
 func scenarios() (all []scenario) {
 	for _, r := range routes {
 		for _, kind := range []string{file, directory} {
-			for _, source := range []string{synced, unsynced, taken} {
-				if source == taken && len(r.disks) < 2 {
+			for _, source := range []string{synced, unsynced, adopted} {
+				if source == adopted && len(r.disks) < 2 {
 					continue
 				}
 				all = append(all, scenario{route: r, kind: kind, source: source})
 				if source == synced {
 					all = append(all, scenario{route: r, kind: kind, source: source, shared: true})
 				}
-				if source != taken && kind == file {
+				if source != adopted && kind == file {
 					all = append(all, scenario{route: r, kind: kind, source: source, shared: true, whole: true})
 				}
 				if source != unsynced && r.method == mover.Copied {
 					all = append(all, scenario{route: r, kind: kind, source: source, stream: true})
 				}
-				// What was not synced is of one file as of many, and between two disks the target's file system knows
-				// nothing of the source's.
-				if source == synced || kind == file && (source == taken || len(r.disks) == 1) {
+				// Unsynced data of one file behaves like that of many. Between two disks, the target's file system never
+				// writes the source's data.
+				if source == synced || kind == file && (source == adopted || len(r.disks) == 1) {
 					all = append(all, scenario{route: r, kind: kind, source: source, busy: true})
 				}
 			}

@@ -22,12 +22,12 @@ import (
 	"github.com/tierflow/tierflow/shared/policy"
 )
 
-// route is a pair of tiers. Places are below the laboratory's folder.
+// route is a pair of tiers.
 type route struct {
 	name     string
-	disks    []string // one or two kinds
-	from, to string
-	bind     bool // one disk, and each tier has a mount of its own: cross-device, with one st_dev
+	disks    []string // one or two kinds of disks
+	from, to string   // folders of the tiers, below the laboratory's folder
+	bind     bool     // one disk on which each tier has its own mount: EXDEV, although both have one st_dev
 	method   string
 }
 
@@ -42,25 +42,25 @@ var routes = []route{
 	{name: "btrfs to ext4", disks: []string{btrfs, ext4}, from: "0/bronze", to: "1/gold", method: mover.Copied},
 }
 
-// What is moved, and how it got there.
+// The kinds of items, and how the item got to its tier.
 const (
 	file      = "file"
 	directory = "directory"
 
 	synced   = "synced"
 	unsynced = "never synced" // an upload a moment ago
-	taken    = "target there" // synced, and an operator has copied it to the target with cp, which syncs nothing
+	adopted  = "target there" // synced, and an operator has copied it to the target with cp, which syncs nothing
 )
 
-// scenario is one move that is looked at.
+// scenario is one move that is tested.
 type scenario struct {
 	route
 	kind   string
 	source string
-	shared bool // another content lies in the same folders, on both tiers
-	stream bool // copies are not read back, which else makes the kernel write them early
-	whole  bool // syncs are shared with so many others that whole file systems are synced
-	busy   bool // somebody else syncs something of his own all the time, and with it the journal, but not the data
+	shared bool // another item lies in the same folders, on both tiers
+	stream bool // copies are not read back; reading back makes the kernel write them early
+	whole  bool // syncfs is used, as with many concurrent moves
+	busy   bool // another process makes the file system write its journal all the time, but not the data
 }
 
 func (s scenario) String() string {
@@ -80,28 +80,28 @@ func (s scenario) String() string {
 	return name
 }
 
-// The content. Where it lies alone, neither folder is there at the target.
+// The item. In a scenario that is not shared, its folders do not exist on the target.
 const (
 	id       = item.ID(7)
 	eventID  = "01934567-89ab-7cde-8f01-23456789abcd"
 	filename = "films/new/x"
 )
 
-// state is what MySQL and Redis know. Tiers are 0, from, and 1, to.
+// state is what MySQL and Redis hold. Tier 0 is the source's, tier 1 the target's.
 type state struct {
 	row        int  // contents.content_level
 	generation int  // contents.generation
 	history    bool // update_history has the event
 	want       int  // the tier that the newest event calls for
 
-	view      bool    // its entry in `views` is not settled
-	relocated bool    // its entry in `relocated` is not settled,
-	looked    int     // which holds this generation
-	clear     [2]bool // `committed` has an unsettled entry that asks to clear the tier
+	view      bool    // the entry in `views` is not settled
+	relocated bool    // the entry in `relocated` is not settled
+	lookedUp  int     // the generation in the entry in `relocated`
+	clear     [2]bool // an entry in `committed` that asks to release the copy on the tier is not settled
 
-	// Not of the servers: whose loss a damaged copy would be.
-	uploaders bool // the source was not synced by anybody yet
-	operators bool // the target's name is an operator's cp, and not synced yet
+	// These say who may lose a file that was never synced. They are not on the servers.
+	uploaders bool // nobody has synced the source yet
+	operators bool // the target's copy is from an operator's cp, and nobody has synced it yet
 }
 
 func (p state) String() string {
@@ -110,7 +110,7 @@ func (p state) String() string {
 		s += ", views unsettled"
 	}
 	if p.relocated {
-		s += fmt.Sprintf(", relocated unsettled (generation %d)", p.looked)
+		s += fmt.Sprintf(", relocated unsettled (generation %d)", p.lookedUp)
 	}
 	for t, unsettled := range p.clear {
 		if unsettled {
@@ -127,7 +127,7 @@ func (p state) commit() state {
 	switch {
 	case p.history:
 		p.clear[0] = true
-	case p.generation == p.looked:
+	case p.generation == p.lookedUp:
 		p.row, p.history = 1, true
 		p.generation++
 		p.clear[0] = true
@@ -139,7 +139,7 @@ func (p state) commit() state {
 	return p
 }
 
-// fence is the UPDATE of step 8.
+// fence is the UPDATE statement of step 8.
 func (p *state) fence(t int) func(context.Context) (bool, error) {
 	return func(context.Context) (bool, error) {
 		if p.row == t {
@@ -150,45 +150,45 @@ func (p *state) fence(t int) func(context.Context) (bool, error) {
 	}
 }
 
-// cut is a power cut: the disks as it left them, and the states of the servers that may go with them.
+// cut is a power cut: the disks as the cut left them, and the possible states of the servers at that moment.
 type cut struct {
 	after, before string // the steps around it
-	points        int    // how many instants it stands for
+	points        int    // how many moments have these disks and states
 	images        []string
 	states        []state
 }
 
 // mutation breaks one rule. The zero value breaks none.
 type mutation struct {
-	hook         func(r *run, step fsys.Step, path string) error // what the hook of the file system answers
-	discardFirst bool                                            // the record goes before the emit
-	releaseFirst bool                                            // the old copy goes before the commit
+	hook         func(r *run, step fsys.Step, path string) error // called by the hook of the file system
+	discardFirst bool                                            // the record is removed before the emit
+	releaseFirst bool                                            // the old copy is removed before the commit
 	commitFirst  bool                                            // the row changes before the copy is made
 }
 
-// run is a move that is being looked at.
+// run is a move that is being recorded.
 type run struct {
 	scenario
 	mutation
 	levels  [2]policy.Level
 	machine *machine
-	want    map[string]string // the content
+	want    map[string]string // the item
 
 	cuts    []*cut
-	states  []state
-	last    string // the last step
-	written []string
-	err     error // of copying the disks
-	calls   int   // of the step that the mutation is about
-	mutated int   // how often the mutation did something
+	states  []state  // the states of the servers that are possible now
+	last    string   // the last step
+	written []string // the counters of the disks at the last cut
+	err     error    // from copying the disks
+	calls   int      // calls of the mutation's step
+	mutated int      // how often the mutation broke its rule
 }
 
-// look notes a cut: after the operations so far, before the named step.
-func (r *run) look(before string) {
+// cutPower records a cut after the operations so far and before the named step.
+func (r *run) cutPower(before string) {
 	if r.err != nil {
 		return
 	}
-	if r.busy && before != r.last && !looksOnly(r.last) {
+	if r.busy && before != r.last && !readsOnly(r.last) {
 		for i, d := range r.machine.disks {
 			if r.err = d.commit(r.disks[i]); r.err != nil {
 				return
@@ -226,8 +226,8 @@ func (r *run) look(before string) {
 	r.last = before
 }
 
-// looksOnly tells steps that change no disk.
-func looksOnly(step string) bool {
+// readsOnly tells whether a step changes no disk.
+func readsOnly(step string) bool {
 	for _, prefix := range []string{"open-", "look-", "read-", "recheck-", "drop-cache"} {
 		if strings.HasPrefix(step, prefix) {
 			return true
@@ -236,19 +236,19 @@ func looksOnly(step string) bool {
 	return false
 }
 
-// hook stops the mover before every operation.
+// hook records a cut before every operation of the mover.
 func (r *run) hook(step fsys.Step, path string) error {
 	if step == fsys.RecheckSource && r.kind == file { // the source has been synced by now
 		r.states[0].uploaders = false
 	}
-	r.look(string(step))
+	r.cutPower(string(step))
 	if r.mutation.hook != nil {
 		return r.mutation.hook(r, step, path)
 	}
 	return nil
 }
 
-// record moves a content from bronze to gold and returns all cuts on the way.
+// record moves an item from bronze to gold and returns all cuts of the move.
 func record(s scenario, mu mutation) (r *run, err error) {
 	r = &run{scenario: s, mutation: mu, last: "begin"}
 	images := make([]string, len(s.disks))
@@ -269,7 +269,7 @@ func record(s scenario, mu mutation) (r *run, err error) {
 	return r, errors.Join(r.move(), r.err)
 }
 
-// prepare makes tiers and content.
+// prepare makes the tiers and the item.
 func (r *run) prepare() (err error) {
 	for i, place := range []string{r.from, r.to} {
 		l := policy.Level{Name: []string{"bronze", "gold"}[i], Max: policy.Open, Path: filepath.Join(lab.dir, place)}
@@ -294,7 +294,7 @@ func (r *run) prepare() (err error) {
 			return err
 		}
 	}
-	if r.source == taken {
+	if r.source == adopted {
 		if err := write(r.kind, r.place(1)); err != nil {
 			return err
 		}
@@ -303,7 +303,7 @@ func (r *run) prepare() (err error) {
 	return err
 }
 
-// sync makes all that is on the disks durable, as time does.
+// sync makes everything on the disks durable.
 func (r *run) sync() error {
 	for _, d := range r.machine.disks {
 		f, err := os.Open(d.at)
@@ -318,6 +318,7 @@ func (r *run) sync() error {
 	return nil
 }
 
+// place is the path of the item on a tier.
 func (r *run) place(t int) string { return filepath.Join(r.levels[t].Path, filename) }
 
 // attempt is the record of the move in tmp/.
@@ -329,7 +330,7 @@ func (r *run) request(from int, token string) mover.Request {
 	return mover.Request{ID: id, EventID: eventID, Token: token, Filename: filename, From: r.levels[from], To: r.levels[1-from]}
 }
 
-// move is the life of one view event: steps 4 to 8 of the protocol.
+// move does steps 4 to 8 of the protocol for one view event.
 func (r *run) move() error {
 	ctx := context.Background()
 	o := mover.Options{FS: fsys.FS{Hook: r.hook, Syncs: fsys.NewSyncs(r.whole)}}
@@ -337,7 +338,7 @@ func (r *run) move() error {
 		o.Verify = mover.Stream
 	}
 	m := mover.New(o)
-	before := state{want: 1, view: true, uploaders: r.source == unsynced, operators: r.source == taken}
+	before := state{want: 1, view: true, uploaders: r.source == unsynced, operators: r.source == adopted}
 	if r.commitFirst {
 		before.row, before.generation, before.history = 1, 1, true
 	}
@@ -346,17 +347,17 @@ func (r *run) move() error {
 	if err != nil {
 		return err
 	}
-	if method := made.Method; method != r.method && !made.Adopted || made.Adopted != (r.source == taken) {
+	if method := made.Method; method != r.method && !made.Adopted || made.Adopted != (r.source == adopted) {
 		return fmt.Errorf("it was moved by %s, adopted %v", method, made.Adopted)
 	}
-	r.look("emit")
+	r.cutPower("emit")
 	r.states[0].operators = false
 	before = r.states[0]
 	if r.discardFirst {
 		if err := made.Discard(); err != nil {
 			return err
 		}
-		r.look("emit")
+		r.cutPower("emit")
 	}
 	emitted := before
 	emitted.view, emitted.relocated = false, true
@@ -370,20 +371,20 @@ func (r *run) move() error {
 		return nil
 	}
 	r.states = []state{emitted, emitted.commit(), refused}
-	r.look("discard")
+	r.cutPower("discard")
 	if err := made.Discard(); err != nil {
 		return err
 	}
-	r.look("commit")
+	r.cutPower("commit")
 	committed := emitted.commit()
 	r.states = []state{committed}
-	r.look("release")
+	r.cutPower("release")
 	if err := r.release(ctx, m, committed.fence(0)); err != nil {
 		return err
 	}
 	committed.clear[0] = false
 	r.states = []state{committed}
-	r.look("end")
+	r.cutPower("end")
 	return nil
 }
 
@@ -392,11 +393,11 @@ func (r *run) release(ctx context.Context, m *mover.Mover, fence func(context.Co
 	if err == nil && out != mover.Released {
 		err = fmt.Errorf("the release said %s", out)
 	}
-	r.look("ack of the release")
+	r.cutPower("ack of the release")
 	return err
 }
 
-// discard removes the cuts' images.
+// discard removes the images of the cuts.
 func (r *run) discard() {
 	for _, c := range r.cuts {
 		remove(c.images)
@@ -409,7 +410,7 @@ func remove(images []string) {
 	}
 }
 
-// write makes a content: a film, or a package of segments.
+// write makes an item: a file, or a directory of segments.
 func write(kind, path string) error {
 	files := map[string]int{"": 150_001}
 	if kind == directory {
@@ -432,7 +433,7 @@ func write(kind, path string) error {
 	return nil
 }
 
-// read reads a content: kind, permissions and bytes of all there is below its name. It is empty where nothing is.
+// read describes an item: type, permissions and bytes of everything below its path. It is empty where nothing is there.
 func read(path string) (map[string]string, error) {
 	m := map[string]string{}
 	err := filepath.WalkDir(path, func(p string, d fs.DirEntry, err error) error {

@@ -8,7 +8,8 @@ import (
 	"syscall"
 )
 
-// inNamespace runs this test program once more, with the same arguments, in a mount namespace of its own.
+// inNamespace runs this test program again, with the same arguments, in a private mount namespace, and returns its exit
+// code.
 func inNamespace() (int, error) {
 	for _, tool := range []string{"mkfs.ext4", "mkfs.xfs", "mkfs.btrfs", "btrfs"} {
 		if _, err := exec.LookPath(tool); err != nil {
@@ -20,7 +21,7 @@ func inNamespace() (int, error) {
 		return 1, err
 	}
 	defer os.Remove(dir)
-	runtime.LockOSThread() // the child dies with the thread that started it
+	runtime.LockOSThread() // Pdeathsig kills the child when the thread that started it ends
 	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
 	cmd.Env = append(os.Environ(), "TIERFLOW_TEST_POWERCUT_DIR="+dir)
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr

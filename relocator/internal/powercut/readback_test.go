@@ -14,14 +14,14 @@ import (
 )
 
 // TestACopyThatTheDiskHasSpoiledIsNotPublished changes one byte on the disk, below the file system, after the copy was
-// synced: the page cache still holds the right one. A mover that does not drop the cache must fall for it, or
-// this test shows nothing.
+// synced. The page cache still holds the right byte. The same move without dropping the cache must succeed with the
+// wrong byte; otherwise this test shows nothing.
 func TestACopyThatTheDiskHasSpoiledIsNotPublished(t *testing.T) {
 	for _, rt := range routes {
 		if rt.method != mover.Copied {
 			continue
 		}
-		for _, source := range []string{synced, taken} {
+		for _, source := range []string{synced, adopted} {
 			s := scenario{route: rt, kind: file, source: source}
 			t.Run(s.String(), func(t *testing.T) {
 				if err := spoil(t, s, false); err != nil {
@@ -37,7 +37,8 @@ func TestACopyThatTheDiskHasSpoiledIsNotPublished(t *testing.T) {
 	}
 }
 
-// spoil moves a file, and the disk changes a byte of the copy. It returns what is wrong then.
+// spoil moves a file while the disk changes a byte of the copy. cached: the mover does not drop the page cache. It returns
+// the violation that the move leaves, nil where there is none.
 func spoil(t *testing.T, s scenario, cached bool) error {
 	r := &run{scenario: s}
 	var images []string
@@ -78,12 +79,12 @@ func spoil(t *testing.T, s scenario, cached bool) error {
 		t.Fatal("the cache was never dropped")
 	}
 	if moved == nil && made.Discard() != nil {
-		t.Fatal("the record stays")
+		t.Fatal("the record was not removed")
 	}
 	if kind := fault.KindOf(moved); moved != nil && kind != fault.Suspect && kind != fault.Conflict {
 		return moved
 	}
-	// Look at what is on the disk.
+	// Mount the disks again to read what is on them.
 	m.halt()
 	if m, err = boot(s.route, images); err != nil {
 		t.Fatal(err)
@@ -96,7 +97,7 @@ func spoil(t *testing.T, s scenario, cached bool) error {
 	case moved == nil && !maps.Equal(got, r.want):
 		return errors.New("the move succeeded, and the copy is spoiled: " + r.differs(got))
 	case moved == nil:
-		t.Fatal("the copy is not spoiled: the test does nothing")
+		t.Fatal("the copy is not spoiled: this test shows nothing")
 	case s.source == synced && len(got) > 0:
 		return errors.New("the move failed, and the copy is visible")
 	}

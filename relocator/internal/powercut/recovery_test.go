@@ -16,8 +16,8 @@ import (
 	"github.com/tierflow/tierflow/shared/item"
 )
 
-// check boots the machine as the cut has left it, looks, lets it recover twice, and looks again. sweepFirst: the
-// sweep comes before the entries, else after them.
+// check mounts the disks as the cut left them and checks them. It then recovers twice and checks them after each
+// recovery. sweepFirst: the first sweep comes before the entries; else it comes after them.
 func (r *run) check(c *cut, p state, sweepFirst bool) (violations []string, err error) {
 	images := make([]string, len(c.images))
 	for i, image := range c.images {
@@ -35,7 +35,7 @@ func (r *run) check(c *cut, p state, sweepFirst bool) (violations []string, err 
 		violations = append(violations, r.at(c, p)+": "+fmt.Sprintf(format, args...))
 	}
 
-	// What the cut has left.
+	// Before the recovery.
 	var left [2]map[string]string
 	for t := range left {
 		if left[t], err = read(r.place(t)); err != nil {
@@ -44,22 +44,22 @@ func (r *run) check(c *cut, p state, sweepFirst bool) (violations []string, err 
 		}
 	}
 	exempt := [2]bool{p.uploaders, p.operators}
-	if !maps.Equal(left[p.row], r.want) && !(exempt[p.row]) {
+	if !maps.Equal(left[p.row], r.want) && !exempt[p.row] {
 		bad("G1: what the row names is %s", r.differs(left[p.row]))
 	}
 	if other := left[1-p.row]; len(other) > 0 && !maps.Equal(other, r.want) && !exempt[1-p.row] {
-		bad("a part is visible where the row does not point: %s", r.differs(other))
+		bad("a partial copy is visible on the other tier: %s", r.differs(other))
 	}
 	if p.settled() {
 		if len(left[1-p.row]) > 0 {
-			bad("G2: settled, and there are two copies")
+			bad("G2: everything is settled, and there are two copies")
 		}
 		if names := r.scratch("released"); len(names) > 0 {
-			bad("G2: settled, and left are %v", names)
+			bad("G2: everything is settled, and %v are left", names)
 		}
 	}
 
-	// Twice: what was not settled at the cut is delivered again after it was settled.
+	// The second recovery gets all entries that were not settled at the cut again, as if every ack had been lost.
 	rec := &recovery{run: r, mover: mover.New(mover.Options{}), token: "again", state: p}
 	for range 2 {
 		if err := rec.settle(sweepFirst); err != nil {
@@ -67,17 +67,20 @@ func (r *run) check(c *cut, p state, sweepFirst bool) (violations []string, err 
 			return violations, nil
 		}
 		for t := range left {
-			if got, err := read(r.place(t)); err != nil {
+			got, err := read(r.place(t))
+			damaged := p.uploaders && !p.relocated && !p.history && maps.Equal(got, left[0])
+			switch {
+			case err != nil:
 				bad("after the recovery: %v", err)
-			} else if t != rec.state.row {
-				if len(got) > 0 && !(rec.dead && exempt[t]) {
+			case t != rec.state.row:
+				if len(got) > 0 && !(rec.deadLetter && exempt[t]) {
 					bad("G2: there is a second copy after the recovery")
 				}
-			} else if damaged := p.uploaders && !p.relocated && !p.history && maps.Equal(got, left[0]); !damaged && !maps.Equal(got, r.want) {
+			case !damaged && !maps.Equal(got, r.want):
 				bad("after the recovery what the row names is %s", r.differs(got))
 			}
 		}
-		if rec.state.row != p.want && !rec.dead {
+		if rec.state.row != p.want && !rec.deadLetter {
 			bad("G2: the recovery left it on tier %d", rec.state.row)
 		}
 		if names := r.scratch("tmp", "released"); len(names) > 0 {
@@ -88,7 +91,7 @@ func (r *run) check(c *cut, p state, sweepFirst bool) (violations []string, err 
 	return violations, nil
 }
 
-// differs says in what something is not the content.
+// differs says how a copy differs from the item.
 func (r *run) differs(got map[string]string) string {
 	if len(got) == 0 {
 		return "missing"
@@ -108,12 +111,12 @@ func (r *run) differs(got map[string]string) string {
 	return strings.Join(diff, "; ")
 }
 
-// at says where and when a cut was.
+// at describes a cut.
 func (r *run) at(c *cut, p state) string {
 	return fmt.Sprintf("%s: cut after %s, before %s (%s)", r.scenario, c.after, c.before, p)
 }
 
-// scratch lists folders in .tierflow of both tiers.
+// scratch lists the entries of folders in .tierflow on both tiers.
 func (r *run) scratch(folders ...string) (names []string) {
 	for _, l := range r.levels {
 		for _, f := range folders {
@@ -129,17 +132,17 @@ func (r *run) scratch(folders ...string) (names []string) {
 	return names
 }
 
-// recovery is relocator and committer after the machine has come back.
+// recovery does what relocator and committer do after a restart.
 type recovery struct {
-	run   *run
-	mover *mover.Mover
-	state state
-	token string
-	count int
-	dead  bool // the view event ended in `dead`: the uploader's or the operator's files are damaged
+	run        *run
+	mover      *mover.Mover
+	state      state
+	token      string
+	count      int
+	deadLetter bool // the view event became a dead letter: the uploader's or the operator's files are damaged
 }
 
-// settle delivers what is not settled until nothing is left to do.
+// settle delivers the entries that are not settled, until all are.
 func (rec *recovery) settle(sweepFirst bool) error {
 	ctx := context.Background()
 	if sweepFirst {
@@ -158,7 +161,7 @@ func (rec *recovery) settle(sweepFirst bool) error {
 			return nil
 		}
 	}
-	return errors.New("it does not settle")
+	return errors.New("the entries do not settle")
 }
 
 func (rec *recovery) deliver(ctx context.Context) error {
@@ -197,17 +200,17 @@ func (rec *recovery) relocate(ctx context.Context) error {
 	damaged := p.uploaders && (fault.Is(err, fault.MissingFile) || fault.Is(err, fault.Conflict)) ||
 		p.operators && fault.Is(err, fault.Conflict)
 	if damaged && made == nil {
-		rec.dead = true
+		rec.deadLetter = true
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	p.relocated, p.looked = true, looked
+	p.relocated, p.lookedUp = true, looked
 	return made.Discard()
 }
 
-// sweep is step 9, of both tiers, and takes whatever is there for old.
+// sweep is step 9 for both tiers. It sweeps entries of any age.
 func (rec *recovery) sweep(ctx context.Context) error {
 	for t, l := range rec.run.levels {
 		report, err := rec.mover.Sweep(ctx, l, -time.Hour, func(item.ID, string) bool { return false },
@@ -219,7 +222,7 @@ func (rec *recovery) sweep(ctx context.Context) error {
 			return err
 		}
 		if len(report.Unknown) > 0 {
-			return fmt.Errorf("the sweep knows nothing of %v", report.Unknown)
+			return fmt.Errorf("the sweep does not know the names %v", report.Unknown)
 		}
 	}
 	return nil

@@ -1,5 +1,5 @@
-// Package testdisk gives tests real disks that can be full, read-only, unmounted or broken: file systems in memory and
-// on loop devices, in a mount namespace that nobody else sees. It is for tests only, and needs root.
+// Package testdisk gives tests real disks that can be full, read-only, unmounted or broken. They are file systems in
+// memory and on loop devices, in a private mount namespace. The package is for tests only, and needs root.
 //
 // A package that uses it has
 //
@@ -22,14 +22,14 @@ import (
 
 const inside = "TIERFLOW_TEST_IN_NAMESPACE"
 
-// Main runs the test program once more, with the same arguments, in a mount namespace of its own, and exits as that one
-// does. There it calls run: whatever happens to the tests, their mounts and loop devices go with the process.
+// Main runs the test program again, with the same arguments, in a private mount namespace, and exits with its code. There
+// it calls run. When that process ends, for whatever reason, the kernel removes its mounts and loop devices.
 func Main(run func()) {
 	if os.Getenv(inside) != "" {
 		run()
 		return
 	}
-	runtime.LockOSThread() // the child dies with the thread that started it
+	runtime.LockOSThread() // Pdeathsig kills the child when the thread that started it ends
 	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
 	cmd.Env = append(os.Environ(), inside+"=1")
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
@@ -46,7 +46,7 @@ func Main(run func()) {
 	os.Exit(1)
 }
 
-// Command runs a command to its end; an error has its output.
+// Command runs a command and waits for it. An error contains its output.
 func Command(args ...string) error {
 	if out, err := exec.Command(args[0], args[1:]...).CombinedOutput(); err != nil {
 		return fmt.Errorf("%v: %w: %s(these tests must run as root, with the right to mount)", args, err, out)
@@ -54,7 +54,7 @@ func Command(args ...string) error {
 	return nil
 }
 
-// Run is a Command that must succeed.
+// Run runs a command that must succeed.
 func Run(t testing.TB, args ...string) {
 	t.Helper()
 	if err := Command(args...); err != nil {
@@ -62,14 +62,14 @@ func Run(t testing.TB, args ...string) {
 	}
 }
 
-// Mount mounts at an existing folder, with the arguments of mount(8) before it, for the duration of the test.
+// Mount calls mount(8) with the arguments and an existing folder, and unmounts it when the test ends.
 func Mount(t testing.TB, at string, args ...string) {
 	t.Helper()
 	Run(t, append(append([]string{"mount"}, args...), at)...)
 	t.Cleanup(func() { Unmount(at) })
 }
 
-// Memory is a file system in memory of so many bytes, such as "8m".
+// Memory mounts a file system in memory and returns its folder. size is as for tmpfs, such as "8m".
 func Memory(t testing.TB, size string) string {
 	t.Helper()
 	at := t.TempDir()
@@ -77,8 +77,7 @@ func Memory(t testing.TB, size string) string {
 	return at
 }
 
-// Image makes a file system of a kind ("ext4", "xfs", "btrfs") in a new file in dir, which holds no more of the size
-// than is used.
+// Image makes a file system of a kind ("ext4", "xfs", "btrfs") in a new sparse file in dir. size is in bytes.
 func Image(t testing.TB, dir, kind string, size int64) string {
 	t.Helper()
 	image := filepath.Join(dir, kind+".image")
@@ -90,7 +89,7 @@ func Image(t testing.TB, dir, kind string, size int64) string {
 	return image
 }
 
-// Disk mounts a new file system of a kind and size; image is for those who mount it again.
+// Disk mounts a new file system of a kind, with a size in bytes, and returns its folder. image allows mounting it again.
 func Disk(t testing.TB, kind string, size int64) (at, image string) {
 	t.Helper()
 	image = Image(t, t.TempDir(), kind, size)
@@ -99,8 +98,8 @@ func Disk(t testing.TB, kind string, size int64) (at, image string) {
 	return at, image
 }
 
-// Unmount unmounts what was mounted last at a folder, as soon as nobody has a file open there; what was never mounted is
-// left alone.
+// Unmount unmounts the last mount at a folder. It waits up to ten seconds for open files to be closed, and detaches the
+// mount then. It does nothing where nothing is mounted.
 func Unmount(at string) {
 	for end := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
 		err := unix.Unmount(at, 0)
@@ -113,7 +112,7 @@ func Unmount(at string) {
 	}
 }
 
-// Detach takes a mount away at once (umount -l): who has a file open there keeps it, and nobody else sees it any more.
+// Detach removes a mount at once (umount -l). Open files stay usable, but the mount is not visible any more.
 func Detach(t testing.TB, at string) {
 	t.Helper()
 	if err := unix.Unmount(at, unix.MNT_DETACH); err != nil {

@@ -6,8 +6,8 @@
 // memory.
 //
 // It may run beside a working pipeline. What the first check finds is a suspicion. A suspicion becomes a finding where a
-// second check finds it again, and after that check nothing of the item is in flight, its row has not changed, and no
-// newer event has come. That is enough: a move or a release changes files only while its entry is not settled. An entry
+// second check finds it again. After that check, nothing of the item may be in flight, its row must be unchanged, and no
+// newer event may have come. That is enough: a move or a release changes files only while its entry is not settled. An entry
 // cannot be settled between the checks without a higher generation of the row. The newest event cannot be settled
 // without a commit or a newer event.
 package verify
@@ -29,14 +29,22 @@ import (
 // Kind is the kind of a finding.
 type Kind string
 
-// The kinds, and what a repair does about each.
+// The kinds, and what a repair does about each. docs/moves.md has the same table.
 const (
-	Missing   Kind = "missing"   // the row's file is not on its level: left
-	Orphaned  Kind = "orphaned"  // no row names the file: left
-	Duplicate Kind = "duplicate" // a copy on a level that the row does not name: the releaser removes it, unless the row's own file is missing
-	LeftOver  Kind = "left-over" // an entry of .tierflow/tmp or released that no attempt uses: swept
-	Differing Kind = "differing" // size, type or digest differs from the row's last copy, or the file cannot be read: left
-	Unsettled Kind = "unsettled" // the newest event, or the pin, calls for another level, and no move is under way: the event is appended again, unless it is a dead letter
+	// Missing: the row's file is not on its level. A repair leaves it.
+	Missing Kind = "missing"
+	// Orphaned: no row names the file. A repair leaves it.
+	Orphaned Kind = "orphaned"
+	// Duplicate: a copy on a level that the row does not name. The releaser removes it, unless the row's own file is
+	// missing.
+	Duplicate Kind = "duplicate"
+	// LeftOver: an entry of .tierflow/tmp or released that no attempt uses. A repair sweeps it.
+	LeftOver Kind = "left-over"
+	// Differing: size, type or digest differs from the row's last copy, or the file cannot be read. A repair leaves it.
+	Differing Kind = "differing"
+	// Unsettled: the newest event, or the pin, calls for another level, and no move is under way. A repair appends the
+	// event again, unless it is a dead letter.
+	Unsettled Kind = "unsettled"
 )
 
 // Finding is one disagreement between MySQL and a tier.
