@@ -397,7 +397,7 @@ func TestNamesAreComparedByteByByte(t *testing.T) {
 
 func TestContentsAreFoundByTheirIds(t *testing.T) {
 	c := migrated(t)
-	if _, err := c.Content(t.Context(), 8); !fault.Is(err, fault.Unknown) || err.Error() != "look up content 8: there is none" {
+	if _, err := c.Content(t.Context(), 8); !fault.Is(err, fault.Unknown) || err.Error() != "look up item 8: there is none" {
 		t.Fatalf("an unknown content: %v", err)
 	}
 	ids := fill(t, c, 2500)

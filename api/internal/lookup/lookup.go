@@ -1,6 +1,5 @@
-// Package lookup knows contents and levels without asking MySQL each time. A row serves for a second at most, so
-// that rows may be written by SQL at any time; what is unknown is never remembered. While MySQL is away, rows that
-// were seen before go on serving.
+// Package lookup caches rows and levels, so that most requests need no query. A cached row is used for at most a second, so rows
+// may be written by SQL at any time. An unknown id is never cached. While MySQL is away, cached rows are used whatever their age.
 package lookup
 
 import (
@@ -21,25 +20,25 @@ import (
 )
 
 const (
-	// fresh is how long a row serves, counted from before it was read.
+	// fresh is how long a row is used, counted from before its query.
 	fresh = time.Second
-	// renewAfter is the age at which a row is read again, with others and while nobody waits for it, and so are the levels:
-	// what is asked for all the time never expires.
+	// renewAfter is the age at which Run reads a row again before it expires, together with others; the same holds for the
+	// levels. So no request waits for a row that is requested all the time.
 	renewAfter = 850 * time.Millisecond
-	// renewEvery is how often rows of that age are looked for, and renewMost how many of them one query reads: those
-	// who wait for another row may have to wait for such a query first.
-	renewEvery = 50 * time.Millisecond
-	renewMost  = 250
-	// renewUnused is how many times in a row a row is renewed that has not served from the cache: one among hundreds costs
-	// a tenth of one that is waited for. It doubles, up to renewUnusedMost, each time that a row is asked for soon after it
-	// was let go; and where renewals are late, all have only renewUnused.
-	renewUnused     = 2
-	renewUnusedMost = 8
-	// timeout is the longest that MySQL may take: a hung server must not hold up those whose rows are known.
+	// renewEvery is how often Run searches for rows of that age, and maxRenewals how many of them one query reads. A request
+	// for another row may have to wait for such a query first.
+	renewEvery  = 50 * time.Millisecond
+	maxRenewals = 250
+	// renewUnused is how many times in a row Run renews a row that no request has used: one row among hundreds costs a tenth
+	// of a row that a request waits for. The number doubles, up to maxRenewUnused, each time that a row is requested soon
+	// after it expired. Where renewals are late, every row has only renewUnused.
+	renewUnused    = 2
+	maxRenewUnused = 8
+	// timeout bounds a query: a hung server must not delay requests whose rows are cached.
 	timeout = time.Second
-	// probeEvery is how often MySQL is asked while it is away.
+	// probeEvery is how often MySQL is tried while it is away.
 	probeEvery = 250 * time.Millisecond
-	// defaultSize bounds the cache, at some 400 bytes a row.
+	// defaultSize is the number of rows in the cache, at about 400 bytes each.
 	defaultSize = 100_000
 )
 
@@ -57,42 +56,21 @@ type Options struct {
 	Metrics prometheus.Registerer
 }
 
-// Cache looks contents up. Run must be started.
+// Cache looks items up. Its methods wait for Run, which must be started.
 type Cache struct {
 	catalog Catalog
 	log     *zap.Logger
 	rows    *otter.Cache[item.ID, *entry]
 	policy  atomic.Pointer[levels]
-	down    atomic.Bool // MySQL does not answer: do not ask, do not wait
+	down    atomic.Bool // MySQL does not answer: no query, no wait
 	begin   time.Time
-	kick    chan struct{}
+	wake    chan struct{}
 	queries prometheus.Counter
-	recent  []*entry // in the order in which they were read, the oldest first; Run's own
+	recent  []*entry // in the order of their queries, oldest first; only Run uses it
 
-	mu     sync.Mutex
-	next   *trip // what the next query asks for
-	flying *trip // what is asked now; nil between queries
-}
-
-// entry is a row and when it was read, in ns since begin; expired where it must be read again.
-type entry struct {
-	row  catalog.Row // of it only ID, Level, Filename and Pinned
-	read atomic.Int64
-	used atomic.Bool // has served since then
-	idle int         // renewals before this one without having served
-	most int         // such renewals in a row, and then it is read when it is asked for
-}
-
-// nextMost is what most is to be when the entry is read again at that age.
-func (e *entry) nextMost(age time.Duration) int {
-	switch more := 2 * e.most; {
-	case age <= fresh: // it was not let go
-		return e.most
-	case age < time.Duration(e.most+1)*renewAfter && more <= renewUnusedMost: // as many again would have kept it
-		return more
-	default:
-		return renewUnused
-	}
+	mu      sync.Mutex
+	next    *query // the next query
+	running *query // the query under way; nil between queries
 }
 
 type levels struct {
@@ -102,22 +80,7 @@ type levels struct {
 
 const expired = -int64(time.Hour)
 
-// trip is one query for the rows of many requests. The fields below done are set before it is closed.
-type trip struct {
-	ids   map[item.ID]bool
-	dirty []item.ID       // invalidated while the query was under way
-	stale bool            // so was the policy
-	idle  map[item.ID]int // of entries that are renewed; Run's own
-	done  chan struct{}
-	rows  map[item.ID]*entry
-	err   error
-}
-
-func newTrip() *trip {
-	return &trip{ids: map[item.ID]bool{}, idle: map[item.ID]int{}, done: make(chan struct{})}
-}
-
-// Found is a content and the levels, as they were read at most a second ago, or, while MySQL is away, before that.
+// Found is an item's row and the levels. They were read at most a second ago, or earlier while MySQL is away.
 type Found struct {
 	Row    *catalog.Row // only ID, Level, Filename and Pinned; must not be changed
 	Policy policy.Policy
@@ -129,7 +92,7 @@ func New(o Options) *Cache {
 		o.Size = defaultSize
 	}
 	c := &Cache{
-		catalog: o.Catalog, log: o.Log, begin: time.Now(), kick: make(chan struct{}, 1), next: newTrip(),
+		catalog: o.Catalog, log: o.Log, begin: time.Now(), wake: make(chan struct{}, 1), next: newQuery(),
 		rows: otter.Must(&otter.Options[item.ID, *entry]{MaximumSize: o.Size}),
 		queries: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "tierflow_lookup_queries_total", Help: "Queries for rows; each serves many requests."}),
@@ -139,10 +102,10 @@ func New(o Options) *Cache {
 	return c
 }
 
-// now is in ns since begin: a comparison of two numbers is all that a hit costs.
+// now is in ns since begin: a hit costs a comparison of two numbers.
 func (c *Cache) now() int64 { return int64(time.Since(c.begin)) }
 
-// Find looks a content up. The error is fault.Unknown, or fault.Unavailable while MySQL is away and the content
+// Find looks an item up. The error is fault.Unknown where there is no row, and fault.Unavailable while MySQL is away and the row
 // is not in the cache.
 func (c *Cache) Find(ctx context.Context, id item.ID) (Found, error) {
 	e, p := c.cached(id), c.policy.Load()
@@ -159,8 +122,7 @@ func (c *Cache) Find(ctx context.Context, id item.ID) (Found, error) {
 	return c.from(t, id)
 }
 
-// FindMany looks contents up with one query at most, and calls fn for each id, in order. Its arguments are as
-// Find returns them.
+// FindMany looks items up with at most one query, and calls fn for each id, in order, with what Find would return.
 func (c *Cache) FindMany(ctx context.Context, ids []item.ID, fn func(i int, f Found, err error)) {
 	known := make([]*entry, len(ids))
 	var missing []item.ID
@@ -172,7 +134,7 @@ func (c *Cache) FindMany(ctx context.Context, ids []item.ID, fn func(i int, f Fo
 			missing = append(missing, id)
 		}
 	}
-	var t *trip
+	var t *query
 	var err error
 	if len(missing) > 0 || p == nil || p.read <= since {
 		err = errAway
@@ -199,7 +161,7 @@ func (c *Cache) FindMany(ctx context.Context, ids []item.ID, fn func(i int, f Fo
 	}
 }
 
-// Fresh reads a row now, from MySQL: the query begins after the call.
+// Fresh reads a row from MySQL with a query that begins after the call.
 func (c *Cache) Fresh(ctx context.Context, id item.ID) (Found, error) {
 	if c.down.Load() {
 		return Found{}, errAway
@@ -211,7 +173,7 @@ func (c *Cache) Fresh(ctx context.Context, id item.ID) (Found, error) {
 	return c.from(t, id)
 }
 
-// Policy returns the levels, at most a second old, or older ones while MySQL is away.
+// Policy returns the levels, at most a second old, or older while MySQL is away.
 func (c *Cache) Policy(ctx context.Context) (policy.Policy, error) {
 	p := c.policy.Load()
 	var err error
@@ -228,11 +190,11 @@ func (c *Cache) Policy(ctx context.Context) (policy.Policy, error) {
 	return p.Policy, nil
 }
 
-// Invalidate has a content read again before it serves: somebody has changed its row.
+// Invalidate marks a row as changed: it is read again before it is used.
 func (c *Cache) Invalidate(id item.ID) {
 	c.mu.Lock()
-	if c.flying != nil && c.flying.ids[id] {
-		c.flying.dirty = append(c.flying.dirty, id)
+	if c.running != nil && c.running.ids[id] {
+		c.running.dirty = append(c.running.dirty, id)
 	}
 	c.mu.Unlock()
 	if e, ok := c.rows.GetEntryQuietly(id); ok {
@@ -240,12 +202,12 @@ func (c *Cache) Invalidate(id item.ID) {
 	}
 }
 
-// InvalidatePolicy has the levels read again before they serve.
+// InvalidatePolicy marks the levels as changed: they are read again before they are used.
 func (c *Cache) InvalidatePolicy() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.flying != nil {
-		c.flying.stale = true
+	if c.running != nil {
+		c.running.stale = true
 	}
 	if p := c.policy.Load(); p != nil {
 		c.policy.Store(&levels{p.Policy, expired})
@@ -257,13 +219,13 @@ func (c *Cache) cached(id item.ID) *entry {
 	if !ok {
 		return nil
 	}
-	if !e.used.Load() { // a write would take the memory away from the other cores, each time
+	if !e.used.Load() { // a write each time would take the cache line from the other cores
 		e.used.Store(true)
 	}
 	return e
 }
 
-// stale answers from the cache, however old, else with err.
+// stale answers from the cache, whatever the age, or with err where the row is not there.
 func (c *Cache) stale(id item.ID, err error) (Found, error) {
 	e, p := c.cached(id), c.policy.Load()
 	if e == nil || p == nil {
@@ -272,238 +234,21 @@ func (c *Cache) stale(id item.ID, err error) (Found, error) {
 	return Found{&e.row, p.Policy}, nil
 }
 
-func (c *Cache) from(t *trip, id item.ID) (Found, error) {
+func (c *Cache) from(t *query, id item.ID) (Found, error) {
 	e := t.rows[id]
 	if e == nil {
-		return Found{}, fault.New(fault.Unknown, "look up content", id.String(), errors.New("there is no such content"))
+		return Found{}, fault.New(fault.Unknown, "look up item", id.String(), errors.New("there is no such item"))
 	}
 	return Found{&e.row, c.policy.Load().Policy}, nil
 }
 
-var errAway = &fault.Error{Kind: fault.Unavailable, Op: "look up content", Err: errors.New("MySQL does not answer"),
-	Hint: "contents that were posted lately are still accepted"}
+var errAway = &fault.Error{Kind: fault.Unavailable, Op: "look up item", Err: errors.New("MySQL does not answer"),
+	Hint: "items that were posted lately are still accepted"}
 
-// join adds ids to a query: to the next one, or, unless it must begin after the call, to the one under way where
-// that asks for the id already.
-func (c *Cache) join(after bool, ids ...item.ID) *trip {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if !after && len(ids) == 1 && c.flying != nil && c.flying.ids[ids[0]] {
-		return c.flying
-	}
-	t := c.next
-	for _, id := range ids {
-		t.ids[id] = true
-	}
-	c.signal()
-	return t
-}
-
-func (t *trip) wait(ctx context.Context) error {
-	select {
-	case <-t.done:
-		return t.err
-	case <-ctx.Done():
-		return fault.New(fault.Unavailable, "look up content", "", ctx.Err())
-	}
-}
-
-// Answers tells whether rows are read from MySQL again, nil, or only known ones served: readiness must not be ahead of it.
+// Answers returns nil where rows are read from MySQL, and an error while only cached rows are used. Readiness depends on it.
 func (c *Cache) Answers(context.Context) error {
 	if c.down.Load() {
 		return errAway
 	}
 	return nil
-}
-
-// Run queries until ctx ends. One query is under way at a time: what is asked for meanwhile is the next one.
-func (c *Cache) Run(ctx context.Context) {
-	for {
-		var renew <-chan time.Time
-		if len(c.recent) > 0 {
-			renew = time.After(renewEvery)
-		}
-		select {
-		case <-ctx.Done():
-			c.take().fail(fault.New(fault.Unavailable, "look up content", "", errors.New("the service is stopping")))
-			return
-		case <-c.kick:
-		case <-renew:
-		}
-		t := c.take()
-		c.addDue(t)
-		err := c.fly(ctx, t)
-		c.mu.Lock()
-		c.flying = nil
-		if err != nil {
-			c.down.Store(true)
-		}
-		c.mu.Unlock()
-		if err == nil {
-			close(t.done)
-			continue
-		}
-		t.fail(err)
-		c.log.Warn("MySQL does not answer: known contents are served from memory", zap.Error(err))
-		c.await(ctx)
-	}
-}
-
-// addDue adds the rows to a trip that are to be renewed. Where more are due than one trip takes, another one follows.
-func (c *Cache) addDue(t *trip) {
-	until := c.now() - int64(renewAfter)
-	added := 0
-	for len(c.recent) > 0 && added < renewMost {
-		e := c.recent[0]
-		read := e.read.Load()
-		if read > until {
-			break
-		}
-		c.recent[0] = nil
-		c.recent = c.recent[1:]
-		if now, ok := c.rows.GetEntryQuietly(e.row.ID); !ok || now.Value != e {
-			continue // it has been read again since, or was not worth its place
-		}
-		idle := e.idle + 1
-		if e.used.Load() {
-			idle = 0
-		}
-		late := read <= until-int64(renewEvery)
-		if read == expired || idle > e.most || idle > renewUnused && late {
-			continue
-		}
-		c.mu.Lock()
-		t.ids[e.row.ID] = true // Invalidate looks for it there
-		c.mu.Unlock()
-		t.idle[e.row.ID] = idle
-		added++
-	}
-	if added == renewMost {
-		c.signal()
-	}
-}
-
-// signal has Run make a trip.
-func (c *Cache) signal() {
-	select {
-	case c.kick <- struct{}{}:
-	default:
-	}
-}
-
-// take makes the next trip the one under way.
-func (c *Cache) take() *trip {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.flying, c.next = c.next, newTrip()
-	return c.flying
-}
-
-func (t *trip) fail(err error) {
-	t.err = err
-	close(t.done)
-}
-
-// fly reads what is asked for. An error means that MySQL is away.
-func (c *Cache) fly(ctx context.Context, t *trip) error {
-	ctx, cancel := context.WithTimeout(ctx, timeout)
-	defer cancel()
-	start := c.now()
-	if p := c.policy.Load(); p == nil || p.read <= start-int64(renewAfter) {
-		got, err := c.catalog.Policy(ctx)
-		switch {
-		case err == nil:
-			c.setPolicy(t, &levels{got, start})
-		case fault.KindOf(err) != fault.Unprocessable || p == nil:
-			return unavailable(err)
-		default:
-			// Somebody has made the table invalid by SQL: the last valid levels serve until it is corrected.
-			c.log.Warn("the level table is invalid: the last valid levels serve", zap.Error(err))
-			c.setPolicy(t, &levels{p.Policy, start})
-		}
-	}
-	if len(t.ids) == 0 {
-		return nil
-	}
-	ids := make([]item.ID, 0, len(t.ids))
-	for id := range t.ids {
-		ids = append(ids, id)
-	}
-	c.queries.Inc()
-	t.rows = make(map[item.ID]*entry, len(ids))
-	err := c.catalog.Placements(ctx, ids, func(row catalog.Row) {
-		e := &entry{row: row, idle: t.idle[row.ID], most: renewUnused}
-		if was, ok := c.rows.GetEntryQuietly(row.ID); ok {
-			e.most = was.Value.nextMost(time.Duration(start - was.Value.read.Load()))
-		}
-		e.read.Store(start)
-		t.rows[row.ID] = e
-	})
-	if err != nil {
-		return unavailable(err)
-	}
-	for _, id := range ids {
-		e := t.rows[id]
-		if e == nil {
-			c.rows.Invalidate(id)
-			continue
-		}
-		c.rows.Set(id, e)
-		c.recent = append(c.recent, e)
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for _, id := range t.dirty {
-		if e := t.rows[id]; e != nil {
-			e.read.Store(expired)
-		}
-	}
-	return nil
-}
-
-func (c *Cache) setPolicy(t *trip, p *levels) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if t.stale {
-		p.read = expired
-	}
-	c.policy.Store(p)
-}
-
-// unavailable keeps what catalog says; an invalid level table without a valid one before it is no better than none.
-func unavailable(err error) error {
-	if fault.Is(err, fault.Unavailable) {
-		return err
-	}
-	return fault.New(fault.Unavailable, "look up content", "", err)
-}
-
-// await fails whoever still waits, and returns when MySQL answers again.
-func (c *Cache) await(ctx context.Context) {
-	for ctx.Err() == nil {
-		c.take().fail(errAway)
-		c.mu.Lock()
-		c.flying = nil
-		c.mu.Unlock()
-		select {
-		case <-ctx.Done():
-			return
-		case <-time.After(probeEvery):
-		}
-		pctx, cancel := context.WithTimeout(ctx, timeout)
-		start := c.now()
-		p, err := c.catalog.Policy(pctx)
-		cancel()
-		if last := c.policy.Load(); fault.Is(err, fault.Unprocessable) && last != nil { // it answers: see fly
-			p, err = last.Policy, nil
-		}
-		if err == nil {
-			c.mu.Lock()
-			c.policy.Store(&levels{p, start})
-			c.mu.Unlock()
-			c.down.Store(false)
-			c.log.Info("MySQL answers again")
-			return
-		}
-	}
 }

@@ -19,7 +19,7 @@ func TestARowIsKeptLongerWhereThatWouldHaveSpared(t *testing.T) {
 		{8, 2 * time.Second, 2, "it is kept longest, and that was in vain"},
 		{8, time.Hour, 2, "it was not asked for"},
 	} {
-		if got := (&entry{most: c.most}).nextMost(c.age); got != c.want {
+		if got := (&entry{maxIdle: c.most}).nextMaxIdle(c.age); got != c.want {
 			t.Errorf("%d renewals, asked for after %v: %d, want %d, because %s", c.most, c.age, got, c.want, c.why)
 		}
 	}
