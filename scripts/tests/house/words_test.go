@@ -1,0 +1,100 @@
+package house_test
+
+import (
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// retired are words that Tierflow does not use any more, each with the word that it uses instead.
+var retired = []struct{ word, instead string }{
+	{`apprais(e|es|ed|er|al|als|ing)`, "re-evaluate"},
+	{`bur(y|ies|ied|ying)`, "becomes a dead letter"},
+	{`wan(e|es|ed|ing)`, "fade, fall or drain"},
+	{`crews?`, "workers"},
+	{`troubles?`, "fault or error"},
+	{`sight(ed|ing|ings)`, "first seen"},
+	{`journal(s|ed)?`, "record or log"},
+	{`kick(s|ed|ing)?`, "wake"},
+	{`lanes?`, "queue"},
+	{`hand(s|ed|ing)?[- ]?overs?`, "reassign, or serve a file"},
+	{`the news`, "what is published"},
+	{`for the eye`, "visible"},
+	{`shared/share`, "shared/assignment"},
+	{`shared/content`, "shared/item"},
+}
+
+// exceptions are files in which a word has another meaning, or in which others outside depend on it.
+var exceptions = []struct{ file, word, reason string }{
+	{"compose/mysql/accounts", "appraisal", "a table's name"},
+	{"compose/redis/users.acl", "appraisal", "a table's name"},
+	{"shared/catalog/", "appraisal", "a table's name"},
+	{"docs/formats.md", "appraisal", "a table's name"},
+	{"scripts/benchmarks/machine.go", "journal", "of ext4"},
+	{"scripts/benchmarks/machine.go", "journaled", "of ext4"},
+	{"scripts/tests/house/words_test.go", "", "the list itself"},
+}
+
+// unchecked are areas that still use retired words.
+var unchecked = []string{"api/", "committer/", "relocator/", "shared/catalog/", "shared/event/", "shared/state/", "shared/stream/", "docs/"}
+
+// findRetired returns the retired words of a text, in lower case, with what to write instead.
+func findRetired(text string) (found [][2]string) {
+	for _, r := range retired {
+		// A word may be a part of an identifier, so case begins a word as well.
+		pattern := regexp.MustCompile(`(?i)(?:^|[^a-z])(` + r.word + `)(?:[^a-z]|$)`)
+		for _, m := range pattern.FindAllStringSubmatch(splitIdentifiers.ReplaceAllString(text, "$1 $2"), -1) {
+			found = append(found, [2]string{strings.ToLower(m[1]), r.instead})
+		}
+	}
+	return found
+}
+
+var splitIdentifiers = regexp.MustCompile(`([a-z])([A-Z])`)
+
+func TestNobodyUsesARetiredWord(t *testing.T) {
+	root := root(t)
+	read := 0
+	for _, path := range textFiles(t, root, func(path string) bool {
+		return !slices.Contains([]string{".png", ".sum"}, filepath.Ext(path)) &&
+			!slices.ContainsFunc(unchecked, func(area string) bool { return strings.HasPrefix(path, area) })
+	}) {
+		b, err := os.ReadFile(filepath.Join(root, path))
+		if err != nil {
+			t.Fatal(err)
+		}
+		read++
+		for n, line := range strings.Split(string(b), "\n") {
+			for _, f := range findRetired(line) {
+				allowed := false
+				for _, e := range exceptions {
+					allowed = allowed || strings.HasPrefix(path, e.file) && (e.word == "" || e.word == f[0])
+				}
+				if !allowed {
+					t.Errorf("%s:%d: %q is not used any more: write %s", path, n+1, f[0], f[1])
+				}
+			}
+		}
+	}
+	if read < 50 {
+		t.Fatalf("the test read only %d files", read)
+	}
+}
+
+func TestTheCheckForRetiredWordsFindsThem(t *testing.T) {
+	for text, want := range map[string]string{
+		"the entry is buried": "buried", "handOver(entry)": "hand over", "type Crew struct": "crew", "newLane(5)": "lane",
+		"a wake-up, a plane and a lantern": "", "troubleshooting": "",
+	} {
+		got := ""
+		if found := findRetired(text); len(found) > 0 {
+			got = found[0][0]
+		}
+		if got != want {
+			t.Errorf("%q: found %q, want %q", text, got, want)
+		}
+	}
+}
