@@ -298,6 +298,17 @@ func TestEveryOtherGetAnswersHead(t *testing.T) {
 	}
 }
 
+// A list that is cut without a word is taken for the whole.
+func TestTheDashboardSaysThatThereAreMoreAndWhatNoRelocatorReaches(t *testing.T) {
+	page := readFile(t, "web/index.html")
+	for _, want := range []string{`note("unreachable", unreachable`, `note("moreMoves", next_after`, `note("moreDead", next_after`,
+		`id="unreachable"`, `id="moreMoves"`, `id="moreDead"`} {
+		if !strings.Contains(page, want) {
+			t.Errorf("the page lacks %s", want)
+		}
+	}
+}
+
 func TestAPanicIsA500AndTheNextRequestIsServed(t *testing.T) {
 	h := newServer().HTTP().Handler // it has no MySQL: the handler runs into nil
 	w := httptest.NewRecorder()
