@@ -1,4 +1,4 @@
-// Package batch lets calls that are made at the same time share one trip to a server or a disk: group commit. While
+// Package batch lets calls that are made at the same time share one round trip to a server or one sync of a disk: group commit. While
 // one batch runs, the calls that come meanwhile gather for the next; a lone call runs at once. Code that uses it stays
 // as straight as if every call were its own. Its importers are the state store, the relocator's look-ups,
 // syncs and listings.

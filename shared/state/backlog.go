@@ -11,9 +11,9 @@ import (
 	"github.com/tierflow/tierflow/shared/stream"
 )
 
-// Unsettled is the number of entries of all three streams that their groups have not settled: unread and pending, over
-// all partitions. All three, because each is work that an accepted view has made: were only views counted, a committer that
-// is away would let the others grow without end.
+// Unsettled is the number of entries that their groups have not settled, unread or pending, over all three streams and all
+// partitions. It counts all three because each entry is work of an accepted view. If it counted views only, the other
+// streams would grow without bound while the committer is away.
 func (s *Store) Unsettled(ctx context.Context) (int64, error) {
 	all := s.groups()
 	groups := make([]*redis.XInfoGroupsCmd, len(all))
@@ -69,9 +69,9 @@ func (s *Store) groups() []streamGroup {
 	return all
 }
 
-// InFlight returns which of these contents, or of all where none is given, an unsettled entry of any stage names. It may
-// return more of them: of each stream it takes everything from the first unsettled entry on. Stages are read in the order
-// in which an entry goes through them, so none slips by.
+// InFlight returns the items that an unsettled entry of any stage names, among the given ones or, where none is given,
+// among all. It may return more: of each stream it takes every entry from the first unsettled one on. It reads the
+// stages in the order in which an entry passes through them, so it misses none.
 func (s *Store) InFlight(ctx context.Context, among ...item.ID) (map[item.ID]bool, error) {
 	if err := s.agreed(ctx); err != nil {
 		return nil, err
@@ -120,7 +120,7 @@ func (s *Store) eachEntry(ctx context.Context, stream, start string, fn func(red
 	}
 }
 
-// firstUnsettled is where XRANGE starts to see everything that a group has not settled.
+// firstUnsettled is where XRANGE starts to return everything that a group has not settled, "" where the stream is missing.
 func (s *Store) firstUnsettled(ctx context.Context, key, group string) (string, error) {
 	groups, err := s.rdb.XInfoGroups(ctx, key).Result()
 	if err != nil {
@@ -145,7 +145,7 @@ func (s *Store) firstUnsettled(ctx context.Context, key, group string) (string, 
 	return "-", nil // no group yet: nothing is settled
 }
 
-// Paused tells whether relocations are paused.
+// Paused reports whether relocations are paused.
 func (s *Store) Paused(ctx context.Context) (bool, error) {
 	n, err := s.rdb.Exists(ctx, s.keys.Paused()).Result()
 	if err != nil {
@@ -154,7 +154,7 @@ func (s *Store) Paused(ctx context.Context) (bool, error) {
 	return n == 1, nil
 }
 
-// SetPaused pauses or resumes relocations; by says who, for those who look with redis-cli.
+// SetPaused pauses or resumes relocations. by says who did it, for readers of the key.
 func (s *Store) SetPaused(ctx context.Context, paused bool, by string) error {
 	var err error
 	if paused {
@@ -168,7 +168,8 @@ func (s *Store) SetPaused(ctx context.Context, paused bool, by string) error {
 	return nil
 }
 
-// Unreachable are sets of tiers that nobody reached lately, and when that was last found: what MarkUnreachable was told.
+// Unreachable returns the sets of tiers, names with commas between, that no relocator reached lately, and when that was last
+// found: what MarkUnreachable has recorded.
 func (s *Store) Unreachable(ctx context.Context) (map[string]time.Time, error) {
 	all, err := s.rdb.HGetAll(ctx, s.keys.Unreachable()).Result()
 	if err != nil && !errors.Is(err, redis.Nil) {

@@ -13,8 +13,8 @@ type Finished struct {
 	RowLevel string // level that the row names now; "" where there is no row
 }
 
-// Finish spreads the news of commits of one partition and settles their entries (step 7): one script each, all on one trip. errs has
-// an error for each entry that must be finished again, nil for the others.
+// Finish publishes the commits of one partition and settles their entries (step 7): one script each, all in one pipeline.
+// errs has an error for each entry that must be finished again, nil for the others.
 func (s *Store) Finish(ctx context.Context, fs []Finished) (errs []error) {
 	errs = make([]error, len(fs))
 	calls := make([]call, len(fs))

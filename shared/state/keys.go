@@ -21,28 +21,28 @@ const (
 
 // Keys makes every key name; no other place does.
 //
-// Contents are spread over partitions. All keys of a content lie in its partition, whose keys share a hash tag and
-// thus a slot of Redis Cluster: every script touches one slot. With one partition there is no tag.
+// Items are spread over partitions. All keys of an item lie in its partition. The keys of a partition share a hash tag and
+// so a slot of Redis Cluster: every script touches one slot. With one partition there is no tag.
 //
-// The names of streams are those of a partition: In or Of says of which. Keys of one partition alone need not be asked.
+// Each partition has streams of its own: In or Of chooses the partition. With a single partition neither is needed.
 type Keys struct {
 	prefix string
 	n      int    // partitions
-	tag    string // of the partition whose streams are named
-	bound  bool   // to a partition
+	tag    string // hash tag of the chosen partition
+	bound  bool   // a partition is chosen
 }
 
-// NewKeys takes the prefix of all keys. There is one partition.
+// NewKeys makes the keys of a single partition. prefix begins every key.
 func NewKeys(prefix string) Keys { return Keys{prefix: prefix, n: 1, bound: true} }
 
-// Partitioned are the keys of so many partitions, 1 or more.
+// Partitioned returns the keys of n partitions, 1 or more.
 func (k Keys) Partitioned(n int) Keys { return Keys{prefix: k.prefix, n: n, bound: n == 1} }
 
-// Partitions is their number.
+// Partitions is the number of partitions.
 func (k Keys) Partitions() int { return k.n }
 
-// Partition is where a content's keys lie: the CRC-32 (IEEE) of its decimal digits modulo the number of partitions.
-// MySQL computes the same: CRC32(cid) MOD n. It must never change: entries under way would be looked for elsewhere.
+// Partition is the partition of an item: the CRC-32 (IEEE) of the decimal digits of its cid, modulo the number of
+// partitions. MySQL computes the same: CRC32(cid) MOD n. It must never change, or nobody would find the entries under way.
 func (k Keys) Partition(id item.ID) int {
 	if k.n == 1 {
 		return 0
@@ -51,7 +51,7 @@ func (k Keys) Partition(id item.ID) int {
 	return int(crc32.ChecksumIEEE(strconv.AppendInt(digits[:0], int64(id), 10)) % uint32(k.n))
 }
 
-// In are the keys of partition p.
+// In returns the keys of partition p.
 func (k Keys) In(p int) Keys {
 	if k.n == 1 {
 		return k
@@ -59,10 +59,10 @@ func (k Keys) In(p int) Keys {
 	return Keys{prefix: k.prefix, n: k.n, tag: "{" + PartitionName(p) + "}:", bound: true}
 }
 
-// Of are the keys of a content's partition.
+// Of returns the keys of an item's partition.
 func (k Keys) Of(id item.ID) Keys { return k.In(k.Partition(id)) }
 
-// Each are the keys of every partition, in order.
+// Each returns the keys of every partition, in order.
 func (k Keys) Each() []Keys {
 	all := make([]Keys, k.n)
 	for p := range all {
@@ -71,7 +71,8 @@ func (k Keys) Each() []Keys {
 	return all
 }
 
-// OfStream are the keys of the partition to which a stream belongs; ok is false where it is none of ours.
+// OfStream returns the keys of the partition that a stream belongs to, and its number. ok is false where the stream is none
+// of Tierflow's.
 func (k Keys) OfStream(stream string) (keys Keys, p int, ok bool) {
 	name, ours := strings.CutPrefix(stream, k.prefix)
 	if !ours {
@@ -92,12 +93,12 @@ func (k Keys) OfStream(stream string) (keys Keys, p int, ok bool) {
 	return Keys{}, 0, false
 }
 
-// PartitionName is how a partition is called in keys and to users: p07.
+// PartitionName is the name of a partition in keys and for users: p07.
 func PartitionName(p int) string { return fmt.Sprintf("p%02d", p) }
 
 func (k Keys) stream(name string) string {
 	if !k.bound {
-		panic("state: the key of a stream was asked for without a partition")
+		panic("state: a stream has no key without a partition: call In or Of first")
 	}
 	return k.prefix + k.tag + name
 }
@@ -108,36 +109,36 @@ func (k Keys) Views() string { return k.stream("views") }
 // Relocated is the stream of durable copies that wait for their commit.
 func (k Keys) Relocated() string { return k.stream("relocated") }
 
-// Committed is the stream of copies to clear.
+// Committed is the stream of copies to release.
 func (k Keys) Committed() string { return k.stream("committed") }
 
-// Dead is the stream of what failed for good.
+// Dead is the stream of dead letters.
 func (k Keys) Dead() string { return k.stream("dead") }
 
-// Backoff says which pending entries of a group have failed, and when they are due.
+// Backoff is a sorted set: which pending entries of a group have failed, and when each is due.
 func (k Keys) Backoff(group string) string { return k.stream("backoff:" + group) }
 
-// Content is a content's state, JSON.
+// Content is an item's state, as JSON.
 func (k Keys) Content(id item.ID) string { return k.of("content:", id) }
 
-// Lock says who is at work on a content.
+// Lock has the Token of whoever works on an item.
 func (k Keys) Lock(id item.ID) string { return k.of("lock:", id) }
 
-// Progress has the bytes of the move in flight.
+// Progress is a hash with the bytes of an item's move in flight.
 func (k Keys) Progress(id item.ID) string { return k.of("progress:", id) }
 
 func (k Keys) of(name string, id item.ID) string {
 	return k.prefix + k.Of(id).tag + name + id.String()
 }
 
-// Paused is there while relocations are paused, of all partitions.
+// Paused exists while relocations are paused, in all partitions.
 func (k Keys) Paused() string { return k.prefix + "paused" }
 
-// Count records the number of partitions, on which all services must agree.
+// Count records the number of partitions, which all services must share.
 func (k Keys) Count() string { return k.prefix + "partitions" }
 
-// Workers are the living workers of a group: when each was last heard of, and which tiers it reaches.
+// Workers is a hash: the time of the last heartbeat of each worker of a group, and the tiers that it reaches.
 func (k Keys) Workers(group string) string { return k.prefix + "workers:" + group }
 
-// Unreachable are the sets of tiers that no living relocator reaches, though entries wait for one.
+// Unreachable is a hash: the sets of tiers that entries wait for and that no living relocator reaches.
 func (k Keys) Unreachable() string { return k.prefix + "unreachable" }

@@ -127,7 +127,7 @@ if redis.call('GET', KEYS[2]) == ARGV[2] then redis.call('DEL', KEYS[2]) end
 redis.call('XACK', KEYS[3], ARGV[3], ARGV[1])
 return 1`)
 
-// emitScript hands a durable copy to the committer and settles the view event (step 5). The token is the fence.
+// emitScript reports a durable copy to the committer and settles the view event (step 5). The token is the fence.
 //
 //	KEYS  content:{cid}, lock:{cid}, views, relocated, progress:{cid}
 //	ARGV  entry id, token, the lock's value from now on, lease in ms, group,
@@ -145,7 +145,7 @@ redis.call('DEL', KEYS[5])
 redis.call('XACK', KEYS[3], ARGV[5], ARGV[1])
 return 'emitted'`)
 
-// finishScript spreads the news of a commit, once COMMIT has returned (step 7).
+// finishScript publishes a commit in committed, once COMMIT has returned, and settles the entry (step 7).
 //
 //	KEYS  content:{cid}, lock:{cid}, relocated, committed, views
 //	ARGV  entry id, group, the lock's value while this event waited, outcome, to, level that the row names
@@ -189,7 +189,7 @@ end
 redis.call('XACK', KEYS[3], ARGV[2], ARGV[1])
 return again`)
 
-// lockScript takes the lock for a release (step 8).
+// lockScript takes an item's lock, for a release (step 8) or the deletion of its row.
 //
 //	KEYS  lock:{cid}
 //	ARGV  token, lease in ms
@@ -219,8 +219,8 @@ if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1], KEYS[2]
 if ARGV[3] ~= '' then redis.call('XACK', KEYS[3], ARGV[2], ARGV[3]) end
 return 1`)
 
-// deadLetterScript settles an entry that failed for good, and keeps it in dead with its reason. XACK alone would let a worker
-// that wakes up late bury what another one is doing.
+// deadLetterScript settles an entry that failed for good, and keeps it in dead with its reason. It looks at the pending list
+// first: XACK alone would let a worker that was paused dead-letter an entry that another worker has now.
 //
 //	KEYS  the entry's stream, dead
 //	ARGV  group, consumer, entry id, fields and values of the entry of dead
@@ -231,7 +231,7 @@ local id = redis.call('XADD', KEYS[2], '*', unpack(ARGV, 4)) -- first: an entry 
 redis.call('XACK', KEYS[1], ARGV[1], ARGV[3])
 return id`)
 
-// retryViewScript gives a dead view event another life (POST /v1/dead/{id}/retry).
+// retryViewScript appends a view event of dead again (POST /v1/dead/{id}/retry).
 //
 //	KEYS  dead, views, content:{cid}
 //	ARGV  id in dead, id that the entry had in views, state up to its entry id, state after it,
@@ -246,7 +246,7 @@ local id = redis.call('XADD', KEYS[2], '*', unpack(ARGV, 5))
 redis.call('SET', KEYS[3], ARGV[3] .. id .. ARGV[4])
 return id`)
 
-// retryScript gives a dead entry of another stream another life.
+// retryScript appends an entry of dead to relocated or committed again.
 //
 //	KEYS  dead, the entry's stream
 //	ARGV  id in dead, the fields and values of the entry
@@ -255,7 +255,7 @@ var retryScript = redis.NewScript(`
 if redis.call('XDEL', KEYS[1], ARGV[1]) == 0 then return 'gone' end
 return redis.call('XADD', KEYS[2], '*', unpack(ARGV, 2))`)
 
-// timeScript asks the server that has a stream for its time: in a cluster, TIME alone goes to any.
+// timeScript reads the time of the server that has a stream. In a cluster, TIME alone would go to any node.
 //
 //	KEYS  stream
 //	->    seconds and microseconds

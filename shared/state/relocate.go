@@ -70,7 +70,7 @@ func (s *Store) Settle(ctx context.Context, st State, token Token) error {
 	return nil
 }
 
-// Emit hands a durable copy to the committer (step 5). false: the lock is somebody else's now, nothing was emitted.
+// Emit reports a durable copy to the committer (step 5). false: the lock is somebody else's now, nothing was emitted.
 func (s *Store) Emit(ctx context.Context, st State, token Token, r event.Relocated) (bool, error) {
 	st.Status, st.WorkerID = Done, ""
 	emitted := emittedPrefix(r.EventID) + string(token)
@@ -85,7 +85,7 @@ func (s *Store) Emit(ctx context.Context, st State, token Token, r event.Relocat
 	return res == "emitted", nil
 }
 
-// Stray asks the releaser to clear a copy that was published but that nothing names, if so it is (steps 5 and 9).
+// Stray asks the releaser to release a copy that was published and that no row names (steps 5 and 9).
 func (s *Store) Stray(ctx context.Context, c event.Committed) error {
 	c.Outcome = event.OutcomeStray
 	err := s.rdb.XAdd(ctx, &redis.XAddArgs{Stream: s.keys.Of(c.ID).Committed(), Values: c.Fields()}).Err()
@@ -141,7 +141,7 @@ func (s *Store) Holder(ctx context.Context, id item.ID) (Token, error) {
 	return Token(v), nil
 }
 
-// Holders is Holder of many contents, on one trip.
+// Holders is Holder of many items, in one pipeline.
 func (s *Store) Holders(ctx context.Context, ids []item.ID) ([]Token, error) {
 	texts, err := s.readKeys(ctx, ids, s.keys.Lock)
 	if err != nil {

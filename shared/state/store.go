@@ -30,20 +30,20 @@ type Store struct {
 	ttl  time.Duration
 	lock time.Duration
 
-	trips []*trip     // by partition
-	agree atomic.Bool // Redis has our number of partitions
+	batchers []*callBatcher // by partition
+	agree    atomic.Bool    // Redis has our number of partitions
 }
 
 // NewStore makes a Store. It talks to nobody yet.
 func NewStore(o Options) *Store {
-	return &Store{rdb: o.Redis, keys: o.Keys, ttl: o.TTL, lock: o.Lease, trips: newTrips(o.Redis, o.Keys.Partitions())}
+	return &Store{rdb: o.Redis, keys: o.Keys, ttl: o.TTL, lock: o.Lease, batchers: newBatchers(o.Redis, o.Keys.Partitions())}
 }
 
 // Keys returns the key names in use.
 func (s *Store) Keys() Keys { return s.keys }
 
-// Get reads a content's state. ok is false where there is none, or one that cannot be read: both mean that no
-// newer event is known.
+// Get reads an item's state. ok is false where there is none, or one that cannot be read: in both cases no newer event is
+// known.
 func (s *Store) Get(ctx context.Context, id item.ID) (st State, ok bool, err error) {
 	v, err := s.rdb.Get(ctx, s.keys.Content(id)).Result()
 	if errors.Is(err, redis.Nil) {
@@ -56,7 +56,7 @@ func (s *Store) Get(ctx context.Context, id item.ID) (st State, ok bool, err err
 	return st, err == nil, nil
 }
 
-// GetMany reads the states of many contents on one trip, nil for each that Get has none for.
+// GetMany reads the states of many items in one pipeline, nil where Get returns none.
 func (s *Store) GetMany(ctx context.Context, ids []item.ID) ([]*State, error) {
 	states := make([]*State, len(ids))
 	texts, err := s.readKeys(ctx, ids, s.keys.Content)

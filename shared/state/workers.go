@@ -9,7 +9,7 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// Worker is a living worker as it announces itself.
+// Worker is a living worker, as its heartbeat describes it.
 type Worker struct {
 	ID    string
 	Tiers []string // names of the levels whose tiers it reaches; nil: all
@@ -22,8 +22,8 @@ func (w Worker) Reaches(tiers ...string) bool {
 	}
 	for _, t := range tiers {
 		found := false
-		for _, mine := range w.Tiers {
-			found = found || mine == t
+		for _, reached := range w.Tiers {
+			found = found || reached == t
 		}
 		if !found {
 			return false
@@ -32,7 +32,7 @@ func (w Worker) Reaches(tiers ...string) bool {
 	return true
 }
 
-// tiers is how a worker's tiers stand in Redis: names with commas between, or * for all.
+// tiers is the form of a worker's tiers in Redis: names with commas between, or * for all.
 func (w Worker) tiers() string {
 	if w.Tiers == nil {
 		return "*"
@@ -40,12 +40,12 @@ func (w Worker) tiers() string {
 	return strings.Join(w.Tiers, ",")
 }
 
-// heartbeatScript tells that a worker lives, forgets those that have not for a while, and lists the living. Time is that
-// of the server.
+// heartbeatScript records the heartbeat of a worker, forgets workers whose last heartbeat is too old, and lists the
+// others. The time is the server's.
 //
 //	KEYS  workers:{group}
-//	ARGV  worker id, its tiers, how long an announcement counts in ms
-//	->    id, tiers of each living worker
+//	ARGV  worker id, its tiers, how long a heartbeat counts in ms
+//	->    id and tiers of each living worker
 var heartbeatScript = redis.NewScript(`
 local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
@@ -63,13 +63,14 @@ for i = 1, #all, 2 do
 end
 return living`)
 
-// Heartbeat tells the others of a group that a worker lives, for as long as counts says, and returns all that do. What
-// they make of it decides only who does what: that each thing is done once, others see to.
-func (s *Store) Heartbeat(ctx context.Context, group string, w Worker, counts time.Duration) ([]Worker, error) {
+// Heartbeat records that a worker lives and returns all living workers of its group, which are those with a heartbeat within
+// the given time. The list decides only which worker does what. The consumer group, the lock and the generation see to
+// it that each entry takes effect once.
+func (s *Store) Heartbeat(ctx context.Context, group string, w Worker, within time.Duration) ([]Worker, error) {
 	if err := s.agreed(ctx); err != nil {
 		return nil, err
 	}
-	list, err := heartbeatScript.Run(ctx, s.rdb, []string{s.keys.Workers(group)}, w.ID, w.tiers(), counts.Milliseconds()).StringSlice()
+	list, err := heartbeatScript.Run(ctx, s.rdb, []string{s.keys.Workers(group)}, w.ID, w.tiers(), within.Milliseconds()).StringSlice()
 	if err == nil && len(list)%2 != 0 {
 		err = fmt.Errorf("%d values", len(list))
 	}
@@ -78,16 +79,16 @@ func (s *Store) Heartbeat(ctx context.Context, group string, w Worker, counts ti
 	}
 	living := make([]Worker, 0, len(list)/2)
 	for i := 0; i < len(list); i += 2 {
-		o := Worker{ID: list[i]}
+		other := Worker{ID: list[i]}
 		if list[i+1] != "*" {
-			o.Tiers = strings.Split(list[i+1], ",")
+			other.Tiers = strings.Split(list[i+1], ",")
 		}
-		living = append(living, o)
+		living = append(living, other)
 	}
 	return living, nil
 }
 
-// Leave tells that a worker stops taking on work.
+// Leave removes a worker from its group: the others have its partitions after their next heartbeats.
 func (s *Store) Leave(ctx context.Context, group, id string) error {
 	if err := s.rdb.HDel(ctx, s.keys.Workers(group), id).Err(); err != nil {
 		return unavailable("leave", s.keys.Workers(group), err)
@@ -95,19 +96,20 @@ func (s *Store) Leave(ctx context.Context, group, id string) error {
 	return nil
 }
 
-// reassignScript gives an entry that is still ours to another consumer, which has its full time for it. This is
-// no attempt.
+// reassignScript gives an entry that its consumer still has to another consumer. XCLAIM resets the idle time, so the other
+// consumer has its full time. JUSTID leaves the delivery count as it is: this is no attempt.
 //
 //	KEYS  stream
-//	ARGV  group, our consumer, entry id, their consumer
-//	->    1, 0 where it is not ours
+//	ARGV  group, the entry's consumer, entry id, the other consumer
+//	->    1 reassigned, 0 not this consumer's entry any more
 var reassignScript = redis.NewScript(`
 local p = redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[3], ARGV[3], 1, ARGV[2])
 if #p == 0 then return 0 end
 redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[4], 0, ARGV[3], 'JUSTID')
 return 1`)
 
-// Reassign gives a pending entry of ours to another consumer of the group. false: it is not ours any more.
+// Reassign gives a pending entry of one consumer to another consumer of the group. false: the entry is not the first
+// consumer's any more.
 func (s *Store) Reassign(ctx context.Context, stream, group, from, entryID, to string) (bool, error) {
 	n, err := reassignScript.Run(ctx, s.rdb, []string{stream}, group, from, entryID, to).Int()
 	if err != nil {
@@ -116,10 +118,10 @@ func (s *Store) Reassign(ctx context.Context, stream, group, from, entryID, to s
 	return n == 1, nil
 }
 
-// unreachableFor is how long the news counts that nobody reaches some tiers: longer than those who met such an entry wait.
+// unreachableFor is how long MarkUnreachable counts. A relocator that waits for such tiers calls it more often.
 const unreachableFor = 2 * time.Minute
 
-// MarkUnreachable makes known that entries wait for a relocator that reaches all these tiers.
+// MarkUnreachable records that entries wait for a relocator that reaches all these tiers.
 func (s *Store) MarkUnreachable(ctx context.Context, tiers ...string) error {
 	key := s.keys.Unreachable()
 	_, err := s.rdb.Pipelined(ctx, func(pipe redis.Pipeliner) error {
@@ -133,7 +135,7 @@ func (s *Store) MarkUnreachable(ctx context.Context, tiers ...string) error {
 	return nil
 }
 
-// ClearUnreachable takes back what MarkUnreachable has told.
+// ClearUnreachable removes what MarkUnreachable has recorded.
 func (s *Store) ClearUnreachable(ctx context.Context, tiers ...string) error {
 	if err := s.rdb.HDel(ctx, s.keys.Unreachable(), strings.Join(tiers, ",")).Err(); err != nil {
 		return unavailable("write", s.keys.Unreachable(), err)

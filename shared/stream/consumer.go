@@ -1,7 +1,6 @@
 package stream
 
 import (
-	"container/heap"
 	"context"
 	"errors"
 	"math/rand/v2"
@@ -29,8 +28,8 @@ type Options struct {
 	Batch    int           // deliveries that one handler gets; 1 where 0
 	Drain    time.Duration // how long handlers may go on after a stop
 	Keep     int64         // settled entries that trimming leaves for those who look; 10,000 where 0
-	Adopt    time.Duration // how soon what others hand to us is seen; with the upkeep where 0
-	Hold     func() bool   // nothing is begun while it is true; asked at every turn; may be nil
+	Adopt    time.Duration // how often entries that others reassign to us are looked for; with the upkeep where 0
+	Hold     func() bool   // no entry is begun while it returns true; called at every turn; may be nil
 	Handle   Handler
 	Log      *zap.Logger
 	Lost     func(id string) // an entry was deleted while it was pending; may be nil
@@ -43,7 +42,7 @@ const (
 	busyBlock = 20 * time.Millisecond
 	noBlock   = -1
 	// gather is how long a consumer that is nearly full waits for more of its slots to be free, where there may be more to
-	// take on: else it would fetch each entry on a trip of its own.
+	// take on: else it would fetch each entry with a round trip of its own.
 	gather = 5 * time.Millisecond
 	// holdBlock is how soon the end of a hold is seen.
 	holdBlock = 100 * time.Millisecond
@@ -51,14 +50,14 @@ const (
 	maxParked = 10_000
 	// walkStep is how many pending entries XAUTOCLAIM looks at, ten times its COUNT, between two reads: some 1.5 ms of Redis.
 	walkStep = 1000
-	// back-off of failures: 1 s, 2 s, 4 s … with half of it at random, and its bound
-	backoffFirst = time.Second
-	backoffMost  = 5 * time.Minute
-	// a record of a back-off is of no use when nobody has come for it for so long
+	// The back-off of failures is 1 s, 2 s, 4 s … up to maxBackoff, half of it at random.
+	minBackoff = time.Second
+	maxBackoff = 5 * time.Minute
+	// backoffKeep is how long a record of a back-off stays after it is due. Nobody has come for it, so it is useless.
 	backoffKeep = time.Hour
-	// the same for what is no failure: a busy lock, a server that is away
-	waitFirst = 20 * time.Millisecond
-	waitMost  = 5 * time.Second
+	// minWait and maxWait bound the wait for what is no failure: a busy lock, a server that is away.
+	minWait = 20 * time.Millisecond
+	maxWait = 5 * time.Second
 	// consumers that have nothing pending and were not seen for so long are removed
 	forgetAfter = time.Hour
 )
@@ -116,19 +115,19 @@ func (c *Consumer) Run(ctx context.Context) {
 
 	var outage int
 	next := time.Now() // of the upkeep
-	var waning bool
+	var finishing bool
 	for ctx.Err() == nil {
 		if c.isRetired() {
-			if !waning {
+			if !finishing {
 				c.handBack()
 			}
-			waning = true
-			if c.wane(ctx) {
+			finishing = true
+			if c.finishRetired(ctx) {
 				break
 			}
 			continue
 		}
-		waning = false
+		finishing = false
 		err := c.turn(ctx, &next)
 		if err == nil || ctx.Err() != nil {
 			outage = 0
@@ -187,8 +186,8 @@ func (c *Consumer) isRetired() bool {
 	return c.retired
 }
 
-// wane waits for the handlers of a consumer that is retired; true: there is none, and it has ended.
-func (c *Consumer) wane(ctx context.Context) bool {
+// finishRetired waits for a handler of a retired consumer to return. true: none is left, and the consumer has ended.
+func (c *Consumer) finishRetired(ctx context.Context) bool {
 	c.mu.Lock()
 	if c.retired && c.running == 0 {
 		c.ended = true
@@ -379,21 +378,6 @@ func (c *Consumer) began(batch []*Delivery) {
 	_ = c.o.Redis.ZRem(ctx, c.o.Backoff, ids...).Err()
 }
 
-// dispatchDue starts handlers for what is parked and due, as far as there are slots.
-func (c *Consumer) dispatchDue() {
-	c.mu.Lock()
-	room := (c.o.Slots - c.running) * c.o.Batch
-	var ds []*Delivery
-	for now := time.Now(); len(ds) < room && len(c.parked) > 0 && !c.parked[0].due.After(now); {
-		p := heap.Pop(&c.parked).(parkedDelivery)
-		if c.known[p.d.ID] == p.d { // else the heartbeat has found that it is somebody else's
-			ds = append(ds, p.d)
-		}
-	}
-	c.mu.Unlock()
-	c.dispatch(ds)
-}
-
 // finish does what the handler has said of each delivery.
 func (c *Consumer) finish(batch []*Delivery) {
 	for _, d := range batch {
@@ -409,7 +393,7 @@ func (c *Consumer) finish(batch []*Delivery) {
 		case d.verdict == later:
 			if d.wait <= 0 {
 				d.waits++
-				d.wait = backoff(d.waits, waitFirst, waitMost)
+				d.wait = backoff(d.waits, minWait, maxWait)
 			}
 			c.park(d, d.wait)
 		default:
@@ -425,7 +409,7 @@ func (c *Consumer) finish(batch []*Delivery) {
 
 // again parks a failed delivery as its next attempt, and lets Redis know which that is, and when.
 func (c *Consumer) again(d *Delivery) {
-	wait := backoff(int(d.Attempt), backoffFirst, backoffMost)
+	wait := backoff(int(d.Attempt), minBackoff, maxBackoff)
 	d.Attempt++
 	ctx, cancel := context.WithTimeout(c.base, 5*time.Second)
 	defer cancel()
@@ -470,31 +454,6 @@ func (c *Consumer) begin(ctx context.Context, ids []string, ifFailed, otherwise 
 	return all, nil
 }
 
-func (c *Consumer) park(d *Delivery, wait time.Duration) {
-	c.mu.Lock()
-	full := len(c.parked) >= maxParked
-	if full {
-		delete(c.known, d.ID)
-	} else {
-		c.known[d.ID], d.parked = d, true
-		heap.Push(&c.parked, parkedDelivery{d, time.Now().Add(wait)})
-	}
-	c.mu.Unlock()
-	if full {
-		// Taking it over will count as an attempt, so one less is written down. Where that fails, one attempt is lost.
-		ctx, cancel := context.WithTimeout(c.base, 5*time.Second)
-		defer cancel()
-		_, _ = c.begin(ctx, []string{d.ID}, 0, -1)
-	}
-}
-
-// remember parks deliveries that nobody has begun.
-func (c *Consumer) remember(ds []*Delivery) {
-	for _, d := range ds {
-		c.park(d, 0)
-	}
-}
-
 func (c *Consumer) forget(d *Delivery) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -510,84 +469,11 @@ func (c *Consumer) Load() (running, parked int) {
 	return c.running, len(c.parked)
 }
 
-// handBack gives what is still ours, and in nobody's hands here, to the others at once; it removes the consumer where
-// nothing is left.
-func (c *Consumer) handBack() {
-	c.mu.Lock()
-	for _, p := range c.parked {
-		if c.known[p.d.ID] == p.d {
-			delete(c.known, p.d.ID)
-		}
-	}
-	c.parked = nil
-	c.mu.Unlock()
-
-	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
-	defer cancel()
-	pending, err := c.o.Redis.XPendingExt(ctx, &redis.XPendingExtArgs{
-		Stream: c.o.Stream, Group: c.o.Group, Start: "-", End: "+", Count: maxParked, Consumer: c.o.Consumer,
-	}).Result()
-	var ids []string
-	for _, p := range pending {
-		if !c.knows(p.ID) {
-			ids = append(ids, p.ID)
-		}
-	}
-	for part := range slices.Chunk(ids, 500) {
-		if err == nil {
-			err = c.release(ctx, part)
-		}
-	}
-	if err == nil {
-		err = forgetScript.Run(ctx, c.o.Redis, []string{c.o.Stream}, c.o.Group, c.o.Consumer).Err()
-	}
-	if err != nil {
-		c.o.Log.Warn("could not hand back entries; they are taken over when they have been idle", zap.Error(err))
-	}
-}
-
-// release makes entries that are still ours look idle, so that others take them over at once.
-func (c *Consumer) release(ctx context.Context, ids []string) error {
-	deleted, err := releaseScript.Run(ctx, c.o.Redis, []string{c.o.Stream, c.o.Backoff},
-		arguments(ids, c.o.Group, c.o.Consumer, c.o.MinIdle.Milliseconds())...).StringSlice()
-	for _, id := range deleted {
-		c.reportDeleted(id)
-	}
-	return err
-}
-
-func arguments(ids []string, first ...any) []any {
-	for _, id := range ids {
-		first = append(first, id)
-	}
-	return first
-}
-
-// parking is a heap of deliveries, the next due on top.
-type parking []parkedDelivery
-
-type parkedDelivery struct {
-	d   *Delivery
-	due time.Time
-}
-
-func (p parking) Len() int           { return len(p) }
-func (p parking) Less(i, j int) bool { return p[i].due.Before(p[j].due) }
-func (p parking) Swap(i, j int)      { p[i], p[j] = p[j], p[i] }
-func (p *parking) Push(x any)        { *p = append(*p, x.(parkedDelivery)) }
-func (p *parking) Pop() any {
-	old := *p
-	x := old[len(old)-1]
-	old[len(old)-1] = parkedDelivery{}
-	*p = old[:len(old)-1]
-	return x
-}
-
-// backoff doubles from first up to most; half of it is left to chance, so that many do not come back at once.
-func backoff(n int, first, most time.Duration) time.Duration {
-	d := most
+// backoff doubles from first up to limit; half of it is random, so that many entries do not come back at once.
+func backoff(n int, first, limit time.Duration) time.Duration {
+	d := limit
 	if n < 20 {
-		d = min(first<<max(n-1, 0), most)
+		d = min(first<<max(n-1, 0), limit)
 	}
 	return d/2 + rand.N(d/2+1)
 }

@@ -113,8 +113,8 @@ func (c *Consumer) adopt(ctx context.Context) error {
 			d := c.delivery(msgs[0], f.attempt)
 			d.failed = f.failed
 			wait := f.wait
-			if crash > 0 && !f.failed { // else its delivery was lost, or another has handed it over: nothing has failed
-				wait = min(backoff(int(f.attempt)-1, backoffFirst, backoffMost), c.o.MinIdle) - idle[id]
+			if crash > 0 && !f.failed { // else its delivery was lost, or another consumer has reassigned it: nothing has failed
+				wait = min(backoff(int(f.attempt)-1, minBackoff, maxBackoff), c.o.MinIdle) - idle[id]
 			}
 			c.park(d, wait)
 		}
