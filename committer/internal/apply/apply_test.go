@@ -84,7 +84,7 @@ func TestTheLargestNumbersAndAClockThatWentBackAreCommitted(t *testing.T) {
 	}
 }
 
-func TestHoweverOftenDeliveredARelocationIsCommittedOnce(t *testing.T) {
+func TestARelocationIsCommittedOnceHoweverOftenItIsDelivered(t *testing.T) {
 	t.Run("again and again", func(t *testing.T) {
 		d := newDatabase(t, 1)
 		a := apply.New(d.DB())
@@ -188,7 +188,7 @@ func TestOnlyTheRowThatTheRelocatorSawIsChanged(t *testing.T) {
 	})
 }
 
-func TestOfTwoMovesOfOneContentInABatchTheFirstCommits(t *testing.T) {
+func TestTheFirstOfTwoMovesOfOneItemInABatchCommits(t *testing.T) {
 	d := newDatabase(t, 1)
 	second := relocated(2, 1)
 	second.To = "silver"
@@ -228,7 +228,7 @@ func TestASecondMoveOfAnEventIsCommittedAndAddedToItsRecord(t *testing.T) {
 	})
 }
 
-func TestAnEventOfAnotherContentIsRefused(t *testing.T) {
+func TestAnEventOfAnotherItemIsRefused(t *testing.T) {
 	d := newDatabase(t, 2)
 	a := apply.New(d.DB())
 	a.Apply(t.Context(), []event.Relocated{relocated(1, 1)})
@@ -276,7 +276,7 @@ func TestABadRowNeverFailsItsBatch(t *testing.T) {
 	}
 }
 
-func TestWhatAnotherCommitterDoesWhileWeWaitForTheRowIsSeen(t *testing.T) {
+func TestACommitSeesWhatAnotherCommitterDidWhileItWaitedForTheRow(t *testing.T) {
 	d := newDatabase(t, 1)
 	ctx := soon(t)
 	// A locked table holds the commit up right before it locks its row.
@@ -307,7 +307,7 @@ func TestWhatAnotherCommitterDoesWhileWeWaitForTheRowIsSeen(t *testing.T) {
 	}
 }
 
-func TestARowThatSomebodyHasLockedHoldsUpNoOther(t *testing.T) {
+func TestALockedRowHoldsUpNoOtherCommit(t *testing.T) {
 	d := newDatabase(t, 5)
 	other, err := d.DB().BeginTx(t.Context(), nil)
 	if err != nil {
@@ -336,7 +336,7 @@ func TestARowThatSomebodyHasLockedHoldsUpNoOther(t *testing.T) {
 	d.expectHistory(0, 5)
 }
 
-func TestAWriterInReverseOrderIsNoObstacle(t *testing.T) {
+func TestAWriterThatLocksInReverseOrderHoldsUpNoCommit(t *testing.T) {
 	d := newDatabase(t, 9)
 	other, err := d.DB().BeginTx(t.Context(), nil)
 	if err != nil {
@@ -410,7 +410,7 @@ func TestADeadlockIsTriedAgain(t *testing.T) {
 	d.expectHistory(0, 2)
 }
 
-func TestAnAnswerThatIsLostIsFoundOut(t *testing.T) {
+func TestACommitWhoseReplyIsLostIsFoundOut(t *testing.T) {
 	// The protocol's command byte tells COMMIT from READ COMMITTED.
 	const commit = "\x03COMMIT"
 	for _, statement := range []string{commit, "INSERT INTO update_history", "UPDATE contents", "FOR UPDATE", "START"} {
@@ -444,7 +444,7 @@ func TestAnAnswerThatIsLostIsFoundOut(t *testing.T) {
 	}
 }
 
-func TestWhileMySQLIsAwayNothingIsDecided(t *testing.T) {
+func TestNothingIsDecidedWhileMySQLIsAway(t *testing.T) {
 	d := newDatabase(t, 2)
 	gate, dsn := testserver.MySQLGate(t, d.dsn)
 	a := apply.New(open(t, dsn).DB())
@@ -459,7 +459,7 @@ func TestWhileMySQLIsAwayNothingIsDecided(t *testing.T) {
 	}
 }
 
-func TestWithoutSchemaNothingIsDecided(t *testing.T) {
+func TestNothingIsDecidedWithoutASchema(t *testing.T) {
 	d := newDatabase(t, 1)
 	d.exec("DROP TABLE update_history")
 	r := apply.New(d.DB()).Apply(t.Context(), []event.Relocated{relocated(1, 1)})[0]

@@ -1,4 +1,4 @@
-// Command relocator moves contents between tiers and clears old copies.
+// Command relocator moves items between tiers and removes old copies.
 package main
 
 import (
@@ -6,9 +6,10 @@ import (
 	"os"
 
 	"github.com/tierflow/tierflow/relocator/internal/fsys"
+	"github.com/tierflow/tierflow/relocator/internal/service"
 	"github.com/tierflow/tierflow/shared/process"
 )
 
 func main() {
-	os.Exit(process.Run(func(ctx context.Context) int { return run(ctx, os.Args[1:], os.Stdout, os.Stderr, fsys.FS{}) }))
+	os.Exit(process.Run(func(ctx context.Context) int { return service.Main(ctx, os.Args[1:], os.Stdout, os.Stderr, fsys.FS{}) }))
 }

@@ -14,16 +14,16 @@ import (
 	"testing"
 
 	"github.com/tierflow/tierflow/relocator/internal/fsys"
+	"github.com/tierflow/tierflow/relocator/internal/service"
 	"github.com/tierflow/tierflow/shared/process"
-	"github.com/tierflow/tierflow/shared/testenv/testserver"
 )
 
-// TestMain runs the tests. Under the program's own name, this binary is the program instead, but for one thing: where
-// TIERFLOW_TEST_STEPS names a unix socket, whoever listens there is asked before every operation on files. So
-// scripts/tests/e2e stops and ends real processes at any step, and the program itself has no switch for it.
+// TestMain makes this test binary the program, but for one thing: where TIERFLOW_TEST_STEPS names a unix socket, the program
+// asks its listener before every operation on files. With it scripts/tests/e2e stops and ends real processes at any step,
+// and the program itself has no switch for that. Under any other name than the program's, it runs the tests.
 func TestMain(m *testing.M) {
 	if filepath.Base(os.Args[0]) != "relocator" {
-		testserver.Main(m)
+		os.Exit(m.Run())
 	}
 	os.Exit(process.Run(func(ctx context.Context) int {
 		var fs fsys.FS
@@ -35,12 +35,12 @@ func TestMain(m *testing.M) {
 			}
 			fs.Hook = asking(conn)
 		}
-		return run(ctx, os.Args[1:], os.Stdout, os.Stderr, fs)
+		return service.Main(ctx, os.Args[1:], os.Stdout, os.Stderr, fs)
 	}))
 }
 
-// asking is a hook that writes a line for every operation, its goroutine, step and quoted path, and waits for a byte: 'g'
-// lets it go, 's' leaves it out. What ends or stops the process comes as a signal meanwhile.
+// asking returns a hook that writes a line for every operation, with its goroutine, step and quoted path, and waits for a
+// byte: 'g' lets the operation go on, 's' leaves it out. Meanwhile a signal may stop or end the process.
 func asking(conn net.Conn) fsys.Hook {
 	var mu sync.Mutex
 	answers := bufio.NewReader(conn)

@@ -1,0 +1,252 @@
+// Package release removes copies that no row names: it handles entries of `committed`, step 8 of docs/design.md. It touches
+// Redis through shared/state, MySQL through package placement, and tiers through package mover.
+//
+// What becomes of an entry:
+//
+//	the copy is gone, or is not to be removed  settled; the script of that step has acked it
+//	the grace is not over                      stays pending until then; no attempt is counted
+//	another worker has the item's lock         stays pending; no attempt is counted
+//	another relocator reaches the tiers        is reassigned to it
+//	the work failed                            shared/failure decides
+package release
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/tierflow/tierflow/relocator/internal/lease"
+	"github.com/tierflow/tierflow/relocator/internal/metrics"
+	"github.com/tierflow/tierflow/relocator/internal/mover"
+	"github.com/tierflow/tierflow/relocator/internal/placement"
+	"github.com/tierflow/tierflow/relocator/internal/reach"
+	"github.com/tierflow/tierflow/relocator/internal/tierhealth"
+	"github.com/tierflow/tierflow/shared/catalog"
+	"github.com/tierflow/tierflow/shared/event"
+	"github.com/tierflow/tierflow/shared/failure"
+	"github.com/tierflow/tierflow/shared/fault"
+	"github.com/tierflow/tierflow/shared/policy"
+	"github.com/tierflow/tierflow/shared/state"
+	"github.com/tierflow/tierflow/shared/stream"
+)
+
+// Options of New. All are required.
+type Options struct {
+	Grace        time.Duration // between a commit and the release of the old copy
+	Lease        time.Duration // of locks
+	MaxAttempts  int64
+	WorkerID     string
+	Store        *state.Store
+	Catalog      *catalog.Catalog
+	Mover        *mover.Mover
+	Tiers        *tierhealth.Tiers
+	Reach        *reach.Reach
+	ServerFailed func() // called when Redis or MySQL failed
+	Metrics      *metrics.Metrics
+	Log          *zap.Logger
+}
+
+// Handler handles entries of `committed`. It is safe for concurrent use.
+type Handler struct {
+	o       Options
+	rows    *placement.Rows
+	locks   *lease.Keeper
+	failure *failure.Handler
+	clock   redisClock
+	seen    firstSeen
+}
+
+// New makes a Handler.
+func New(o Options) *Handler {
+	deadLetter := func(reason string) { o.Metrics.DeadLetter(string(failure.Release), reason) }
+	return &Handler{
+		o: o, rows: placement.New(o.Catalog, o.Store), locks: lease.NewKeeper(o.Store, o.Lease, o.Log),
+		clock: redisClock{store: o.Store, byStream: map[string]*offset{}}, seen: newFirstSeen(o.Grace),
+		failure: failure.New(failure.Options{Stage: failure.Release, Group: state.GroupReleaser, Store: o.Store, WorkerID: o.WorkerID,
+			MaxAttempts: o.MaxAttempts, DeadLetter: deadLetter, ServerFailed: o.ServerFailed, Log: o.Log}),
+	}
+}
+
+// Handle is the handler of the consumer of `committed`.
+func (h *Handler) Handle(ds []*stream.Delivery) {
+	for _, d := range ds {
+		h.handle(d)
+	}
+}
+
+func (h *Handler) handle(d *stream.Delivery) {
+	c, err := event.ParseCommitted(d.Values)
+	if err == nil {
+		err = h.o.Store.CheckPlace(d.Stream, c.ID)
+	}
+	if err != nil {
+		h.fail(d, err)
+		return
+	}
+	ctx, cancel := lease.Fenced(d)
+	poisoned := h.failure.Poisoned(ctx, d)
+	cancel()
+	if poisoned {
+		h.seen.forget(d)
+		return
+	}
+	age, err := h.clock.age(d.Context, d.Stream, d.ID)
+	if err != nil {
+		h.fail(d, err)
+		return
+	}
+	if wait := h.o.Grace - age; wait > 0 {
+		d.Later(wait)
+		return
+	}
+	j := &job{Handler: h, d: d, entry: c, random: lease.Random(),
+		log: h.o.Log.WithLazy(zap.Stringer("cid", c.ID), zap.String("level", c.Clears()), zap.String("entry", d.ID))}
+	j.token = state.NewReleaseToken(h.o.WorkerID, j.random)
+	j.run()
+}
+
+func (h *Handler) fail(d *stream.Delivery, err error) {
+	ctx, cancel := lease.Fenced(d)
+	defer cancel()
+	if h.failure.Failed(ctx, d, err) == failure.DeadLetter {
+		h.seen.forget(d)
+	}
+}
+
+// job is the work on one entry.
+type job struct {
+	*Handler
+	d      *stream.Delivery
+	entry  event.Committed
+	random string // names this attempt in the token and on disk
+	token  state.Token
+	log    *zap.Logger
+}
+
+func (j *job) run() {
+	over := j.o.Mover.Expect()
+	defer over()
+	holder, err := j.o.Store.Lock(j.d.Context, j.entry.ID, j.token)
+	if err != nil {
+		j.fail(j.d, err)
+		return
+	}
+	if holder != "" {
+		j.log.Debug("busy", zap.String("holder", holder))
+		j.d.Later(0)
+		return
+	}
+	ctx, release := j.locks.Hold(j.d, j.entry.ID, j.token, func(context.Context) {})
+	err = j.release(ctx)
+	release()
+	over()
+
+	fenced, cancel := lease.Fenced(j.d)
+	defer cancel()
+	if err != nil {
+		if uerr := j.o.Store.Unlock(fenced, j.entry.ID, j.token); uerr != nil {
+			j.log.Warn("the lock was left to expire", zap.Error(uerr))
+		}
+		var g *inGrace
+		switch {
+		case errors.As(err, &g):
+			j.d.Later(g.wait)
+		case j.o.Reach.Reassign(j.d, state.GroupReleaser, err):
+		default:
+			j.fail(j.d, err)
+		}
+		return
+	}
+	j.seen.forget(j.d)
+	if err := j.o.Store.Released(fenced, j.entry.ID, j.token, j.d.ID); err != nil {
+		j.fail(j.d, err) // it is done again, and then there is nothing left to remove
+		return
+	}
+	j.d.Settled()
+}
+
+// release removes the copy. Where the error is nil, nothing is left to do for this entry.
+func (j *job) release(ctx context.Context) error {
+	row, levels, err := j.rows.Find(ctx, j.entry.ID)
+	if fault.Is(err, fault.Unknown) {
+		j.log.Info("not released: the item was deleted, and its files stay")
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if row.Filename != j.entry.Filename {
+		j.log.Warn("not released: the row has another filename now", zap.String("filename", j.entry.Filename),
+			zap.String("row", row.Filename))
+		return nil
+	}
+	level, ok := levels.Level(j.entry.Clears())
+	if !ok {
+		return fault.New(fault.Unprocessable, "release: no such level any more:", j.entry.Clears(), nil)
+	}
+	if err := j.o.Reach.Check(level.Name, row.Level); err != nil {
+		return err
+	}
+	if row.Level != level.Name {
+		if wait := j.o.Grace - j.seen.age(j.d, j.entry, row); wait > 0 {
+			return &inGrace{wait}
+		}
+	}
+	outcome, err := j.o.Mover.Release(ctx, mover.ReleaseRequest{
+		ID: j.entry.ID, Token: j.random, Filename: j.entry.Filename, Tier: level,
+		Fence: func(ctx context.Context) (bool, error) {
+			j.d.Progress()
+			begun, now, err := j.rows.BeginRelease(ctx, row, level.Name)
+			if err == nil && begun {
+				err = j.checkCurrent(ctx, now, levels)
+			}
+			return begun, err
+		},
+	})
+	if err != nil {
+		return j.o.Tiers.Failed(err, level)
+	}
+	if outcome == mover.RetryLater {
+		return fault.New(fault.Busy, "release", j.entry.ID.String(), errors.New("a move wants the name"))
+	}
+	if outcome == mover.Released { // every other outcome has changed nothing on the tier, and shows nothing
+		j.o.Tiers.Worked(level.Name)
+	}
+	j.o.Metrics.Released(outcome.String())
+	j.log.Debug("released", zap.Stringer("outcome", outcome), zap.String("filename", j.entry.Filename))
+	return nil
+}
+
+// checkCurrent makes sure that the release loses no bytes. The row's own file must be there: by the protocol it always is,
+// but people restore rows from backups and change them by hand, and then the copy that no row names may be the last one.
+// The row's file must also have the bytes of the other copy: who writes to a file while it is moved writes to the old copy.
+func (j *job) checkCurrent(ctx context.Context, row catalog.Row, levels policy.Policy) error {
+	current, ok := levels.Level(row.Level)
+	if !ok {
+		return fault.New(fault.Unavailable, "look up level", row.Level, nil)
+	}
+	old, _ := levels.Level(j.entry.Clears())
+	there, err := j.o.Mover.Compare(ctx, mover.Comparison{Filename: row.Filename, Old: old, Current: current,
+		OldIsOriginal: j.entry.Outcome == event.OutcomeCommitted, Digest: row.Digest, Progress: j.d.Progress})
+	if err != nil || there {
+		return err
+	}
+	now, err := j.o.Catalog.Content(ctx, j.entry.ID)
+	if err != nil {
+		return err
+	}
+	if now.Generation != row.Generation {
+		return fault.New(fault.Busy, "release", j.entry.ID.String(), placement.ErrChanged)
+	}
+	return &fault.Error{Kind: fault.MissingFile, Op: "keep the last copy of", Subject: j.entry.ID.String(),
+		Err:  fmt.Errorf("the row names level %s, and %s is not there", row.Level, row.Filename),
+		Hint: "put the file there, or correct the row"}
+}
+
+// inGrace says that the grace is not over yet.
+type inGrace struct{ wait time.Duration }
+
+func (e *inGrace) Error() string { return fmt.Sprintf("the grace is not over for %v", e.wait) }

@@ -1,0 +1,284 @@
+// Package relocate moves items to the level that their newest view event calls for: it handles entries of `views`, steps 2
+// to 5 of docs/design.md. It touches Redis through shared/state, MySQL through package placement, and tiers through package
+// mover.
+//
+// What becomes of an entry:
+//
+//	no move is needed, or the copy is emitted  settled; the script of that step has acked it
+//	another worker has the item's lock         stays pending; no attempt is counted
+//	another relocator reaches the tiers        is reassigned to it
+//	the work failed                            shared/failure decides
+package relocate
+
+import (
+	"context"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/tierflow/tierflow/relocator/internal/lease"
+	"github.com/tierflow/tierflow/relocator/internal/metrics"
+	"github.com/tierflow/tierflow/relocator/internal/mover"
+	"github.com/tierflow/tierflow/relocator/internal/placement"
+	"github.com/tierflow/tierflow/relocator/internal/reach"
+	"github.com/tierflow/tierflow/relocator/internal/tierhealth"
+	"github.com/tierflow/tierflow/shared/catalog"
+	"github.com/tierflow/tierflow/shared/event"
+	"github.com/tierflow/tierflow/shared/failure"
+	"github.com/tierflow/tierflow/shared/fault"
+	"github.com/tierflow/tierflow/shared/policy"
+	"github.com/tierflow/tierflow/shared/state"
+	"github.com/tierflow/tierflow/shared/stream"
+)
+
+// Options of New. All are required.
+type Options struct {
+	Store        *state.Store
+	Catalog      *catalog.Catalog
+	Mover        *mover.Mover
+	WorkerID     string
+	MaxAttempts  int64
+	Lease        time.Duration // of locks
+	ServerFailed func()        // called when Redis or MySQL failed
+	Reach        *reach.Reach
+	Tiers        *tierhealth.Tiers
+	Metrics      *metrics.Metrics
+	Log          *zap.Logger
+}
+
+// Handler handles entries of `views`. It is safe for concurrent use.
+type Handler struct {
+	o       Options
+	rows    *placement.Rows
+	locks   *lease.Keeper
+	failure *failure.Handler
+}
+
+// New makes a Handler.
+func New(o Options) *Handler {
+	return &Handler{o: o, rows: placement.New(o.Catalog, o.Store), locks: lease.NewKeeper(o.Store, o.Lease, o.Log),
+		failure: failure.New(failure.Options{
+			Store: o.Store, Group: state.GroupRelocator, Stage: failure.Relocate, WorkerID: o.WorkerID, MaxAttempts: o.MaxAttempts,
+			ServerFailed: o.ServerFailed, Log: o.Log,
+			DeadLetter: func(reason string) { o.Metrics.DeadLetter(string(failure.Relocate), reason) },
+		})}
+}
+
+// Handle is the handler of the consumer of `views`.
+func (h *Handler) Handle(ds []*stream.Delivery) {
+	for _, d := range ds {
+		h.handle(d)
+	}
+}
+
+func (h *Handler) handle(d *stream.Delivery) {
+	view, err := event.ParseView(d.Values)
+	if err == nil {
+		err = h.o.Store.CheckPlace(d.Stream, view.ID)
+	}
+	if err != nil {
+		h.fail(d, err)
+		return
+	}
+	ctx, cancel := lease.Fenced(d)
+	poisoned := h.failure.Poisoned(ctx, d)
+	cancel()
+	if poisoned {
+		return
+	}
+	j := &job{Handler: h, d: d, view: view, random: lease.Random(),
+		log: h.o.Log.WithLazy(zap.Stringer("cid", view.ID), zap.String("event_id", view.EventID), zap.String("entry", d.ID))}
+	j.token = state.NewToken(view.EventID, h.o.WorkerID, j.random)
+	taken, holder, err := h.o.Store.Take(d.Context, d.ID, view.ID, j.token, h.o.WorkerID)
+	switch {
+	case err != nil:
+		h.fail(d, err)
+	case taken == state.Settled:
+		h.o.Metrics.Settled("superseded")
+		d.Settled()
+	case taken == state.Busy:
+		j.log.Debug("busy", zap.String("holder", holder))
+		d.Later(0)
+	default:
+		j.run()
+	}
+}
+
+func (h *Handler) fail(d *stream.Delivery, err error) {
+	ctx, cancel := lease.Fenced(d)
+	defer cancel()
+	h.failure.Failed(ctx, d, err)
+}
+
+// job is the work on one entry whose item's lock is ours.
+type job struct {
+	*Handler
+	d        *stream.Delivery
+	view     event.View
+	random   string // names this attempt in the token and on disk
+	token    state.Token
+	progress progress
+	log      *zap.Logger
+}
+
+func (j *job) run() {
+	over := j.o.Mover.Expect() // a release will follow
+	defer over()
+	ctx, release := j.locks.Hold(j.d, j.view.ID, j.token, func(ctx context.Context) { j.progress.publish(ctx, j.o.Store, j.view.ID) })
+	err := j.relocate(ctx, over)
+	release()
+	if err == nil {
+		return
+	}
+	over()
+	fenced, cancel := lease.Fenced(j.d)
+	if uerr := j.o.Store.Unlock(fenced, j.view.ID, j.token); uerr != nil {
+		j.log.Warn("the lock was left to expire", zap.Error(uerr))
+	}
+	cancel()
+	if !j.o.Reach.Reassign(j.d, state.GroupRelocator, err) {
+		j.fail(j.d, err)
+	}
+}
+
+// relocate does steps 3 to 5. Where the error is nil, the entry is settled. over is called as soon as it is known that no
+// release will follow.
+func (j *job) relocate(ctx context.Context, over func()) error {
+	row, levels, err := j.rows.Find(ctx, j.view.ID)
+	if err != nil {
+		return err
+	}
+	from, ok := levels.Level(row.Level)
+	if !ok {
+		return fault.New(fault.Unprocessable, "look up level", row.Level, nil)
+	}
+	decision := levels.Decide(row.Item(j.view.Count), time.Now())
+	to, ok := levels.Level(decision.Target)
+	if !ok {
+		return fault.New(fault.Unprocessable, "look up pinned level", decision.Target, nil)
+	}
+	if to.Name == from.Name {
+		over()
+		return j.settle(ctx, row)
+	}
+	if err := j.o.Reach.Check(from.Name, to.Name); err != nil {
+		return err
+	}
+	if err := j.o.Tiers.Check(from.Name, to.Name); err != nil {
+		return err
+	}
+	return j.move(ctx, row, from, to)
+}
+
+// state is the item's state once this event needs a relocator no more.
+func (j *job) state(row catalog.Row, target string) state.State {
+	return state.State{
+		ID: j.view.ID, Count: j.view.Count, Target: target, DBLevel: row.Level, Filename: row.Filename,
+		EventID: j.view.EventID, EntryID: j.d.ID, UpdatedAt: time.Now(),
+	}
+}
+
+// settle ends the work on an event that needs no move.
+func (j *job) settle(ctx context.Context, row catalog.Row) error {
+	st := j.state(row, row.Level)
+	if err := j.rows.SetCount(ctx, row, j.view.Count, j.token); err != nil {
+		return err
+	}
+	if err := j.o.Store.Settle(ctx, st, j.token); err != nil {
+		return err
+	}
+	j.o.Metrics.Settled("in place")
+	j.d.Settled()
+	return nil
+}
+
+// move makes the copy and emits it.
+func (j *job) move(ctx context.Context, row catalog.Row, from, to policy.Level) error {
+	started := time.Now()
+	j.progress.begin(state.Progress{EventID: j.view.EventID, From: from.Name, To: to.Name, Filename: row.Filename, WorkerID: j.o.WorkerID})
+	made, err := j.o.Mover.Make(ctx, mover.Request{
+		ID: j.view.ID, EventID: j.view.EventID, Token: j.random, Filename: row.Filename, From: from, To: to,
+		Progress: func(done, total int64) { j.d.Progress(); j.progress.set(done, total) },
+	})
+	stray := event.Committed{EventID: j.view.EventID, ID: j.view.ID, From: from.Name, To: to.Name, Filename: row.Filename,
+		Generation: row.Generation}
+	if err != nil {
+		j.reportStray(made, stray)
+		if fault.Is(err, fault.MissingFile) {
+			err = j.missing(ctx, row, err)
+		}
+		return j.o.Tiers.Failed(err, to)
+	}
+	j.o.Tiers.Worked(from.Name, to.Name)
+
+	st := j.state(row, to.Name)
+	finished := st.UpdatedAt
+	emitted, err := j.emit(ctx, st, event.Relocated{
+		EventID: j.view.EventID, ID: j.view.ID, From: from.Name, To: to.Name, Filename: row.Filename,
+		Generation: row.Generation, Count: j.view.Count, Bytes: made.Bytes, Digest: made.Digest, Method: made.Method,
+		WorkerID: j.o.WorkerID, StartedAt: started, FinishedAt: finished,
+	})
+	if err != nil {
+		// Nobody knows whether it was emitted. The temporary stays as the record: a repeat or the sweep settles it.
+		return err
+	}
+	if !emitted {
+		j.reportStray(made, stray)
+		return fault.New(fault.Lost, "emit", j.view.ID.String(), lease.ErrLost)
+	}
+	j.d.Settled()
+	if err := made.Discard(); err != nil {
+		j.log.Warn("a temporary was left for the sweep", zap.Error(err))
+	}
+	j.o.Metrics.Moved(made.Method, made.Bytes, finished.Sub(started))
+	j.log.Info("relocated", zap.String("from", from.Name), zap.String("to", to.Name), zap.String("filename", row.Filename),
+		zap.String("method", made.Method), zap.Int64("bytes", made.Bytes), zap.Duration("took", finished.Sub(started)))
+	return nil
+}
+
+// emit tries again while the lock may still be ours. Redis answers a repeat as it answered the first call.
+func (j *job) emit(ctx context.Context, st state.State, e event.Relocated) (bool, error) {
+	for wait := 50 * time.Millisecond; ; wait *= 2 {
+		fenced, cancel := lease.Fenced(j.d)
+		ok, err := j.o.Store.Emit(fenced, st, j.token, e)
+		cancel()
+		if err == nil || wait > j.o.Lease/2 {
+			return ok, err
+		}
+		select {
+		case <-ctx.Done():
+			return false, err
+		case <-time.After(wait):
+		}
+	}
+}
+
+// reportStray has the releaser remove what was published, and only then removes the record of it.
+func (j *job) reportStray(made *mover.Copy, stray event.Committed) {
+	if made == nil {
+		return
+	}
+	ctx, cancel := lease.Fenced(j.d)
+	defer cancel()
+	stray.CommittedAt = time.Now()
+	if err := j.o.Store.Stray(ctx, stray); err != nil {
+		j.log.Warn("a stray copy is left for the sweep", zap.Error(err))
+		return
+	}
+	if err := made.Discard(); err != nil {
+		j.log.Warn("a temporary was left for the sweep", zap.Error(err))
+	}
+}
+
+// missing returns err where the file is really missing, and an error of kind fault.Busy where the row has changed since
+// the look-up: then another worker has moved the file.
+func (j *job) missing(ctx context.Context, row catalog.Row, err error) error {
+	now, rowErr := j.o.Catalog.Content(ctx, row.ID)
+	if rowErr != nil {
+		return rowErr
+	}
+	if now.Generation != row.Generation || now.Level != row.Level || now.Filename != row.Filename {
+		return fault.New(fault.Busy, "relocate", row.ID.String(), err)
+	}
+	return err
+}

@@ -1,0 +1,72 @@
+// Package service is the relocator as a whole: its settings (config.go), how its parts are put together (run.go), and the
+// verbs of its command line, a file each. Only cmd/relocator imports it.
+package service
+
+import (
+	"context"
+	"fmt"
+	"io"
+
+	"go.uber.org/zap"
+
+	"github.com/tierflow/tierflow/relocator/internal/fsys"
+	"github.com/tierflow/tierflow/shared/admin"
+	"github.com/tierflow/tierflow/shared/logging"
+	"github.com/tierflow/tierflow/shared/process"
+	"github.com/tierflow/tierflow/shared/settings"
+)
+
+// program is the command line: settings and verbs, as kong fills them.
+type program struct {
+	Settings
+
+	Serve       struct{} `cmd:"" default:"1" help:"Relocate until SIGTERM (the default)."`
+	Healthcheck struct{} `cmd:"" help:"Exit 0 if the relocator that runs here is ready."`
+	Version     struct{} `cmd:"" help:"Print the version."`
+	InitTiers   struct{} `cmd:"" help:"Make the tiers' roots and identities; changes nothing the second time. Exit 1 where another identity is found."`
+	VerifyTiers struct {
+		Repair bool `help:"Mend what is safe, and say what is left and why."`
+		Digest bool `help:"Read every file and compare its bytes with the digest of its last copy."`
+	} `cmd:"" name:"verify" help:"Compare MySQL with all tiers. Exit 0 clean, 1 findings, 2 could not compare."`
+}
+
+// Main is the program: it runs the verb that the arguments name, and returns the exit code. fs is the zero value but in
+// tests.
+func Main(ctx context.Context, args []string, stdout, stderr io.Writer, fs fsys.FS) int {
+	var p program
+	verb, err := settings.Parse("relocator", "Moves items between tiers and removes old copies.", &p, args)
+	if err != nil {
+		fmt.Fprintln(stderr, "relocator:", err)
+		return process.Settings
+	}
+	if verb == "version" {
+		fmt.Fprintln(stdout, process.VersionText("relocator"))
+		return process.OK
+	}
+	config, err := p.Check()
+	if err != nil {
+		fmt.Fprintln(stderr, "relocator:", err)
+		return process.Settings
+	}
+	defer config.close()
+	switch verb {
+	case "healthcheck":
+		if err := admin.Probe(ctx, config.adminListen); err != nil {
+			fmt.Fprintln(stderr, "relocator:", err)
+			return process.Failed
+		}
+		return process.OK
+	case "init-tiers":
+		return initTiers(ctx, config, stdout, stderr)
+	case "verify":
+		return verifyTiers(ctx, config, p.VerifyTiers.Repair, p.VerifyTiers.Digest, stdout, stderr)
+	}
+	process.CollectLate(ctx)
+	log := logging.New("relocator", config.LogLevel, config.LogFormat).With(zap.String("worker_id", config.workerID))
+	defer func() { _ = log.Sync() }()
+	if err := Run(ctx, config, fs, log); err != nil {
+		log.Error("cannot start", zap.Error(err))
+		return process.Failed
+	}
+	return process.OK
+}

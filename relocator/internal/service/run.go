@@ -1,0 +1,165 @@
+package service
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"go.uber.org/zap"
+	"golang.org/x/time/rate"
+
+	"github.com/tierflow/tierflow/relocator/internal/fsys"
+	"github.com/tierflow/tierflow/relocator/internal/metrics"
+	"github.com/tierflow/tierflow/relocator/internal/mover"
+	"github.com/tierflow/tierflow/relocator/internal/reach"
+	"github.com/tierflow/tierflow/relocator/internal/release"
+	"github.com/tierflow/tierflow/relocator/internal/relocate"
+	"github.com/tierflow/tierflow/relocator/internal/sweep"
+	"github.com/tierflow/tierflow/relocator/internal/tierhealth"
+	"github.com/tierflow/tierflow/shared/admin"
+	"github.com/tierflow/tierflow/shared/assignment"
+	"github.com/tierflow/tierflow/shared/process"
+	"github.com/tierflow/tierflow/shared/state"
+	"github.com/tierflow/tierflow/shared/stream"
+)
+
+const (
+	// reassignedWithin is how soon a relocator sees the entries that others reassign to it.
+	reassignedWithin = time.Second
+	// pauseWithin is how soon it sees that relocations are paused or go on.
+	pauseWithin = 500 * time.Millisecond
+)
+
+// Run relocates and releases until ctx ends, and then for the drain time at most. It comes up without Redis, MySQL and
+// tiers, says in /readyz what is missing, and works when it is there.
+//
+//	assignment.Assignment: the partitions of this relocator; for each of them
+//	views ──────▶ stream.Consumer ──▶ relocate.Handler ─┐
+//	                                                    ├─▶ mover ──▶ tiers
+//	committed ──▶ stream.Consumer ──▶ release.Handler ──┤
+//	                                  sweep.Sweeper ────┘
+//	all of them: state.Store (Redis), placement and catalog (MySQL)
+//	relocate and release: lease (locks), tierhealth, reach, shared/failure
+//	admin.Ready: redis, mysql, tiers, workers ──▶ /readyz, and holds the consumers while a server is away
+func Run(ctx context.Context, c Config, fs fsys.FS, log *zap.Logger) error {
+	registry := admin.NewRegistry()
+	store := c.store()
+	var limiter *rate.Limiter
+	if c.bandwidth > 0 {
+		limiter = rate.NewLimiter(rate.Limit(c.bandwidth), int(min(c.bandwidth, 4<<20)))
+	}
+	move := mover.New(mover.Options{Verify: c.verify, Limiter: limiter, FS: fs})
+	counters := metrics.New(registry)
+	tiers := tierhealth.New(tierhealth.Options{Probe: move.Probe, Metrics: counters, Log: log})
+	var partitions *assignment.Assignment
+	ready := admin.NewReady(log,
+		admin.Check{Name: "redis", Do: store.Agree},
+		admin.Check{Name: "mysql", Do: c.catalog.CheckSchema},
+		admin.Check{Name: "tiers", Do: (&tiersCheck{catalog: c.catalog, fs: fs, only: c.tiers, suspects: tiers.Suspects}).do},
+		admin.Check{Name: "workers", Do: func(ctx context.Context) error { return partitions.CheckHeartbeat(ctx) }},
+	)
+	self := state.Worker{ID: c.workerID, Tiers: c.tiers}
+	reached := reach.New(reach.Options{
+		Store: store, Self: self, Lease: c.MinIdle, ServerFailed: ready.Look, Metrics: counters, Log: log,
+		Capable: func(partition int, key string, tiers ...string) string {
+			return partitions.Capable(partition, key, tiers...)
+		},
+	})
+	relocator := relocate.New(relocate.Options{
+		Store: store, Catalog: c.catalog, Mover: move, WorkerID: c.workerID, MaxAttempts: c.maxAttempts, Lease: c.MinIdle,
+		ServerFailed: ready.Look, Reach: reached, Tiers: tiers, Metrics: counters, Log: log,
+	})
+	releaser := release.New(release.Options{
+		Grace: c.grace, Lease: c.MinIdle, MaxAttempts: c.maxAttempts, WorkerID: c.workerID, Store: store, Catalog: c.catalog,
+		Mover: move, Tiers: tiers, Reach: reached, ServerFailed: ready.Look, Metrics: counters, Log: log,
+	})
+	sweeper := sweep.New(sweep.Options{Store: store, Catalog: c.catalog, Mover: move, Self: self, Lease: c.MinIdle, Log: log})
+
+	var paused atomic.Bool
+	away := func() bool { return !ready.OK("redis", "mysql") }
+	var all consumers
+	consumer := func(k state.Keys, key, group string, hold func() bool, handle stream.Handler) assignment.Consumer {
+		return all.add(stream.New(stream.Options{
+			Redis: c.readers, Stream: key, Backoff: k.Backoff(group), Group: group, Consumer: c.workerID, MinIdle: c.MinIdle,
+			Adopt: reassignedWithin, Slots: max(1, c.concurrency/c.Partitions), Drain: c.Drain, Hold: hold, Handle: handle, Log: log,
+			Lost: counters.Lost,
+		}))
+	}
+	partitions = assignment.New(assignment.Options{
+		Store: store, Group: state.GroupRelocator, Self: self, MinIdle: c.MinIdle, Log: log,
+		Consumers: func(k state.Keys) []assignment.Consumer {
+			return []assignment.Consumer{
+				consumer(k, k.Views(), state.GroupRelocator, func() bool { return away() || paused.Load() }, relocator.Handle),
+				consumer(k, k.Committed(), state.GroupReleaser, away, releaser.Handle),
+			}
+		},
+		// Each partition has its part of the moves that may be made at once, and at least one.
+		Changed: func(n int) { all.setSlots(max(1, c.concurrency/max(n, 1))) },
+	})
+	ready.Detail("partitions", func() any { return c.Partitions })
+	ready.Detail("attends", func() any { return partitions.Partitions() })
+	ready.Detail("unreachable", func() any { return reached.Unreachable() })
+
+	// Health outlives the drain: a relocator that drains is alive.
+	adminCtx, stopAdmin := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopAdmin()
+	waitAdmin, err := admin.Serve(adminCtx, c.adminListen, admin.Handler(ready, registry), log)
+	if err != nil {
+		return err
+	}
+	go ready.Run(adminCtx)
+	go watchPause(adminCtx, store, &paused, log)
+	log.Info("started", zap.Int("concurrency", c.concurrency), zap.Duration("release_grace", c.grace),
+		zap.String("verify", string(c.verify)), zap.String("version", process.VersionText("relocator")))
+
+	var wg sync.WaitGroup
+	wg.Go(func() { partitions.Run(ctx) })
+	wg.Go(func() { sweeper.Run(ctx) })
+	wg.Wait()
+	log.Info("stopped")
+	stopAdmin()
+	waitAdmin()
+	return nil
+}
+
+// consumers are those of all partitions that this relocator has or had.
+type consumers struct {
+	mu    sync.Mutex
+	all   []*stream.Consumer
+	slots int // of each; 0: as they were made
+}
+
+func (c *consumers) add(one *stream.Consumer) *stream.Consumer {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.slots > 0 {
+		one.SetSlots(c.slots)
+	}
+	c.all = append(c.all, one)
+	return one
+}
+
+func (c *consumers) setSlots(slots int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.slots = slots
+	c.all = slices.DeleteFunc(c.all, (*stream.Consumer).Ended)
+	for _, one := range c.all {
+		one.SetSlots(slots)
+	}
+}
+
+// watchPause keeps paused up to date.
+func watchPause(ctx context.Context, store *state.Store, paused *atomic.Bool, log *zap.Logger) {
+	for ctx.Err() == nil {
+		if p, err := store.Paused(ctx); err == nil && paused.Swap(p) != p {
+			log.Info("relocations", zap.Bool("paused", p))
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(pauseWithin):
+		}
+	}
+}

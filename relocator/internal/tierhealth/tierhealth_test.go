@@ -1,0 +1,279 @@
+package tierhealth_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"github.com/tierflow/tierflow/relocator/internal/fsys"
+	"github.com/tierflow/tierflow/relocator/internal/relocatortest"
+	"github.com/tierflow/tierflow/relocator/internal/testdisk"
+	"github.com/tierflow/tierflow/shared/item"
+)
+
+func TestMain(m *testing.M) { relocatortest.Main(m) }
+
+// world adds to relocatortest.World what tests of tiers need.
+type world struct{ *relocatortest.World }
+
+func newWorld(t *testing.T, gold string) world { return world{relocatortest.NewOn(t, gold)} }
+
+// tried counts the operations of a step below a folder.
+func (w world) tried(step fsys.Step, below string) *atomic.Int64 {
+	var n atomic.Int64
+	w.FS.Hook = func(s fsys.Step, path string) error {
+		if s == step && strings.HasPrefix(path, below) {
+			n.Add(1)
+		}
+		return nil
+	}
+	return &n
+}
+
+func (w world) atLeast(what string, n *atomic.Int64, want int64) {
+	w.T.Helper()
+	w.Eventually(what, func() error {
+		if got := n.Load(); got < want {
+			return fmt.Errorf("%d times", got)
+		}
+		return nil
+	})
+}
+
+// emitted lists the contents that have an entry in `relocated`.
+func (w world) emitted() (cids []string) {
+	w.T.Helper()
+	msgs, err := w.Redis.XRange(context.Background(), w.Store.Keys().Relocated(), "-", "+").Result()
+	if err != nil {
+		w.T.Fatal(err)
+	}
+	for _, m := range msgs {
+		cids = append(cids, m.Values["cid"].(string))
+	}
+	return cids
+}
+
+// untouched checks that a move that cannot be made has left its source alone, and nothing that is visible at its target.
+func (w world) untouched(name string, body []byte) {
+	w.T.Helper()
+	if got, err := os.ReadFile(filepath.Join(w.Roots["bronze"], name)); err != nil || string(got) != string(body) {
+		w.T.Errorf("the source has %d bytes, %v", len(got), err)
+	}
+	if _, err := os.Lstat(filepath.Join(w.Roots["gold"], name)); !errors.Is(err, os.ErrNotExist) {
+		w.T.Errorf("something is visible at the target: %v", err)
+	}
+	for _, cid := range w.emitted() {
+		if cid == "1" {
+			w.T.Error("an event was emitted")
+		}
+	}
+	if n := w.Redis.XLen(context.Background(), w.Store.Keys().Dead()).Val(); n != 0 {
+		w.T.Errorf("%d entries in dead", n)
+	}
+}
+
+func (w world) suspects(want ...string) error {
+	err := w.Tiers.Suspects()
+	if len(want) == 0 && err != nil {
+		return err
+	}
+	for _, word := range want {
+		if err == nil || !strings.Contains(err.Error(), word) {
+			return fmt.Errorf("the suspects are %w, want %q", errors.Join(err, errors.New("")), word)
+		}
+	}
+	return nil
+}
+
+// moves waits until a content has gone to a tier and its old copy is cleared: others go on.
+func (w world) moves(id, count int, level string, body []byte) {
+	w.T.Helper()
+	w.Post(id, count)
+	row, err := w.Catalog.Content(context.Background(), item.ID(id))
+	if err != nil {
+		w.T.Fatal(err)
+	}
+	w.Eventually(fmt.Sprintf("content %d is on %s alone", id, level), func() error {
+		got, err := os.ReadFile(filepath.Join(w.Roots[level], row.Filename))
+		if err == nil && string(got) != string(body) {
+			err = errors.New("other bytes")
+		}
+		if _, serr := os.Lstat(filepath.Join(w.Roots[row.Level], row.Filename)); err == nil && serr == nil {
+			err = errors.New("still on " + row.Level)
+		}
+		return err
+	})
+}
+
+func TestAFullTierRestsWhileOthersGoOnAndItsMovesFollowWhenThereIsRoom(t *testing.T) {
+	disk := testdisk.Memory(t, "2m")
+	w := newWorld(t, disk)
+	if err := os.WriteFile(disk+"/filler", make([]byte, 1<<20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	big, small := w.Item(1, "a"), w.Item(2, "b")
+	big = []byte(strings.Repeat(string(big), 120)) // 1.2 MB
+	w.File("bronze", "a", big)
+	tried := w.tried(fsys.Reserve, w.Roots["gold"])
+	wrote := atomic.Bool{}
+	count := w.FS.Hook
+	w.FS.Hook = func(s fsys.Step, path string) error {
+		if s == fsys.WriteTemp && strings.Contains(path, "/tmp/1.") {
+			wrote.Store(true)
+		}
+		return count(s, path)
+	}
+	w.Run()
+	w.Post(1, 5000)
+	w.atLeast("the tier is tried again", tried, 2)
+	w.moves(2, 1500, "silver", small)
+	w.untouched("a", big)
+	if wrote.Load() {
+		t.Error("bytes were copied before there was room for them")
+	}
+	if err := os.Remove(disk + "/filler"); err != nil {
+		t.Fatal(err)
+	}
+	w.Settled()
+	w.Lies(1, "gold", big)
+	w.Lies(2, "silver", small)
+}
+
+func TestATierWhoseFsyncFailsIsSuspectAndEmitsNothingUntilTheDiskIsRepaired(t *testing.T) {
+	// A disk that is smaller than it says: what it cannot take is lost when it is synced.
+	host := testdisk.Memory(t, "24m")
+	image := testdisk.Image(t, host, "ext4", 64<<20)
+	disk := t.TempDir()
+	testdisk.Mount(t, disk, "-o", "loop", image)
+	w := newWorld(t, disk)
+	testdisk.Run(t, "sync", "-f", disk)
+	filler, err := os.Create(host + "/filler")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for err == nil {
+		_, err = filler.Write(make([]byte, 64<<10))
+	}
+	filler.Close() // or its space would not come back
+	small := w.Item(2, "b")
+	w.Item(1, "a")
+	big := []byte(strings.Repeat("not compressible, as ext4 does not compress;", 100_000)) // 4.4 MB
+	w.File("bronze", "a", big)
+	tried := w.tried(fsys.FsyncTemp, w.Roots["gold"])
+	w.Run()
+	w.Post(1, 5000)
+	w.atLeast("the copy is synced", tried, 1)
+	w.Eventually("the tier is suspect", func() error { return w.suspects("level gold is suspect", "look at the disk") })
+	w.moves(2, 1500, "silver", small)
+	w.untouched("a", big)
+	if err := os.Remove(host + "/filler"); err != nil {
+		t.Fatal(err)
+	}
+	testdisk.Unmount(disk)
+	_ = testdisk.Command("e2fsck", "-fy", image) // exit code 1: it has mended something
+	testdisk.Mount(t, disk, "-o", "loop", image)
+	w.Settled()
+	w.Lies(1, "gold", big)
+	w.Lies(2, "silver", small)
+	if err := w.suspects(); err != nil {
+		t.Errorf("after a move has succeeded: %v", err)
+	}
+}
+
+func TestAReadOnlyTierIsSuspectAndItsMovesAndReleasesWaitForIt(t *testing.T) {
+	disk := testdisk.Memory(t, "16m")
+	w := newWorld(t, disk)
+	a, b, back := w.Item(1, "a"), w.Item(2, "b"), w.Item(3, "back")
+	tried := w.tried(fsys.MkdirReleased, w.Roots["gold"])
+	w.Run()
+	w.moves(3, 5000, "gold", back)
+	testdisk.Run(t, "mount", "-o", "remount,ro", disk)
+	w.Post(3, 1) // reading from it is all right; to clear the old copy is not
+	before := tried.Load()
+	w.atLeast("the release is tried again", tried, before+2)
+	w.Eventually("the tier is suspect", func() error { return w.suspects("level gold is suspect", "read-only") })
+	w.Post(1, 5000)
+	w.moves(2, 1500, "silver", b)
+	w.untouched("a", a)
+	testdisk.Run(t, "mount", "-o", "remount,rw", disk)
+	w.Settled()
+	w.Lies(1, "gold", a)
+	w.Lies(2, "silver", b)
+	w.Lies(3, "bronze", back)
+	w.Eventually("it is not suspect any more", func() error { return w.suspects() })
+}
+
+func TestAMoveIntoAFolderWithoutWriteAccessEmitsNothingAndBecomesADeadLetter(t *testing.T) {
+	disk, _ := testdisk.Disk(t, "ext4", 64<<20)
+	w := newWorld(t, disk)
+	body := w.Item(1, "locked/a")
+	if err := os.Mkdir(w.Roots["gold"]+"/locked", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	testdisk.Run(t, "chattr", "+i", w.Roots["gold"]+"/locked") // not even root may
+	w.Run()
+	w.Post(1, 5000)
+	if m := w.DeadLetters(1)[0]; m.Values["reason"] != "exhausted" || !strings.Contains(m.Values["error"].(string), "the right to") {
+		t.Errorf("dead: %v", m.Values)
+	}
+	if err := w.suspects("level gold is suspect", "the right to"); err != nil {
+		t.Error(err)
+	}
+	if cids := w.emitted(); len(cids) != 0 {
+		t.Errorf("emitted: %v", cids)
+	}
+	w.Settled()
+	w.Lies(1, "bronze", body)
+	testdisk.Run(t, "chattr", "-i", w.Roots["gold"]+"/locked")
+	w.moves(1, 5000, "gold", body)
+	if err := w.suspects(); err != nil {
+		t.Errorf("after a move has succeeded: %v", err)
+	}
+}
+
+func TestATierThatIsAwayHoldsUpNoOtherAndItsMovesFollowWhenItIsBack(t *testing.T) {
+	w := relocatortest.New(t)
+	a, b := w.Item(1, "a"), w.Item(2, "b")
+	away := w.Roots["gold"] + ".unmounted"
+	if err := os.Rename(w.Roots["gold"], away); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(w.Roots["gold"], 0o755); err != nil { // the bare mount point
+		t.Fatal(err)
+	}
+	w.Relocator("r1")
+	w.Releaser("r1")
+	w.Committer()
+	w.Post(1, 5000)
+	w.Post(2, 1500)
+	w.Eventually("content 2 is on silver", func() error {
+		if _, err := os.Stat(w.Roots["silver"] + "/b"); err != nil {
+			return err
+		}
+		_, err := os.Stat(w.Roots["bronze"] + "/b")
+		if err == nil {
+			return fmt.Errorf("still on bronze as well")
+		}
+		return nil
+	})
+	if left, _ := os.ReadDir(w.Roots["gold"]); len(left) != 0 {
+		t.Errorf("something was written to the bare mount point: %v", left)
+	}
+	if err := os.Remove(w.Roots["gold"]); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(away, w.Roots["gold"]); err != nil {
+		t.Fatal(err)
+	}
+	w.Settled()
+	w.Lies(1, "gold", a)
+	w.Lies(2, "silver", b)
+	if n := w.Redis.XLen(t.Context(), w.Store.Keys().Dead()).Val(); n != 0 {
+		t.Errorf("%d entries in dead", n)
+	}
+}
