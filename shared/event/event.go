@@ -1,8 +1,8 @@
 // Package event is the contract between the services: the entries of the four streams and their fields.
-// Every field is text that redis-cli shows. It knows no Redis: entries are lists and maps of strings.
+// Every field is text that redis-cli shows. The package does not talk to Redis: entries are lists and maps of strings.
 //
-// A field that a reader does not know is ignored, so that fields can be added; a field that is missing or
-// cannot be read is an error of kind fault.Malformed, which names it.
+// A reader ignores a field that it does not know, so that fields can be added. A field that is missing or cannot be
+// read is an error of kind fault.Malformed, which names the field.
 package event
 
 import (
@@ -89,17 +89,17 @@ func ParseRelocated(values map[string]string) (Relocated, error) {
 	return r, p.err
 }
 
-// Outcome says what became of a relocation, and thereby which copy is to be cleared.
+// Outcome says what became of a relocation, and so which copy the relocator releases.
 type Outcome string
 
-// Outcomes, and the copy that the releaser clears.
+// Outcomes, and the copy that the relocator releases.
 const (
-	OutcomeCommitted  Outcome = "committed"  // the row names To: clear From
-	OutcomeSuperseded Outcome = "superseded" // the row had changed: clear To
-	OutcomeStray      Outcome = "stray"      // published, but not emitted: clear To
+	OutcomeCommitted  Outcome = "committed"  // the row names To: release From
+	OutcomeSuperseded Outcome = "superseded" // the row had changed: release To
+	OutcomeStray      Outcome = "stray"      // published, but not emitted: release To
 )
 
-// Committed is an entry of `committed`: the order to clear one copy, and the news for caches.
+// Committed is an entry of `committed`. It orders the release of one copy, and tells caches where the item is now.
 type Committed struct {
 	EventID     string
 	ID          item.ID
@@ -110,7 +110,7 @@ type Committed struct {
 	CommittedAt time.Time
 }
 
-// Clears names the level whose copy is to go.
+// Clears returns the level whose copy the relocator releases.
 func (c Committed) Clears() string {
 	if c.Outcome == OutcomeCommitted {
 		return c.From
@@ -167,7 +167,7 @@ func (f Failure) Fields() []string {
 	}
 }
 
-// failureFields are the names in Fields: ParseDead takes them apart from the entry's own.
+// failureFields are the names in Failure.Fields. ParseDead separates them from the entry's own fields.
 var failureFields = []string{"stage", "reason", "error", "attempts", "source_stream", "source_id", "failed_at"}
 
 // ParseDead reads an entry of `dead` into the failure and the fields of the entry that failed.
@@ -184,7 +184,7 @@ func ParseDead(values map[string]string) (Failure, map[string]string, error) {
 	return f, entry, p.err
 }
 
-// order is that of the fields in docs/formats.md, over all entries.
+// order is the order of the fields in docs/formats.md, over all entries.
 var order = []string{
 	"event_id", "cid", "count", "target", "from", "to", "db_level", "filename", "generation", "bytes", "digest",
 	"method", "worker_id", "started_at", "finished_at", "outcome", "committed_at", "posted_at",
@@ -229,7 +229,7 @@ func (p *parser) text(field string) string {
 	return v
 }
 
-// eventID also goes into file names, so its form is checked to the byte.
+// eventID also becomes a part of file names, so every byte of it is checked.
 func (p *parser) eventID() string {
 	p.text("event_id")
 	return p.optionalEventID()
@@ -243,7 +243,7 @@ func (p *parser) optionalEventID() string {
 	return v
 }
 
-// ValidEventID tells whether s has the 36 lower-case characters of a UUID.
+// ValidEventID tells whether s is a UUID of 36 characters, in lower case.
 func ValidEventID(s string) bool {
 	if len(s) != 36 {
 		return false
@@ -288,7 +288,7 @@ func (p *parser) number(field string) int64 {
 func (p *parser) time(field string) time.Time {
 	t, err := time.Parse(time.RFC3339Nano, p.values[field])
 	t = t.UTC()
-	if err != nil || t.Year() < 0 || t.Year() > 9999 { // in UTC, the year of a time may be one that cannot be written
+	if err != nil || t.Year() < 0 || t.Year() > 9999 { // in UTC, the year may be one that RFC 3339 cannot write
 		p.fail(field, fmt.Errorf("%q is not an RFC 3339 time", p.values[field]))
 	}
 	return t

@@ -28,12 +28,12 @@ func (s *Store) Append(ctx context.Context, views []event.View) ([]string, error
 	k := s.keys.Of(views[0].ID)
 	keys := make([]string, 1, 1+len(views))
 	keys[0] = k.Views()
-	// Pointers, because the client takes them as they are, where a value would be copied to the heap for its interface:
-	// this is the path that must be fast.
+	// The arguments are pointers because this path must be fast: Go copies a value to the heap when it makes an interface
+	// of it, and a pointer not.
 	ttl := s.seconds()
 	args := append(make([]any, 0, 1+8*len(views)), &ttl)
 	texts := make([]string, 2*len(views))
-	newer := make(map[item.ID]bool, len(views)) // of this call: only the newest event's state need be written
+	newer := make(map[item.ID]bool, len(views)) // items of this call: only the state of the newest event need be written
 	var b []byte
 	for i := len(views) - 1; i >= 0; i-- {
 		v := &views[i]
@@ -57,9 +57,9 @@ func (s *Store) Append(ctx context.Context, views []event.View) ([]string, error
 	return ids, nil
 }
 
-// AppendIf appends a view event and writes its state, provided that the content's newest event still is the one whose
-// entry id is given ("": that there is no state). It is for those who post the last count again, which a newer one
-// may have replaced since they read it. An empty id: there is a newer event, and nothing was done.
+// AppendIf appends a view event and writes its state where newest still is the entry id of the item's newest event ("":
+// where there is no state). Callers use it to post the last count again, because a newer event may have come after they
+// read the count. Where there is a newer event, it returns "" and has done nothing.
 func (s *Store) AppendIf(ctx context.Context, newest string, v event.View) (string, error) {
 	if err := s.agreed(ctx); err != nil {
 		return "", err
@@ -85,7 +85,7 @@ func anys(ss []string) []any {
 	return as
 }
 
-// values are those of an entry's fields.
+// values returns the values of an entry's fields, without their names.
 func values(fields []string) []any {
 	vs := make([]any, 0, len(fields)/2)
 	for i := 1; i < len(fields); i += 2 {

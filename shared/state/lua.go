@@ -9,11 +9,10 @@ import (
 	"github.com/tierflow/tierflow/shared/event"
 )
 
-// library heads every script that reads states or ids.
+// library begins every script that reads states or entry ids.
 //
-// The parts of a state are taken with find and match and not with cjson, because cjson writes other JSON than it has
-// read, and takes longer. That is sound: json.dumps' form has no bare quote inside a string, and level names have none at
-// all.
+// The scripts take the parts of a state with find and match. cjson takes longer, and writes other JSON than it has read.
+// The patterns are sound: the JSON of json.dumps has no bare quote inside a string, and level names have no quote at all.
 const library = `
 local find, match, sub = string.find, string.match, string.sub
 local function newer(a, b)
@@ -29,7 +28,7 @@ local function newer(a, b)
   if #as ~= #bs then return #as > #bs end
   return as > bs
 end
--- The entry id of a state, and where in it the time of its last change begins; nil where v is no state.
+-- Returns the entry id of a state, and the position at which the time of its last change begins. Nil: v is no state.
 local function entry(v)
   if not v or not find(v, '^{"cid": "%d+", "count": "%d+", "target": "') then return nil end
   local _, e = find(v, '", "entry_id": "', 1, true)
@@ -41,8 +40,8 @@ local function write(key, v, status, ttl)
 end
 `
 
-// xadd is the call that adds an entry whose values are in ARGV, from one on. The names of its fields are always the same:
-// they need not be sent and read each time.
+// xadd is the call that adds an entry. Its values are in ARGV, beginning at index from. The names of its fields never
+// change, so they stand in the script and are not sent with each call.
 func xadd(stream string, from int, fields []string) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "redis.call('XADD', %s, '*'", stream)
@@ -52,12 +51,12 @@ func xadd(stream string, from int, fields []string) string {
 	return b.String() + ")"
 }
 
-// appendScript accepts view events: one XADD and one SET each, in one step for all. It is what the rate of single posts
-// hangs on: few arguments, no look-up of a global in the loop, no SET that the same call replaces.
+// appendScript accepts view events: one XADD and one SET each, in one step for all. The rate of single posts depends on
+// it. So it has few arguments, its loop looks up no global, and it does no SET that the same call would replace.
 //
 //	KEYS  views, content:{cid} of each event
 //	ARGV  seconds to live of a state that is done, and eight for each event: state up to its entry id ('': a later event of
-//	      this call is of the same content), and the seven values of the entry
+//	      this call is of the same item), and the seven values of the entry
 //	->    the entry ids
 var appendScript = redis.NewScript(`
 local call, keys, argv, ids = redis.call, KEYS, ARGV, {}
@@ -66,7 +65,7 @@ for i = 2, #keys do
   local state, target, level, at = argv[a], argv[a+4], argv[a+5], argv[a+7]
   local id = call('XADD', views, '*', 'event_id', argv[a+1], 'cid', argv[a+2], 'count', argv[a+3],
     'target', target, 'db_level', level, 'filename', argv[a+6], 'posted_at', at)
-  if state == '' then -- the later one's is written
+  if state == '' then -- the later event's state is written
   elseif target == level then call('SET', keys[i], state .. id .. '", "updated_at": "' .. at .. '"}', 'EX', ttl)
   else call('SET', keys[i], state .. id .. '", "updated_at": "' .. at .. '"}') end
   ids[i-1] = id
@@ -74,7 +73,7 @@ for i = 2, #keys do
 end
 return ids`)
 
-// appendIfScript accepts a view event that repeats the last count, unless a newer count has come since that was read.
+// appendIfScript accepts a view event that repeats the last count, unless a newer event came after the caller read it.
 //
 //	KEYS  views, content:{cid}
 //	ARGV  entry id of the newest event as the caller knows it ('' no state), state up to its entry id, state after
@@ -93,8 +92,8 @@ return id`)
 //	KEYS  content:{cid}, lock:{cid}, views
 //	ARGV  entry id, token, lease in ms, group, worker id as JSON, now, ttl
 //	->    'newer': a newer event has an entry of its own, this one is acked
-//	      'busy', who: pending, to be tried again
-//	      'taken': the lock is ours
+//	      'busy', lock: somebody else has the lock, whose value follows; the entry stays pending
+//	      'taken': the lock is the caller's
 var takeScript = redis.NewScript(library + `
 local v = redis.call('GET', KEYS[1])
 local newest, at = entry(v)
@@ -115,7 +114,7 @@ if newest then
 end
 return {'taken'}`)
 
-// doneScript settles a view event whose content lies where it should (step 3).
+// doneScript settles a view event whose item is on its target already (step 3).
 //
 //	KEYS  content:{cid}, lock:{cid}, views
 //	ARGV  entry id, token, group, the state if this is still the newest event, ttl
@@ -132,7 +131,7 @@ return 1`)
 //	KEYS  content:{cid}, lock:{cid}, views, relocated, progress:{cid}
 //	ARGV  entry id, token, the lock's value from now on, lease in ms, group,
 //	      the state if this is still the newest event, ttl, the entry's values
-//	->    'emitted': now or before; 'refused': the lock is not ours any more, nothing was done
+//	->    'emitted': now or before; 'refused': the caller has lost the lock, nothing was done
 var emitScript = redis.NewScript(library + `
 local held = redis.call('GET', KEYS[2])
 if held == ARGV[3] then return 'emitted' end
@@ -145,7 +144,7 @@ redis.call('DEL', KEYS[5])
 redis.call('XACK', KEYS[3], ARGV[5], ARGV[1])
 return 'emitted'`)
 
-// finishScript publishes a commit in committed, once COMMIT has returned, and settles the entry (step 7).
+// finishScript publishes a commit in committed, after COMMIT has returned, and settles the entry (step 7).
 //
 //	KEYS  content:{cid}, lock:{cid}, relocated, committed, views
 //	ARGV  entry id, group, the lock's value while this event waited, outcome, to, level that the row names
@@ -158,7 +157,7 @@ if v then
   head, target, level, filename, worker, status, id, newest = match(v,
     '^({"cid": "%d+", "count": "%d+", "target": "([^"%c\\]*)", "db_level": ")([^"%c\\]*)", "filename": "(.-)", ' ..
     '"worker_id": ([^,]*), "status": "(%a+)", "event_id": "([^"%c\\]*)", "entry_id": "([^"%c\\]*)", "updated_at": "[^"%c\\]*"}$')
-  -- What has been written when a script fails stays written: whether the state can be decoded is found out before.
+  -- Redis does not undo the writes of a script that fails. So the script finds out first whether it can decode the state.
   local plain = head and not find(filename, '["%c\\]') and (worker == 'null' or find(worker, '^"[^"%c\\]*"$'))
   if head and not plain and not pcall(cjson.decode, v) then head = nil end
 end
@@ -167,8 +166,8 @@ local held = redis.call('GET', KEYS[2])
 if held and sub(held, 1, #ARGV[3]) == ARGV[3] then redis.call('DEL', KEYS[2]) end
 local again = 0
 if head then
-  -- A level that a late committer has read may be an old one. It does no harm where the newest event is looked at again,
-  -- or wants what was committed; else it is that event's work to write the level.
+  -- A late committer may have read an old level. That does no harm where the newest event is appended again, or where its
+  -- target is what was committed. Else the work on the newest event writes the level.
   if ARGV[6] ~= '' and (ARGV[4] == 'committed' or id == ARGV[7]) then level = ARGV[6] end
   if ARGV[4] == 'committed' then
     if target ~= ARGV[5] then again = 1 end
@@ -193,23 +192,23 @@ return again`)
 //
 //	KEYS  lock:{cid}
 //	ARGV  token, lease in ms
-//	->    '' where it is ours, else who has it
+//	->    '' where the caller has the lock now, else the lock's value
 var lockScript = redis.NewScript(`
 local held = redis.call('GET', KEYS[1])
 if held and held ~= ARGV[1] then return held end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 return ''`)
 
-// renewScript prolongs a lock that is still ours.
+// renewScript prolongs the caller's lock.
 //
 //	KEYS  lock:{cid}
 //	ARGV  token, lease in ms
-//	->    1 renewed, 0 not ours
+//	->    1 renewed, 0 the caller has lost it
 var renewScript = redis.NewScript(`
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 return redis.call('PEXPIRE', KEYS[1], ARGV[2])`)
 
-// unlockScript lets go of a lock that is still ours, and settles an entry where one is given.
+// unlockScript deletes the lock where it still is the caller's, and settles an entry where one is given.
 //
 //	KEYS  lock:{cid}, progress:{cid}, the entry's stream
 //	ARGV  token, group, entry id ('': it stays pending)
@@ -219,8 +218,8 @@ if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1], KEYS[2]
 if ARGV[3] ~= '' then redis.call('XACK', KEYS[3], ARGV[2], ARGV[3]) end
 return 1`)
 
-// deadLetterScript settles an entry that failed for good, and keeps it in dead with its reason. It looks at the pending list
-// first: XACK alone would let a worker that was paused dead-letter an entry that another worker has now.
+// deadLetterScript settles an entry that failed for good, and appends it to dead with its reason. It reads the pending list
+// first: with XACK alone, a worker that was paused could dead-letter an entry that another worker has now.
 //
 //	KEYS  the entry's stream, dead
 //	ARGV  group, consumer, entry id, fields and values of the entry of dead
@@ -236,7 +235,7 @@ return id`)
 //	KEYS  dead, views, content:{cid}
 //	ARGV  id in dead, id that the entry had in views, state up to its entry id, state after it,
 //	      the fields and values of the entry of views
-//	->    'gone', 'newer': a newer event of this content exists, or the new entry id
+//	->    'gone', 'newer': a newer event of this item exists, or the new entry id
 var retryViewScript = redis.NewScript(library + `
 if #redis.call('XRANGE', KEYS[1], ARGV[1], ARGV[1]) == 0 then return 'gone' end
 local newest = entry(redis.call('GET', KEYS[3]))

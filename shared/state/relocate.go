@@ -13,7 +13,7 @@ import (
 	"github.com/tierflow/tierflow/shared/item"
 )
 
-// Token is the value of a lock: what its holder does, for whom, and a random part that makes it the holder's own.
+// Token is the value of a lock: what its holder does, who the holder is, and a random part that makes it unique.
 type Token string
 
 // NewToken makes the token of one attempt at a relocation.
@@ -26,21 +26,22 @@ func NewReleaseToken(workerID, random string) Token {
 	return Token("releasing " + workerID + " " + random)
 }
 
-// emittedPrefix begins the lock's value between emit and finish. It holds no random part that the committer would
-// need: unlocking another attempt of the same event is no worse than an early expiry.
+// emittedPrefix begins the lock's value between emit and finish. The committer knows the prefix only, without the random
+// part. So it may unlock another attempt of the same event, which is no worse than an early expiry of the lock.
 func emittedPrefix(eventID string) string { return "emitted " + eventID + " " }
 
 // Taken is the answer to Take.
 type Taken int
 
-// Settled: a newer event has an entry of its own, this one is acked. Busy: somebody else is at work. Mine: go on.
+// Settled: a newer event has an entry of its own, this one is acked. Busy: somebody else has the lock. Mine: the caller
+// has it.
 const (
 	Settled Taken = iota
 	Busy
 	Mine
 )
 
-// Take begins the work on a view event (step 2). who is the holder's lock value where the answer is Busy.
+// Take begins the work on a view event (step 2). Where the answer is Busy, who is the lock's value.
 func (s *Store) Take(ctx context.Context, entryID string, id item.ID, token Token, workerID string) (t Taken, who string, err error) {
 	k := s.keys.Of(id)
 	r, err := s.run(ctx, id, takeScript, []string{k.Content(id), k.Lock(id), k.Views()},
@@ -58,7 +59,7 @@ func (s *Store) Take(ctx context.Context, entryID string, id item.ID, token Toke
 	return Mine, "", nil
 }
 
-// Settle ends a view event whose content lies where it should (step 3). st is its state, status and all.
+// Settle ends a view event whose item is on its target already (step 3). st is the event's state; its status becomes Done.
 func (s *Store) Settle(ctx context.Context, st State, token Token) error {
 	st.Status, st.WorkerID = Done, ""
 	k := s.keys.Of(st.ID)
@@ -70,7 +71,7 @@ func (s *Store) Settle(ctx context.Context, st State, token Token) error {
 	return nil
 }
 
-// Emit reports a durable copy to the committer (step 5). false: the lock is somebody else's now, nothing was emitted.
+// Emit reports a durable copy to the committer (step 5). False: the caller has lost the lock, nothing was emitted.
 func (s *Store) Emit(ctx context.Context, st State, token Token, r event.Relocated) (bool, error) {
 	st.Status, st.WorkerID = Done, ""
 	emitted := emittedPrefix(r.EventID) + string(token)
@@ -85,7 +86,7 @@ func (s *Store) Emit(ctx context.Context, st State, token Token, r event.Relocat
 	return res == "emitted", nil
 }
 
-// Stray asks the releaser to release a copy that was published and that no row names (steps 5 and 9).
+// Stray orders the release of a copy that was published and that no row names (steps 5 and 9).
 func (s *Store) Stray(ctx context.Context, c event.Committed) error {
 	c.Outcome = event.OutcomeStray
 	err := s.rdb.XAdd(ctx, &redis.XAddArgs{Stream: s.keys.Of(c.ID).Committed(), Values: c.Fields()}).Err()
@@ -95,7 +96,7 @@ func (s *Store) Stray(ctx context.Context, c event.Committed) error {
 	return nil
 }
 
-// Lock takes the lock for a release (step 8). who is "" where it is ours, else the holder's value.
+// Lock takes the lock for a release (step 8). who is "" where the caller has it now, else the lock's value.
 func (s *Store) Lock(ctx context.Context, id item.ID, token Token) (who string, err error) {
 	who, err = s.run(ctx, id, lockScript, []string{s.keys.Lock(id)}, string(token), s.lock.Milliseconds()).Text()
 	if err != nil {
@@ -104,7 +105,7 @@ func (s *Store) Lock(ctx context.Context, id item.ID, token Token) (who string, 
 	return who, nil
 }
 
-// Renew prolongs a lock. false: it is not ours any more, and the work must be cancelled.
+// Renew prolongs a lock. False: the caller has lost it, and must cancel its work.
 func (s *Store) Renew(ctx context.Context, id item.ID, token Token) (bool, error) {
 	n, err := s.run(ctx, id, renewScript, []string{s.keys.Lock(id)}, string(token), s.lock.Milliseconds()).Int()
 	if err != nil {
@@ -113,7 +114,7 @@ func (s *Store) Renew(ctx context.Context, id item.ID, token Token) (bool, error
 	return n == 1, nil
 }
 
-// Unlock lets go of a lock that is still ours; the entry stays pending.
+// Unlock deletes the lock where it still is the caller's. The entry stays pending.
 func (s *Store) Unlock(ctx context.Context, id item.ID, token Token) error {
 	return s.unlock(ctx, id, token, s.keys.Of(id).Views(), "", "")
 }
@@ -132,7 +133,7 @@ func (s *Store) unlock(ctx context.Context, id item.ID, token Token, stream, gro
 	return nil
 }
 
-// Holder reads the value of a content's lock, "" where it is free.
+// Holder reads the value of an item's lock, "" where it is free.
 func (s *Store) Holder(ctx context.Context, id item.ID) (Token, error) {
 	v, err := s.rdb.Get(ctx, s.keys.Lock(id)).Result()
 	if err != nil && !errors.Is(err, redis.Nil) {
@@ -165,7 +166,7 @@ type Progress struct {
 	UpdatedAt  time.Time
 }
 
-// SetProgress publishes how far a move is. It expires with the lock, and is no part of the protocol.
+// SetProgress publishes how far a move is. It expires with the lock. The protocol does not depend on it.
 func (s *Store) SetProgress(ctx context.Context, id item.ID, p Progress) error {
 	key := s.keys.Progress(id)
 	_, err := s.rdb.Pipelined(ctx, func(pipe redis.Pipeliner) error {
