@@ -6,6 +6,7 @@ require (
 	github.com/go-sql-driver/mysql v1.10.1
 	github.com/labstack/echo/v4 v4.16.0
 	github.com/redis/go-redis/v9 v9.23.0
+	github.com/tierflow/tierflow/api v0.0.0
 	github.com/tierflow/tierflow/shared v0.0.0
 	golang.org/x/sync v0.24.0
 	golang.org/x/sys v0.49.0
@@ -32,4 +33,7 @@ require (
 	golang.org/x/text v0.43.0 // indirect
 )
 
-replace github.com/tierflow/tierflow/shared => ../shared
+replace (
+	github.com/tierflow/tierflow/api => ../api
+	github.com/tierflow/tierflow/shared => ../shared
+)

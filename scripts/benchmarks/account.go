@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/http"
 	"strconv"
 	"time"
 
@@ -39,12 +38,12 @@ func (p *posts) mark(ctx context.Context) error {
 
 // answered is how many single posts the api has answered since it started, by status class such as "2xx".
 func (p *posts) answered(ctx context.Context) (map[string]int, error) {
-	a, err := p.stack.Call(ctx, http.MethodGet, "/metrics", "", "")
+	metrics, err := p.stack.Client().Get(ctx, "/metrics", nil)
 	if err != nil {
 		return nil, err
 	}
 	n := map[string]int{}
-	for line := range bytes.Lines([]byte(a.Body)) {
+	for line := range bytes.Lines(metrics) {
 		rest, ok := bytes.CutPrefix(line, []byte(`tierflow_http_requests_total{route="/post_sentence",status="`))
 		if !ok {
 			continue
@@ -57,7 +56,7 @@ func (p *posts) answered(ctx context.Context) (map[string]int, error) {
 		n[string(class)] = int(v)
 	}
 	if len(n) == 0 {
-		return nil, fmt.Errorf("/metrics does not say how many requests were answered: %d %s", a.Status, a.Body)
+		return nil, fmt.Errorf("/metrics does not say how many requests were answered: %s", metrics)
 	}
 	return n, nil
 }

@@ -3,7 +3,6 @@ package benchmarks
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -12,6 +11,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/tierflow/tierflow/api/client"
 )
 
 // batchLines is how many lines a batch has.
@@ -86,28 +87,15 @@ func appendLine(b []byte, cid string, n int) []byte {
 
 // postBatch posts a body of so many lines, each of which must be accepted.
 func (p *posts) postBatch(ctx context.Context, body io.Reader, lines int) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+p.stack.API.Addr+"/v1/views", body)
-	if err != nil {
-		return err
+	batch, err := p.stack.Client().PostLines(ctx, body)
+	var problem *client.Problem
+	switch {
+	case errors.As(err, &problem) && problem.Status == http.StatusServiceUnavailable:
+		return fmt.Errorf("a batch of %d lines: %w: %w", lines, errRefused, err)
+	case err == nil && batch.Accepted != int64(lines):
+		return fmt.Errorf("a batch of %d lines: %d were accepted: %+v", lines, batch.Accepted, batch.Refused)
 	}
-	req.Header.Set("Content-Type", "application/x-ndjson")
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return err
-	}
-	defer resp.Body.Close()
-	b, err := io.ReadAll(resp.Body)
-	if err != nil {
-		return err
-	}
-	if resp.StatusCode == http.StatusServiceUnavailable {
-		return fmt.Errorf("a batch of %d lines: %w: %s", lines, errRefused, b)
-	}
-	var answer struct{ Accepted int }
-	if err := json.Unmarshal(b, &answer); err != nil || resp.StatusCode != http.StatusOK || answer.Accepted != lines {
-		return fmt.Errorf("a batch of %d lines was answered with %s %s", lines, resp.Status, b)
-	}
-	return nil
+	return err
 }
 
 // accountBatches checks that n lines are in the stream, no two of them the same, and that the states agree.

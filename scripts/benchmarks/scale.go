@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
-	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 	"time"
@@ -148,16 +148,15 @@ func (c *comparison) reads(ctx context.Context) error {
 		"/v1/contents/{cid}", "/v1/contents/{cid}/location", "/v1/contents/{cid}/history",
 	} {
 		took := func(w *world) (float64, error) {
-			path := strings.ReplaceAll(call, "{cid}", w.files[0].ID.String())
+			url, err := url.Parse(strings.ReplaceAll(call, "{cid}", w.files[0].ID.String()))
+			if err != nil {
+				return 0, err
+			}
 			var all []time.Duration
 			for range times {
 				begin := time.Now()
-				a, err := w.stack.Call(ctx, http.MethodGet, path, "", "")
-				if err != nil {
-					return 0, err
-				}
-				if a.Status != http.StatusOK {
-					return 0, fmt.Errorf("GET %s: %d %s", path, a.Status, a.Body)
+				if _, err := w.stack.Client().Get(ctx, url.Path, url.Query()); err != nil {
+					return 0, fmt.Errorf("GET %s: %w", url, err)
 				}
 				all = append(all, time.Since(begin))
 			}

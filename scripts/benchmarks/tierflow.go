@@ -2,16 +2,14 @@ package benchmarks
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"net/http"
 	"os"
 	"path/filepath"
-	"strings"
 	"syscall"
 	"time"
 
+	"github.com/tierflow/tierflow/api/client"
 	"github.com/tierflow/tierflow/scripts/testenv/stack"
 	"github.com/tierflow/tierflow/shared/item"
 	"github.com/tierflow/tierflow/shared/testenv/localserver"
@@ -81,9 +79,9 @@ func (t *tierflow) moveAll(ctx context.Context, level string) (time.Duration, er
 // It returns the time from the call on, and checks everything: every file identical and in its one place, every row and every
 // history right.
 func (t *tierflow) postAll(ctx context.Context, count item.Count) (time.Duration, error) {
-	var lines strings.Builder
-	for _, f := range t.files {
-		fmt.Fprintf(&lines, "{\"cid\":%d,\"count\":%d}\n", f.ID, count)
+	views := make([]client.View, len(t.files))
+	for i, f := range t.files {
+		views[i] = client.View{CID: f.ID, Count: count}
 	}
 	syscall.Sync() // what came before is not our work
 	m, err := startMeter(t.programs())
@@ -91,13 +89,8 @@ func (t *tierflow) postAll(ctx context.Context, count item.Count) (time.Duration
 		return 0, err
 	}
 	begin := time.Now()
-	a, err := t.stack.Call(ctx, http.MethodPost, "/v1/views", "application/x-ndjson", lines.String())
-	if err != nil {
+	if err := t.stack.PostAll(ctx, views); err != nil {
 		return 0, err
-	}
-	var answer struct{ Accepted int }
-	if err := json.Unmarshal([]byte(a.Body), &answer); err != nil || answer.Accepted != len(t.files) {
-		return 0, fmt.Errorf("%d views were posted, the answer was %d %s", len(t.files), a.Status, a.Body)
 	}
 	took, err := t.settled(ctx, begin)
 	if err != nil {
@@ -108,9 +101,6 @@ func (t *tierflow) postAll(ctx context.Context, count item.Count) (time.Duration
 		return 0, err
 	}
 	t.spent = costOf(used, len(t.files))
-	for _, f := range t.files {
-		t.stack.Posted(f.ID, count)
-	}
 	return took, t.stack.CheckSettled(ctx)
 }
 

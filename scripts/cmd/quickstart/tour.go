@@ -4,13 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/http"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"text/tabwriter"
 	"time"
 
+	"github.com/tierflow/tierflow/api/client"
 	"github.com/tierflow/tierflow/scripts/testenv/stack"
 	"github.com/tierflow/tierflow/shared/item"
 	"github.com/tierflow/tierflow/shared/policy"
@@ -147,35 +147,35 @@ type tour struct {
 	committed int // how many moves the views so far called for
 }
 
+// client makes a client of the api that prints its answers.
+func (t *tour) client() *client.Client {
+	c := t.stack.Client()
+	c.OnAnswer = func(body []byte) { t.out.answer(strings.TrimSpace(string(body))) }
+	return c
+}
+
 // post posts one view as the original system's clients do, and waits for its move.
 func (t *tour) post(ctx context.Context, v view) error {
 	t.out.command(fmt.Sprintf("curl %s/post_sentence -d \"cid=%s&count=%s\"", t.stack.API.Addr, v.id, v.count))
-	a, err := t.stack.Post(ctx, v.id, v.count)
-	if err != nil {
+	if _, err := t.client().PostSentence(ctx, client.View{CID: v.id, Count: v.count}); err != nil {
 		return err
 	}
-	t.out.answer(a.Body)
-	if a.Status != http.StatusOK {
-		return fmt.Errorf("/post_sentence answered %d", a.Status)
-	}
+	t.stack.Posted(v.id, v.count)
 	return t.await(ctx, []view{v})
 }
 
 // batch posts several views at once, and waits for their moves.
 func (t *tour) batch(ctx context.Context, views []view) error {
 	var lines strings.Builder
+	var batch []client.View
 	for _, v := range views {
 		fmt.Fprintf(&lines, "{\"cid\":%s,\"count\":%s}\n", v.id, v.count)
+		batch = append(batch, client.View{CID: v.id, Count: v.count})
 	}
 	t.out.command(fmt.Sprintf("curl %s/v1/views -H 'Content-Type: application/x-ndjson' --data-binary \\\n    '%s'",
 		t.stack.API.Addr, strings.ReplaceAll(strings.TrimSpace(lines.String()), "\n", "\n     ")))
-	a, err := t.stack.Call(ctx, http.MethodPost, "/v1/views", "application/x-ndjson", lines.String())
-	if err != nil {
+	if _, err := t.client().PostViews(ctx, batch); err != nil {
 		return err
-	}
-	t.out.answer(strings.TrimSpace(a.Body))
-	if a.Status != http.StatusOK {
-		return fmt.Errorf("/v1/views answered %d", a.Status)
 	}
 	for _, v := range views {
 		t.stack.Posted(v.id, v.count)

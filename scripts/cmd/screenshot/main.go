@@ -143,7 +143,7 @@ func post(ctx context.Context, s *stack.Stack, samples []stack.Sample) error {
 			if p.Size < 1<<20 {
 				count = item.Count(200 + (n*389+turn*777)%1700)
 			}
-			_, err := s.Post(ctx, p.ID, count)
+			err := s.Post(ctx, p.ID, count)
 			if ctx.Err() != nil {
 				return nil
 			}

@@ -3,61 +3,52 @@ package stack
 import (
 	"context"
 	"fmt"
-	"io"
-	"net/http"
 	"net/url"
-	"strings"
 	"time"
 
+	"github.com/tierflow/tierflow/api/client"
 	"github.com/tierflow/tierflow/shared/catalog"
 	"github.com/tierflow/tierflow/shared/item"
 )
 
-// Answer is what an HTTP call brought.
-type Answer struct {
-	Status int
-	Body   string
+// Client makes a client of the stack's api.
+func (s *Stack) Client() *client.Client {
+	return client.New(&url.URL{Scheme: "http", Host: s.API.Addr}, s.key)
 }
 
-// Post posts a view count to /post_sentence. A 200 is remembered as the content's last count.
-func (s *Stack) Post(ctx context.Context, id item.ID, count item.Count) (Answer, error) {
-	form := url.Values{"cid": {id.String()}, "count": {count.String()}}
-	a, err := s.Call(ctx, http.MethodPost, "/post_sentence", "application/x-www-form-urlencoded", form.Encode())
-	if err == nil && a.Status == http.StatusOK {
+// Post posts a view event by the call of the original system. When the api accepts it, CheckSettled expects its count.
+func (s *Stack) Post(ctx context.Context, id item.ID, count item.Count) error {
+	_, err := s.Client().PostSentence(ctx, client.View{CID: id, Count: count})
+	if err == nil {
 		s.Posted(id, count)
 	}
-	return a, err
+	return err
 }
 
-// Posted notes that a count was accepted in another way than Post: CheckSettled asks for its level. Of two counts
-// that were posted at the same time nobody knows which is the last: post those of one content one after another.
+// PostAll posts view events as one batch. It is an error when the api does not accept all of them. When it does, CheckSettled
+// expects the last count of each item.
+func (s *Stack) PostAll(ctx context.Context, views []client.View) error {
+	batch, err := s.Client().PostViews(ctx, views)
+	if err == nil && batch.Accepted != int64(len(views)) {
+		err = fmt.Errorf("a batch of %d view events: %d were accepted: %+v", len(views), batch.Accepted, batch.Refused)
+	}
+	if err != nil {
+		return err
+	}
+	for _, v := range views {
+		s.Posted(v.CID, v.Count)
+	}
+	return nil
+}
+
+// Posted notes that the api accepted a count that neither Post nor PostAll posted: CheckSettled expects it. Post the counts
+// of one item one after another: nobody knows which of two that are under way at once is the last.
 func (s *Stack) Posted(id item.ID, count item.Count) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if e := s.contents[id]; e != nil {
 		e.count, e.posted = count, true
 	}
-}
-
-// Call makes one call to the api.
-func (s *Stack) Call(ctx context.Context, method, path, contentType, body string) (Answer, error) {
-	req, err := http.NewRequestWithContext(ctx, method, "http://"+s.API.Addr+path, strings.NewReader(body))
-	if err != nil {
-		return Answer{}, err
-	}
-	if contentType != "" {
-		req.Header.Set("Content-Type", contentType)
-	}
-	if s.key != "" {
-		req.Header.Set("Authorization", "Bearer "+s.key)
-	}
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return Answer{}, err
-	}
-	defer resp.Body.Close()
-	b, err := io.ReadAll(resp.Body)
-	return Answer{resp.StatusCode, string(b)}, err
 }
 
 // WaitLevel waits until MySQL names the level as the content's.

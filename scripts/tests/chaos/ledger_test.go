@@ -2,19 +2,19 @@ package chaos_test
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
 	"math/rand/v2"
 	"net/http"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/tierflow/tierflow/api/client"
+	kind "github.com/tierflow/tierflow/shared/fault"
 	"github.com/tierflow/tierflow/shared/item"
 )
 
@@ -48,30 +48,24 @@ const answerTimeout = 2 * time.Second
 func (w *world) post(ctx context.Context, id item.ID, count item.Count) error {
 	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
 	defer cancel()
-	a, err := w.Call(ctx, http.MethodPost, "/v1/views", "application/json", fmt.Sprintf(`{"cid":%d,"count":%d}`, id, count))
-	var answer struct {
-		EventID string `json:"event_id"`
-	}
+	answer, err := w.Client().PostView(ctx, client.View{CID: id, Count: count})
+	var p *client.Problem
 	l := w.ledger
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	switch {
-	case err != nil:
-		l.posts[id] = append(l.posts[id], post{count, ""})
-		return err
-	case a.Status == http.StatusAccepted:
-		if err := json.Unmarshal([]byte(a.Body), &answer); err != nil || answer.EventID == "" {
-			l.wrong = append(l.wrong, fmt.Errorf("the answer to a post is %s", a.Body))
+	case err == nil:
+		if answer.EventID == "" {
+			l.wrong = append(l.wrong, fmt.Errorf("the answer to a post is %+v", answer))
 		}
 		l.posts[id] = append(l.posts[id], post{count, answer.EventID})
-		return nil
-	case a.Status == http.StatusServiceUnavailable && strings.Contains(a.Body, "/problems/unavailable"):
+	case !errors.As(err, &p), p.Status == http.StatusServiceUnavailable && p.Kind() == kind.Unavailable:
 		l.posts[id] = append(l.posts[id], post{count, ""})
-	case a.Status == http.StatusServiceUnavailable && strings.Contains(a.Body, "/problems/backlog-full"):
+	case p.Status == http.StatusServiceUnavailable && p.Kind() == kind.BacklogFull:
 	default:
-		l.wrong = append(l.wrong, fmt.Errorf("a post is answered with %d %s", a.Status, a.Body))
+		l.wrong = append(l.wrong, fmt.Errorf("a post is answered with %w", err))
 	}
-	return errors.New(a.Body)
+	return err
 }
 
 // traffic posts random counts of all contents, one after the other, until stop is called, which returns how many were

@@ -89,7 +89,7 @@ func TestRedisClusterIsOneLineAndGoesOnWhenAMasterDiesAndWhenAllNodesHaveNewAddr
 	move := func(count item.Count) {
 		t.Helper()
 		for _, id := range ids {
-			testserver.Eventually(t, "a view is accepted", patience, func() error { return accepted(on.Post(t.Context(), id, count)) })
+			testserver.Eventually(t, "a view is accepted", patience, func() error { return on.Post(t.Context(), id, count) })
 		}
 		on.checkSettled(t)
 	}

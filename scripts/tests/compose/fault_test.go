@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"math/rand/v2"
-	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -18,7 +17,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
-	"github.com/tierflow/tierflow/scripts/testenv/stack"
+	"github.com/tierflow/tierflow/api/client"
 	"github.com/tierflow/tierflow/shared/catalog"
 	"github.com/tierflow/tierflow/shared/item"
 	"github.com/tierflow/tierflow/shared/state"
@@ -94,8 +93,7 @@ func (tr *traffic) halt() {
 func (tr *traffic) post(w *world, id item.ID, count item.Count) {
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
 	defer cancel()
-	a, err := w.Post(ctx, id, count)
-	if err == nil && a.Status == http.StatusOK {
+	if w.Post(ctx, id, count) == nil {
 		tr.accepted.Add(1)
 		return
 	}
@@ -149,9 +147,7 @@ func (tr *traffic) finish(t *testing.T, w *world) {
 		t.Error(err)
 	}
 	for id := range tr.uncertain {
-		testserver.Eventually(t, "the last word", patience, func() error {
-			return accepted(w.Post(t.Context(), id, 1500))
-		})
+		testserver.Eventually(t, "the last word", patience, func() error { return w.Post(t.Context(), id, 1500) })
 	}
 	w.checkSettled(t)
 	t.Logf("%d views accepted, %d refused or without an answer (of %d contents), %d files opened",
@@ -220,18 +216,21 @@ func TestTheGuaranteesHoldWhateverServiceIsKilledPausedOrCutOff(t *testing.T) {
 
 func TestEveryAcceptedViewIsThereAfterRedisHasCrashed(t *testing.T) {
 	w.begin(t)
-	control := func(verb string) {
-		a, err := w.Call(context.Background(), http.MethodPost, "/v1/"+verb, "", "")
-		if err != nil || a.Status >= 300 {
-			t.Errorf("%s: %d %s (%v)", verb, a.Status, a.Body, err)
+	pause := func(yes bool) {
+		call := w.Client().Resume
+		if yes {
+			call = w.Client().Pause
+		}
+		if _, err := call(context.Background()); err != nil {
+			t.Errorf("pause %v: %v", yes, err)
 		}
 	}
-	control("pause") // what is accepted stays in the stream
-	defer control("resume")
+	pause(true) // what is accepted stays in the stream
+	defer pause(false)
 	one := w.containers(t, "redis")[0]
 	ids := w.add(t, "bronze", 30, sampleSize)
 	for _, id := range ids {
-		ok(t, accepted(w.Post(t.Context(), id, 2500)))
+		ok(t, w.Post(t.Context(), id, 2500))
 	}
 	started := w.inspect(t, one, "{{.State.StartedAt}}")
 	w.crash(t, one)
@@ -252,7 +251,7 @@ func TestEveryAcceptedViewIsThereAfterRedisHasCrashed(t *testing.T) {
 		}
 	}
 	w.waitHealthy(t)
-	control("resume")
+	pause(false)
 	w.checkSettled(t)
 }
 
@@ -263,11 +262,8 @@ func TestWhatUpSaysToTryWorks(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "video.mp4")
 	ok(t, os.WriteFile(file, make([]byte, sampleSize), 0o644))
 	must[string](t)(w.compose("cp", file, "relocator:/srv/tierflow/bronze/"))
-	a, err := w.Call(t.Context(), http.MethodPost, "/v1/contents", "application/json", fmt.Sprintf(`{"cid":%s,"filename":"video.mp4"}`, id))
-	if err != nil || a.Status != http.StatusCreated {
-		t.Fatalf("register: %d %s (%v)", a.Status, a.Body, err)
-	}
-	ok(t, accepted(w.Post(t.Context(), id, 1964)))
+	must[client.Item](t)(w.Client().Register(t.Context(), client.NewItem{CID: id, Filename: "video.mp4"}))
+	ok(t, w.Post(t.Context(), id, 1964))
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	must[catalog.Row](t)(w.WaitLevel(ctx, id, "silver"))
@@ -280,7 +276,7 @@ func TestAPausedRelocatorsWorkIsTakenOverByTheOthers(t *testing.T) {
 	one := w.containers(t, "relocator")[0]
 	ids := w.add(t, "bronze", 60, sampleSize)
 	for _, id := range ids {
-		ok(t, accepted(w.Post(t.Context(), id, 2500)))
+		ok(t, w.Post(t.Context(), id, 2500))
 	}
 	w.pause(t, one)
 	defer w.unpause(t, one)
@@ -301,7 +297,7 @@ func TestFourRelocatorsShareTheWorkAndLeaveWithoutATrace(t *testing.T) {
 	}
 	ids := w.add(t, "bronze", 200, sampleSize)
 	for i, id := range ids {
-		ok(t, accepted(w.Post(t.Context(), id, 1500)))
+		ok(t, w.Post(t.Context(), id, 1500))
 		if i == len(ids)/2 { // in the middle of it, three are told to go
 			w.scale(t, 1)
 		}
@@ -312,14 +308,6 @@ func TestFourRelocatorsShareTheWorkAndLeaveWithoutATrace(t *testing.T) {
 	if rows < 2 {
 		t.Errorf("all was done by %d relocator", rows)
 	}
-}
-
-// accepted is nil when a post was answered with 200.
-func accepted(a stack.Answer, err error) error {
-	if err == nil && a.Status != http.StatusOK {
-		err = fmt.Errorf("%d %s", a.Status, a.Body)
-	}
-	return err
 }
 
 // relocators are the names of the consumers of views.

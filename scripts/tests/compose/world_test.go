@@ -6,7 +6,6 @@ import (
 	"flag"
 	"fmt"
 	"io/fs"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -18,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/tierflow/tierflow/api/client"
 	"github.com/tierflow/tierflow/scripts/testenv/stack"
 	"github.com/tierflow/tierflow/shared/item"
 	"github.com/tierflow/tierflow/shared/testenv/localserver"
@@ -456,30 +456,23 @@ func (w *world) profile(t *testing.T, name string, services ...string) {
 // levels sets the counts at which silver and gold begin, until the test's end.
 func (w *world) levels(t *testing.T, silver, gold int) {
 	t.Helper()
-	set := func(body string) {
+	set := func(levels client.Levels) {
 		t.Helper()
-		a, err := w.Call(context.Background(), http.MethodPut, "/v1/levels", "application/json", body)
-		if err != nil || a.Status != http.StatusOK {
-			t.Fatalf("set the levels to %s: %d %s (%v)", body, a.Status, a.Body, err)
-		}
+		document := must[[]byte](t)(json.Marshal(levels))
+		must[client.Levels](t)(w.Client().SetLevels(context.Background(), document))
 	}
-	was, err := w.Call(t.Context(), http.MethodGet, "/v1/levels", "", "")
-	ok(t, err)
-	var now struct {
-		Levels []map[string]any `json:"levels"`
-	}
-	ok(t, json.Unmarshal([]byte(was.Body), &now))
-	for _, l := range now.Levels {
-		switch l["level"] {
+	was := must[client.Levels](t)(w.Client().Levels(t.Context()))
+	now := client.Levels{Levels: slices.Clone(was.Levels)}
+	for i := range now.Levels {
+		switch l := &now.Levels[i]; l.Level {
 		case "bronze":
-			l["max_counts"] = silver - 1
+			l.MaxCounts = new(int64(silver) - 1)
 		case "silver":
-			l["min_counts"], l["max_counts"] = silver, gold-1
+			l.MinCounts, l.MaxCounts = int64(silver), new(int64(gold)-1)
 		case "gold":
-			l["min_counts"] = gold
+			l.MinCounts = int64(gold)
 		}
 	}
-	body := must[[]byte](t)(json.Marshal(now))
-	t.Cleanup(func() { set(was.Body) })
-	set(string(body))
+	t.Cleanup(func() { set(was) })
+	set(now)
 }

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/tierflow/tierflow/api/client"
 	"github.com/tierflow/tierflow/shared/item"
 	"github.com/tierflow/tierflow/shared/state"
 	"github.com/tierflow/tierflow/shared/testenv/testserver"
@@ -19,17 +20,11 @@ func TestAThousandEventsDuringAMoveCostOneFurtherMoveToWhereTheLastCountSays(t *
 		w.add(id, "bronze", big)
 		w.post(id, 5000)
 		w.waitCopying(id, "relocator-1")
-		var lines strings.Builder
+		var views []client.View
 		for n := range item.Count(999) {
-			fmt.Fprintf(&lines, "{\"cid\":%s,\"count\":%s}\n", id, n*7%3000)
+			views = append(views, client.View{CID: id, Count: n * 7 % 3000})
 		}
-		fmt.Fprintf(&lines, "{\"cid\":%s,\"count\":%s}\n", id, last)
-		a, err := w.Call(t.Context(), http.MethodPost, "/v1/views", "application/x-ndjson", lines.String())
-		w.must("post a batch", err)
-		if !strings.Contains(a.Body, `"accepted":1000`) {
-			t.Fatalf("%d %s", a.Status, a.Body)
-		}
-		w.Posted(id, last)
+		w.must("post a batch", w.PostAll(t.Context(), append(views, client.View{CID: id, Count: last})))
 		if holder := w.Redis.Get(t.Context(), w.Keys.Lock(id)).Val(); !strings.HasPrefix(holder, "relocating ") {
 			t.Fatalf("the move was over before the events were there: the lock is %q", holder)
 		}
@@ -92,11 +87,11 @@ func TestWhoeverIsAwayViewsAreAcceptedUpToTheLimitAndNoneOfThemIsLost(t *testing
 	}
 }
 
-// postWithHeader is post without a wish.
+// postWithHeader posts a view event, and returns the answer as it is with its header Retry-After.
 func (w *world) postWithHeader(id item.ID, count item.Count) (status int, retryAfter, body string) {
 	w.t.Helper()
-	client := http.Client{Timeout: 30 * time.Second}
-	r, err := client.Post("http://"+w.API.Addr+"/post_sentence", "application/x-www-form-urlencoded",
+	web := http.Client{Timeout: 30 * time.Second}
+	r, err := web.Post("http://"+w.API.Addr+"/post_sentence", "application/x-www-form-urlencoded",
 		strings.NewReader(fmt.Sprintf("cid=%s&count=%s", id, count)))
 	w.must("post", err)
 	defer r.Body.Close()

@@ -3,6 +3,7 @@ package e2e_test
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
@@ -11,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/tierflow/tierflow/api/client"
 	"github.com/tierflow/tierflow/scripts/testenv/stack"
 	"github.com/tierflow/tierflow/shared/item"
 	"github.com/tierflow/tierflow/shared/state"
@@ -35,20 +37,18 @@ func (w *world) postMany(random *rand.Rand, n, lines int) {
 
 func (w *world) postUntilAccepted(ctx context.Context, id item.ID, count item.Count) {
 	for {
-		a, err := w.Post(ctx, id, count)
-		switch {
-		case err != nil:
+		err := w.Post(ctx, id, count)
+		if err == nil {
+			return
+		}
+		var p *client.Problem
+		if !errors.As(err, &p) || p.Status != http.StatusServiceUnavailable {
 			w.t.Errorf("post cid=%s: %v", id, err)
-			return
-		case a.Status == http.StatusOK:
-			return
-		case a.Status != http.StatusServiceUnavailable:
-			w.t.Errorf("post cid=%s: %d %s", id, a.Status, a.Body)
 			return
 		}
 		select {
 		case <-ctx.Done():
-			w.t.Errorf("post cid=%s: still refused: %s", id, a.Body)
+			w.t.Errorf("post cid=%s: still refused: %v", id, err)
 			return
 		case <-time.After(20 * time.Millisecond):
 		}
@@ -263,12 +263,8 @@ func TestMovesGoToRelocatorsThatReachTheirTiers(t *testing.T) {
 
 	w.post(1, 1500) // from gold to silver
 	testserver.Eventually(t, "it is reported", patience, func() error {
-		a, err := w.Call(t.Context(), http.MethodGet, "/v1/relocations", "", "")
+		list, err := w.Client().Relocations(t.Context(), client.Page{})
 		if err != nil {
-			return err
-		}
-		var list struct{ Unreachable []struct{ Tiers []string } }
-		if err := json.Unmarshal([]byte(a.Body), &list); err != nil {
 			return err
 		}
 		for _, u := range list.Unreachable { // others may have been for a moment, while a relocator had not been heard of
@@ -276,7 +272,7 @@ func TestMovesGoToRelocatorsThatReachTheirTiers(t *testing.T) {
 				return nil
 			}
 		}
-		return fmt.Errorf("%s", a.Body)
+		return fmt.Errorf("unreachable: %v", list.Unreachable)
 	})
 	w.must("start one that reaches all", w.Relocators[2].Start(t.Context()))
 	w.waitLevel(1, "silver")

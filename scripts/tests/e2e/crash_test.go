@@ -128,17 +128,15 @@ func TestEventsThatWaitForACommitterAreCommittedWhenOneComes(t *testing.T) {
 	w.add(1, "bronze", 1000)
 	w.post(1, 1500)
 	w.waitStream(w.Keys.Relocated(), 1)
-	a, err := w.Call(t.Context(), "POST", "/update_sentence", "application/x-www-form-urlencoded", "cid=1")
-	w.must("ask", err)
-	if a.Status != 200 || a.Body != "check your status again" {
-		t.Errorf("before the commit: %d %q", a.Status, a.Body)
+	settled, err := w.Client().UpdateSentence(t.Context(), 1)
+	if err != nil || settled {
+		t.Errorf("before the commit: settled %v (%v)", settled, err)
 	}
 	w.must("start", w.Committer.Start(t.Context()))
 	w.waitLevel(1, "silver")
-	a, err = w.Call(t.Context(), "POST", "/update_sentence", "application/x-www-form-urlencoded", "cid=1")
-	w.must("ask", err)
-	if a.Status != 200 || a.Body != "1" {
-		t.Errorf("after the commit: %d %q", a.Status, a.Body)
+	settled, err = w.Client().UpdateSentence(t.Context(), 1)
+	if err != nil || !settled {
+		t.Errorf("after the commit: settled %v (%v)", settled, err)
 	}
 	w.checkSettled()
 }

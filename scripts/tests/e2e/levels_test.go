@@ -3,7 +3,6 @@ package e2e_test
 import (
 	"bytes"
 	"fmt"
-	"net/http"
 	"strings"
 	"sync"
 	"testing"
@@ -48,10 +47,8 @@ func TestAChangeOfLevelsSurvivesAnAPIThatIsKilledHalfWay(t *testing.T) {
 		ends := map[string]string{"bronze": `"min_counts":0,"max_counts":99`, "silver": `"min_counts":100,"max_counts":999`, "gold": `"min_counts":1000`}
 		list = append(list, fmt.Sprintf(`{"level":%q,"path":%q,%s}`, l.Name, l.Path, ends[l.Name]))
 	}
-	a, err := w.Call(t.Context(), http.MethodPut, "/v1/levels", "application/json", `{"levels":[`+strings.Join(list, ",")+`]}`)
-	if err != nil || a.Status != http.StatusOK {
-		t.Fatalf("PUT /v1/levels: %v, %+v", err, a)
-	}
+	_, err = w.Client().SetLevels(t.Context(), []byte(`{"levels":[`+strings.Join(list, ",")+`]}`))
+	w.must("set the levels", err)
 	select {
 	case <-stuck:
 	case <-time.After(patience):

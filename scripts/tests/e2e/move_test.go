@@ -1,13 +1,17 @@
 package e2e_test
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"os"
 	"strings"
 	"testing"
 
+	"github.com/tierflow/tierflow/api/client"
 	"github.com/tierflow/tierflow/scripts/testenv/stack"
+	"github.com/tierflow/tierflow/shared/fault"
+	"github.com/tierflow/tierflow/shared/item"
 )
 
 func TestARisingCountPromotes(t *testing.T) {
@@ -15,7 +19,7 @@ func TestARisingCountPromotes(t *testing.T) {
 	p := w.add(7, "bronze", 1<<20)
 	want := fmt.Sprintf(`{"cid": "7", "count": "1964", "target": "silver", "db_level": "bronze", "filename": %q, `+
 		`"worker_id": null, "status": "update"}`, p.Filename)
-	if got := w.post(7, 1964); got != want {
+	if got := w.sentence(7, 1964); got != want {
 		t.Fatalf("the answer is\n%s\nwant\n%s", got, want)
 	}
 	w.waitLevel(7, "silver")
@@ -54,7 +58,7 @@ func TestADirectoryMovesAsAUnit(t *testing.T) {
 func TestACountWithinTheRangeMovesNothing(t *testing.T) {
 	w := start(t, options{})
 	w.add(7, "silver", 100)
-	if got := w.post(7, 1999); !strings.HasSuffix(got, `"status": "done"}`) {
+	if got := w.sentence(7, 1999); !strings.HasSuffix(got, `"status": "done"}`) {
 		t.Fatalf("the answer is %s", got)
 	}
 	w.checkSettled()
@@ -65,10 +69,9 @@ func TestACountWithinTheRangeMovesNothing(t *testing.T) {
 
 func TestAnUnknownContentIsRefusedAndLeavesNothing(t *testing.T) {
 	w := start(t, options{})
-	a, err := w.Post(t.Context(), 404, 5000)
-	w.must("post", err)
-	if a.Status != http.StatusNotFound || !strings.Contains(a.Body, "/problems/unknown-content") {
-		t.Fatalf("the answer is %d %s", a.Status, a.Body)
+	var p *client.Problem
+	if err := w.Post(t.Context(), 404, 5000); !errors.As(err, &p) || p.Status != http.StatusNotFound || p.Kind() != fault.Unknown {
+		t.Fatalf("the answer is %v", err)
 	}
 	if n := w.Redis.XLen(t.Context(), w.Keys.Views()).Val(); n != 0 {
 		t.Fatalf("%d entries in views, want none", n)
@@ -77,4 +80,15 @@ func TestAnUnknownContentIsRefusedAndLeavesNothing(t *testing.T) {
 		t.Fatal("there is a state of an unknown content")
 	}
 	w.checkSettled()
+}
+
+// sentence is post that returns the answer to the byte.
+func (w *world) sentence(id item.ID, count item.Count) (body string) {
+	w.t.Helper()
+	c := w.Client()
+	c.OnAnswer = func(b []byte) { body = string(b) }
+	_, err := c.PostSentence(w.t.Context(), client.View{CID: id, Count: count})
+	w.must("post a view event", err)
+	w.Posted(id, count)
+	return body
 }

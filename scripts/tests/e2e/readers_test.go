@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/tierflow/tierflow/api/client"
 	"github.com/tierflow/tierflow/scripts/testenv/stack"
 	"github.com/tierflow/tierflow/shared/catalog"
 	"github.com/tierflow/tierflow/shared/item"
@@ -253,19 +254,13 @@ func TestReadersOfContentsThatMoveAllTheTimeFindEveryFileWhole(t *testing.T) {
 	}
 	began := time.Now()
 	for committed() < moves && !t.Failed() {
-		var lines strings.Builder
+		var views []client.View
 		for _, s := range a.contents {
 			level := random.IntN(len(levels))
 			wanted[s.id] = levels[level]
-			count := item.Count(level * 1000)
-			fmt.Fprintf(&lines, "{\"cid\":%s,\"count\":%s}\n", s.id, count)
-			a.w.Posted(s.id, count)
+			views = append(views, client.View{CID: s.id, Count: item.Count(level * 1000)})
 		}
-		answer, err := a.w.Call(t.Context(), http.MethodPost, "/v1/views", "application/x-ndjson", lines.String())
-		a.w.must("post", err)
-		if answer.Status != http.StatusOK {
-			t.Fatalf("%d %s", answer.Status, answer.Body)
-		}
+		a.w.must("post", a.w.PostAll(t.Context(), views))
 		a.w.must("wait", until(patience, func() error { // most are there: on to the next
 			if n := arrived(); n < len(a.contents)*3/4 {
 				return fmt.Errorf("%d of %d contents are where they should be", n, len(a.contents))

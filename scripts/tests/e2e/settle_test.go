@@ -3,11 +3,10 @@ package e2e_test
 import (
 	"fmt"
 	"math/rand/v2"
-	"net/http"
-	"strings"
 	"testing"
 	"time"
 
+	"github.com/tierflow/tierflow/api/client"
 	"github.com/tierflow/tierflow/scripts/testenv/stack"
 	"github.com/tierflow/tierflow/shared/item"
 )
@@ -28,21 +27,11 @@ func TestTenThousandContentsSettleToExactlyWhatTheirLastCountsCallFor(t *testing
 	}
 	w.must("add contents", w.Add(t.Context(), samples...))
 	for range 15 {
-		var lines strings.Builder
-		last := map[item.ID]item.Count{}
-		for range 1000 {
-			id, count := item.ID(1+random.IntN(n)), item.Count(random.IntN(3000))
-			fmt.Fprintf(&lines, "{\"cid\":%d,\"count\":%d}\n", id, count)
-			last[id] = count
+		views := make([]client.View, 1000)
+		for i := range views {
+			views[i] = client.View{CID: item.ID(1 + random.IntN(n)), Count: item.Count(random.IntN(3000))}
 		}
-		a, err := w.Call(t.Context(), http.MethodPost, "/v1/views", "application/x-ndjson", lines.String())
-		w.must("post a batch", err)
-		if a.Status != http.StatusOK || !strings.Contains(a.Body, `"accepted":1000`) {
-			t.Fatalf("%d %s", a.Status, a.Body)
-		}
-		for id, count := range last {
-			w.Posted(id, count)
-		}
+		w.must("post a batch", w.PostAll(t.Context(), views))
 	}
 	w.checkSettled()
 	if out, code, err := w.Run(t.Context(), stack.Relocator, "verify", "--digest"); err != nil || code != 0 {

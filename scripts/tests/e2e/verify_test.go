@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io/fs"
 	"math/rand/v2"
-	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -13,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/tierflow/tierflow/api/client"
 	"github.com/tierflow/tierflow/scripts/testenv/stack"
 	"github.com/tierflow/tierflow/shared/item"
 )
@@ -68,21 +68,11 @@ func TestVerifyBesideAWorkingPipelineFindsNothingAndHarmsNothing(t *testing.T) {
 	})
 	posts := 0
 	for busy := true; busy; posts++ {
-		var lines strings.Builder
-		last := map[item.ID]item.Count{}
-		for range n / 4 {
-			id, count := item.ID(1+random.IntN(n)), item.Count(random.IntN(3000))
-			fmt.Fprintf(&lines, "{\"cid\":%d,\"count\":%d}\n", id, count)
-			last[id] = count
+		views := make([]client.View, n/4)
+		for i := range views {
+			views[i] = client.View{CID: item.ID(1 + random.IntN(n)), Count: item.Count(random.IntN(3000))}
 		}
-		a, err := w.Call(t.Context(), http.MethodPost, "/v1/views", "application/x-ndjson", lines.String())
-		w.must("post a batch", err)
-		if a.Status != http.StatusOK {
-			t.Fatalf("%d %s", a.Status, a.Body)
-		}
-		for id, count := range last {
-			w.Posted(id, count)
-		}
+		w.must("post a batch", w.PostAll(t.Context(), views))
 		// Some contents come to rest between two batches, so that verify sees both.
 		select {
 		case <-verified:
