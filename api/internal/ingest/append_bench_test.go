@@ -22,11 +22,10 @@ import (
 	"github.com/tierflow/tierflow/shared/testenv/testserver"
 )
 
-// BenchmarkAppend does what is behind the handler of single posts: look up one of 10,000 contents, make the event, append
-// it. As many callers as fill a call and the one after it do so at once. ./scripts/bench ingest runs it beside
-// redis-benchmark.
+// BenchmarkAppend does what the handler of single posts calls: it looks up one of 10,000 items, makes the event, and
+// appends it. It has as many callers at once as fill two calls. ./scripts/bench ingest runs it beside redis-benchmark.
 func BenchmarkAppend(b *testing.B) {
-	const contents = 10_000
+	const items = 10_000
 	uuid.EnableRandPool() // as the service does
 	db, err := catalog.Open(testserver.MySQL(b), catalog.Options{})
 	if err != nil {
@@ -36,7 +35,7 @@ func BenchmarkAppend(b *testing.B) {
 	if _, err := db.Migrate(b.Context()); err != nil {
 		b.Fatal(err)
 	}
-	rows := make([]string, contents)
+	rows := make([]string, items)
 	for i := range rows {
 		rows[i] = fmt.Sprintf("(%d,'bronze','videos/%d.mp4')", i+1, i+1)
 	}
@@ -69,7 +68,7 @@ func BenchmarkAppend(b *testing.B) {
 	for range 2 * ingest.MaxGroup {
 		callers.Go(func() {
 			for n := next.Add(1); n <= int64(b.N); n = next.Add(1) {
-				found, err := find.Find(ctx, item.ID(n%contents+1))
+				found, err := find.Find(ctx, item.ID(n%items+1))
 				if err == nil {
 					err = batcher.Append(reevaluate.NewView(found.Row, found.Policy, item.Count(n)))
 				}

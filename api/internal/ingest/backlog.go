@@ -9,14 +9,14 @@ import (
 	"github.com/tierflow/tierflow/shared/fault"
 )
 
-// backlog knows about how much is unsettled: what Redis said last, and the view events that were let in and that this
-// did not count for certain. It errs to the high side, by what was settled since it last looked.
+// backlog estimates how many entries are unsettled: the number that Redis returned last, and the view events that this
+// number may not include. The estimate is never too low. It is too high by what was settled since the last reading.
 type backlog struct {
-	limit   int64
-	known   atomic.Int64 // as Redis said
-	since   atomic.Int64 // let in; those that Redis had answered before it was asked are counted in known
-	landed  atomic.Int64 // of since, those that Redis has answered
-	traffic atomic.Bool
+	limit    int64
+	known    atomic.Int64 // as Redis returned it
+	since    atomic.Int64 // admitted events that known may not include
+	appended atomic.Int64 // those of since that Redis has appended
+	traffic  atomic.Bool  // events arrived since the last reading
 }
 
 func (b *backlog) admit(n int) error {
@@ -33,26 +33,27 @@ func (b *backlog) admit(n int) error {
 
 func (b *backlog) giveBack(n int) { b.since.Add(-int64(n)) }
 
-// ask reads anew what is unsettled. An event that is under way meanwhile may be counted or not, so it stays in since.
-func (b *backlog) ask(unsettled func() (int64, error)) error {
-	landed := b.landed.Load()
+// refresh reads the number of unsettled entries. The number may or may not include an event whose append runs during the
+// reading, so such an event stays in since.
+func (b *backlog) refresh(unsettled func() (int64, error)) error {
+	appended := b.appended.Load()
 	n, err := unsettled()
 	if err != nil {
 		return err
 	}
 	b.known.Store(n)
-	b.since.Add(-landed)
-	b.landed.Add(-landed)
+	b.since.Add(-appended)
+	b.appended.Add(-appended)
 	return nil
 }
 
-// Full tells whether the backlog has reached its limit: for those who append by other ways and should wait.
+// Full reports whether the backlog has reached its limit. Code that appends events without the Batcher waits while it has.
 func (b *Batcher) Full() bool {
 	b.backlog.traffic.Store(true)
 	return b.backlog.known.Load()+b.backlog.since.Load() >= b.backlog.limit
 }
 
-// pollBacklog asks Redis while there is traffic, or while the last answer was over the limit.
+// pollBacklog reads the backlog from Redis while events arrive, or while the backlog is over its limit.
 func (b *Batcher) pollBacklog() {
 	l := &b.backlog
 	l.traffic.Store(true)
@@ -60,13 +61,13 @@ func (b *Batcher) pollBacklog() {
 	defer tick.Stop()
 	for {
 		if l.traffic.Swap(false) || l.known.Load()+l.since.Load() >= l.limit {
-			err := l.ask(func() (int64, error) {
-				ctx, cancel := context.WithTimeout(context.Background(), tripTimeout)
+			err := l.refresh(func() (int64, error) {
+				ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
 				defer cancel()
 				return b.store.Unsettled(ctx)
 			})
 			if err != nil {
-				l.traffic.Store(true) // Redis is away: appends fail by themselves, and what it holds must be read once it is back
+				l.traffic.Store(true) // Redis is away, and so appends fail as well: read again until it is back
 			}
 		}
 		select {

@@ -1,5 +1,5 @@
-// Package ingest appends view events to Redis: many requests share one script call, and each is told when Redis
-// has answered. It never sends an event twice: a reply that was lost is an error, and the client's next post is a
+// Package ingest appends view events to Redis. Requests that arrive at the same time share one script call, and each
+// returns after Redis has answered. No event is sent twice: a lost reply is an error, and the client's next post is a
 // new event.
 package ingest
 
@@ -16,19 +16,19 @@ import (
 	"github.com/tierflow/tierflow/shared/state"
 )
 
-// Limits that nobody has had a reason to set.
+// Limits that are not settings.
 const (
-	// MaxGroup is how many events one script call carries at most.
-	// 256 events keep Redis busy for about a millisecond: long enough to be cheap, short enough for the others.
+	// MaxGroup is the maximum number of events in one script call. 256 events keep Redis busy for about a millisecond.
+	// That makes the cost of a call small for each event, and does not hold up other clients of Redis.
 	MaxGroup = 256
-	// queueLength is how many events may wait, over all lanes, and leastQueue in each.
+	// queueLength is how many events may wait in all queues together. Each queue has room for minQueue or more.
 	queueLength = 8192
-	leastQueue  = 256
-	// maxWait is the longest that a request waits for its turn; one that is older is refused unsent.
+	minQueue    = 256
+	// maxWait bounds how long an event waits for its call. After that time it is refused and not sent.
 	maxWait = 2 * time.Second
-	// tripTimeout is the longest that Redis may take for one call.
-	tripTimeout = 3 * time.Second
-	// pollEvery is how often the backlog is read while there is traffic.
+	// callTimeout bounds one call.
+	callTimeout = 3 * time.Second
+	// pollEvery is how often the backlog is read while events arrive.
 	pollEvery = 200 * time.Millisecond
 )
 
@@ -42,21 +42,21 @@ type Store interface {
 // Options of a Batcher. All are required.
 type Options struct {
 	Store      Store
-	MaxBacklog int64 // unsettled entries of all streams, over which view events are refused
+	MaxBacklog int64 // view events are refused while the streams have more unsettled entries than this
 	Metrics    prometheus.Registerer
 }
 
-// Batcher groups appends. Run must be started.
+// Batcher groups events into script calls. Run must be started.
 type Batcher struct {
 	store    Store
 	keys     state.Keys
-	lanes    []*lane
-	stop     chan struct{} // no more requests come: finish what is queued
+	queues   []*queue
+	stop     chan struct{} // closed by Stop
 	backlog  backlog
 	appended prometheus.Counter
 	failed   prometheus.Counter
 	sizes    prometheus.Histogram
-	trips    prometheus.Histogram
+	seconds  prometheus.Histogram
 }
 
 // New makes a Batcher.
@@ -70,42 +70,42 @@ func New(o Options) *Batcher {
 		sizes: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "tierflow_ingest_group_size", Help: "View events in one script call.",
 			Buckets: []float64{1, 2, 4, 8, 16, 32, 64, 128, MaxGroup}}),
-		trips: prometheus.NewHistogram(prometheus.HistogramOpts{
+		seconds: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "tierflow_ingest_trip_seconds", Help: "Time of one script call.",
 			Buckets: prometheus.ExponentialBuckets(0.0001, 2, 14)}),
 	}
 	n := b.keys.Partitions()
 	for range n {
-		b.lanes = append(b.lanes, newLane(max(queueLength/n, leastQueue)))
+		b.queues = append(b.queues, newQueue(max(queueLength/n, minQueue)))
 	}
-	o.Metrics.MustRegister(b.appended, b.failed, b.sizes, b.trips,
+	o.Metrics.MustRegister(b.appended, b.failed, b.sizes, b.seconds,
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "tierflow_backlog_events", Help: "Entries of all streams that are not settled, as last seen under traffic."},
 			func() float64 { return float64(b.backlog.known.Load()) }))
 	return b
 }
 
-// Run sends until Stop is called, and then what is still queued.
+// Run sends events until Stop is called. Then it sends those that are queued, and returns.
 func (b *Batcher) Run() {
 	var wg sync.WaitGroup
-	for _, lane := range b.lanes {
-		wg.Go(func() { b.send(lane) })
-		wg.Go(func() { b.sendMore(lane) })
+	for _, q := range b.queues {
+		wg.Go(func() { b.send(q) })
+		wg.Go(func() { b.sendMore(q) })
 	}
 	wg.Go(b.pollBacklog)
 	wg.Wait()
 }
 
-// Stop ends Run once everything that is queued has been answered. It is called once.
+// Stop ends Run after all queued events have been sent. Call it once.
 func (b *Batcher) Stop() { close(b.stop) }
 
-// Append appends one event. nil: it is in the stream. Errors are fault.Unavailable (it may be in the stream, or
-// not) and fault.BacklogFull (it is not).
+// Append appends one event and returns after Redis has answered. After fault.Unavailable the event may or may not be in
+// the stream. After fault.BacklogFull it is not.
 func (b *Batcher) Append(v event.View) error {
 	if err := b.backlog.admit(1); err != nil {
 		return err
 	}
-	g, err := b.lanes[b.laneOf(v)].join(v)
+	g, err := b.queues[b.queueOf(v)].join(v)
 	if err != nil {
 		b.backlog.giveBack(1)
 		return err
@@ -114,41 +114,41 @@ func (b *Batcher) Append(v event.View) error {
 	return g.err
 }
 
-// laneOf is the lane of a content's partition: a call touches one partition, and a server that is away holds up only its
-// own.
-func (b *Batcher) laneOf(v event.View) int { return b.keys.Partition(v.ID) }
+// queueOf returns the index of an event's queue. Each partition has its own queue, because a call touches one partition.
+// So a server that does not answer delays only its own partitions.
+func (b *Batcher) queueOf(v event.View) int { return b.keys.Partition(v.ID) }
 
-// part is how many of a call's events went into a group.
+// part is the events of one AppendAll in one group.
 type part struct {
 	of     *group
 	events int
 }
 
-// AppendAll appends events; those of one content stay in order. appended is how many of them are in the stream for
-// certain, all of them unless there is an error, which is as that of Append. It waits for room in the queues.
+// AppendAll appends events, and waits for room in the queues. Events of one item stay in order. It returns how many of
+// them certainly are in the stream: all of them where the error is nil. The errors are those of Append.
 func (b *Batcher) AppendAll(ctx context.Context, views []event.View) (appended int, err error) {
-	byLane := make([][]event.View, len(b.lanes))
+	byQueue := make([][]event.View, len(b.queues))
 	for _, v := range views {
-		l := b.laneOf(v)
-		byLane[l] = append(byLane[l], v)
+		l := b.queueOf(v)
+		byQueue[l] = append(byQueue[l], v)
 	}
 	for more := true; more && err == nil; {
-		// A part of each lane at a time: the next part of a lane must not overtake this one.
+		// Each round sends one part of each queue and waits for it. So the next part of a queue cannot overtake this one.
 		var parts []part
 		more = false
-		for l, vs := range byLane {
+		for l, vs := range byQueue {
 			n := min(MaxGroup, len(vs))
 			if n == 0 {
 				continue
 			}
-			g, qerr := b.queue(ctx, b.lanes[l], vs[:n])
+			g, qerr := b.enqueue(ctx, b.queues[l], vs[:n])
 			if qerr != nil {
 				err = qerr
 				break
 			}
 			parts = append(parts, part{g, n})
-			byLane[l] = vs[n:]
-			more = more || len(byLane[l]) > 0
+			byQueue[l] = vs[n:]
+			more = more || len(byQueue[l]) > 0
 		}
 		for _, p := range parts {
 			<-p.of.done
@@ -162,22 +162,22 @@ func (b *Batcher) AppendAll(ctx context.Context, views []event.View) (appended i
 	return appended, err
 }
 
-// queue hands events of one lane over as soon as there is room.
-func (b *Batcher) queue(ctx context.Context, l *lane, views []event.View) (*group, error) {
+// enqueue adds events to a queue as soon as it has room for them.
+func (b *Batcher) enqueue(ctx context.Context, q *queue, views []event.View) (*group, error) {
 	if err := b.backlog.admit(len(views)); err != nil {
 		return nil, err
 	}
 	full := time.NewTimer(maxWait)
 	defer full.Stop()
 	for {
-		g, err := l.join(views...)
+		g, err := q.join(views...)
 		if err == nil {
 			return g, nil
 		}
 		if err == errFull {
 			select {
-			case <-l.oldest():
-				continue // there is room, unless others were quicker
+			case <-q.oldest():
+				continue // there is room, unless other callers took it
 			case <-ctx.Done():
 				err = fault.New(fault.Unavailable, "append views", "", ctx.Err())
 			case <-full.C:
@@ -188,58 +188,58 @@ func (b *Batcher) queue(ctx context.Context, l *lane, views []event.View) (*grou
 	}
 }
 
-// send is what one lane has under way: whatever has queued up meanwhile is the next call.
-func (b *Batcher) send(l *lane) {
+// send calls Redis for the groups of a queue, one after the other. Events that arrive during a call gather for the next.
+func (b *Batcher) send(q *queue) {
 	for {
-		if g := l.take(); g != nil {
-			b.deliver(l, g)
-			l.sent()
+		if g := q.take(); g != nil {
+			b.deliver(q, g)
+			q.sent()
 			continue
 		}
 		select {
-		case <-l.kick:
+		case <-q.joined:
 		case <-b.stop:
-			if l.end() {
+			if q.end() {
 				return
 			}
 		}
 	}
 }
 
-// sendMore is a second call of the lane, for groups that grow no more while send has another one under way: Redis works on
-// one while the next is made. One that can grow had better wait: each call costs the same.
-func (b *Batcher) sendMore(l *lane) {
+// sendMore makes a second call at the same time as send, but only for a full group. So Redis works on one group while the
+// api builds the next call. A group that has room waits, because a call costs the same however few events it has.
+func (b *Batcher) sendMore(q *queue) {
 	for {
-		if g := l.takeGrown(); g != nil {
-			b.deliver(l, g)
+		if g := q.takeFull(); g != nil {
+			b.deliver(q, g)
 			continue
 		}
 		select {
-		case <-l.filled:
-		case <-b.stop: // send does the rest
+		case <-q.filled:
+		case <-b.stop: // send sends what is left
 			return
 		}
 	}
 }
 
-func (b *Batcher) deliver(l *lane, g *group) {
-	b.trip(g)
-	l.recycle(g)
+func (b *Batcher) deliver(q *queue, g *group) {
+	b.call(g)
+	q.recycle(g)
 	close(g.done)
 }
 
-// trip sends a group and sets its error.
-func (b *Batcher) trip(g *group) {
+// call sends a group and sets its error. It does not send a group that has waited longer than maxWait.
+func (b *Batcher) call(g *group) {
 	n := float64(len(g.views))
 	start := time.Now()
 	if start.Sub(g.since) > maxWait {
-		// Redis has been slow or away. Sending would be late for everybody behind as well.
+		// Redis is slow or away. Sending this group would also make the groups behind it late.
 		g.err = fault.New(fault.Unavailable, "append view", "", errors.New("Redis is too slow; the event was not sent"))
 	} else {
-		ctx, cancel := context.WithTimeout(context.Background(), tripTimeout)
+		ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
 		_, g.err = b.store.Append(ctx, g.views)
 		cancel()
-		b.trips.Observe(time.Since(start).Seconds())
+		b.seconds.Observe(time.Since(start).Seconds())
 		b.sizes.Observe(n)
 	}
 	if g.err != nil {
@@ -247,6 +247,6 @@ func (b *Batcher) trip(g *group) {
 		b.backlog.giveBack(len(g.views))
 	} else {
 		b.appended.Add(n)
-		b.backlog.landed.Add(int64(len(g.views)))
+		b.backlog.appended.Add(int64(len(g.views)))
 	}
 }

@@ -23,17 +23,18 @@ import (
 
 func TestMain(m *testing.M) { testserver.Main(m) }
 
-// slow is a real store whose trips are counted, and wait to be let through where gate is not nil.
-type slow struct {
+// slowStore is a real store that counts its calls. Where gate is not nil, each call waits until gate is closed.
+type slowStore struct {
 	*state.Store
-	trips atomic.Int64
-	most  atomic.Int64
-	gate  chan struct{}
+	calls   atomic.Int64
+	largest atomic.Int64 // events in one call
+	gate    chan struct{}
 }
 
-func (s *slow) Append(ctx context.Context, views []event.View) ([]string, error) {
-	s.trips.Add(1)
-	for most := s.most.Load(); int64(len(views)) > most && !s.most.CompareAndSwap(most, int64(len(views))); most = s.most.Load() {
+func (s *slowStore) Append(ctx context.Context, views []event.View) ([]string, error) {
+	s.calls.Add(1)
+	n := int64(len(views))
+	for largest := s.largest.Load(); n > largest && !s.largest.CompareAndSwap(largest, n); largest = s.largest.Load() {
 	}
 	if s.gate != nil {
 		<-s.gate
@@ -46,14 +47,25 @@ func view(id, count int) event.View {
 		DBLevel: "bronze", Filename: "f", PostedAt: time.Now()}
 }
 
-func open(t *testing.T, gate chan struct{}) (*ingest.Batcher, *slow, redis.UniversalClient, func()) {
+// waitForCall waits until a call is under way.
+func (s *slowStore) waitForCall(t *testing.T) {
+	t.Helper()
+	testserver.Eventually(t, "a call", 5*time.Second, func() error {
+		if s.calls.Load() == 0 {
+			return fmt.Errorf("none")
+		}
+		return nil
+	})
+}
+
+func open(t *testing.T, gate chan struct{}) (*ingest.Batcher, *slowStore, redis.UniversalClient, func()) {
 	t.Helper()
 	rdb, err := state.Connect(testserver.Redis(t), -1)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { rdb.Close() })
-	s := &slow{gate: gate, Store: state.NewStore(state.Options{Redis: rdb, Keys: state.NewKeys(testserver.Prefix(t)), TTL: time.Hour, Lease: time.Minute})}
+	s := &slowStore{gate: gate, Store: state.NewStore(state.Options{Redis: rdb, Keys: state.NewKeys(testserver.Prefix(t)), TTL: time.Hour, Lease: time.Minute})}
 	b := ingest.New(ingest.Options{Store: s, MaxBacklog: 1 << 30, Metrics: prometheus.NewRegistry()})
 	done := make(chan struct{})
 	go func() {
@@ -68,34 +80,29 @@ func open(t *testing.T, gate chan struct{}) (*ingest.Batcher, *slow, redis.Unive
 	return b, s, rdb, stop
 }
 
-func TestRequestsThatWaitShareATrip(t *testing.T) {
+func TestRequestsThatWaitShareACall(t *testing.T) {
 	gate := make(chan struct{})
 	b, s, rdb, _ := open(t, gate)
 	var wg sync.WaitGroup
 	for i := range 1000 {
 		wg.Go(func() {
-			if err := b.Append(view(2, i)); err != nil { // one content, one lane
+			if err := b.Append(view(2, i)); err != nil { // one item, so one queue
 				t.Error(err)
 			}
 		})
 	}
-	testserver.Eventually(t, "the first trip", 5*time.Second, func() error {
-		if s.trips.Load() == 0 {
-			return fmt.Errorf("none")
-		}
-		return nil
-	})
+	s.waitForCall(t)
 	time.AfterFunc(200*time.Millisecond, func() { close(gate) }) // meanwhile the others queue up
 	wg.Wait()
 	if n := rdb.XLen(t.Context(), s.Keys().Views()).Val(); n != 1000 {
 		t.Fatalf("%d entries", n)
 	}
-	if trips, most := s.trips.Load(), s.most.Load(); trips > 100 || most > ingest.MaxGroup {
-		t.Fatalf("%d trips, %d events in one", trips, most)
+	if calls, largest := s.calls.Load(), s.largest.Load(); calls > 100 || largest > ingest.MaxGroup {
+		t.Fatalf("%d calls, %d events in the largest", calls, largest)
 	}
 }
 
-func TestAppendAllKeepsTheOrderOfEachContent(t *testing.T) {
+func TestAppendAllKeepsTheOrderOfEachItem(t *testing.T) {
 	b, s, rdb, _ := open(t, nil)
 	var views []event.View
 	for i := range 3000 {
@@ -115,18 +122,18 @@ func TestAppendAllKeepsTheOrderOfEachContent(t *testing.T) {
 	}
 }
 
-func TestAGroupThatGrowsNoMoreIsASecondTripAndOneThatCanGrowWaits(t *testing.T) {
+func TestAFullGroupIsASecondCallAndAGroupThatHasRoomWaits(t *testing.T) {
 	gate := make(chan struct{})
 	b, s, rdb, _ := open(t, gate)
 	var wg sync.WaitGroup
 	open := sync.OnceFunc(func() { close(gate) })
 	defer wg.Wait()
 	defer open()
-	trips := func(n int64) {
+	calls := func(n int64) {
 		t.Helper()
-		testserver.Eventually(t, fmt.Sprintf("trip %d", n), 5*time.Second, func() error {
-			if have := s.trips.Load(); have != n {
-				return fmt.Errorf("%d trips", have)
+		testserver.Eventually(t, fmt.Sprintf("call %d", n), 5*time.Second, func() error {
+			if have := s.calls.Load(); have != n {
+				return fmt.Errorf("%d calls", have)
 			}
 			return nil
 		})
@@ -143,25 +150,25 @@ func TestAGroupThatGrowsNoMoreIsASecondTripAndOneThatCanGrowWaits(t *testing.T) 
 		})
 	}
 	post(1)
-	trips(1)
+	calls(1)
 	post(2)
 	time.Sleep(50 * time.Millisecond)
-	trips(1) // it waits for company
+	calls(1) // the group has room, so it waits
 	full := make([]int, ingest.MaxGroup)
 	for i := range full {
 		full[i] = i + 1
 	}
 	post(full...)
-	trips(2) // together they were too many for one: the first is complete
+	calls(2) // together they do not fit into one group, so the first one is full
 	open()
 	wg.Wait()
-	trips(3)
+	calls(3)
 	if n := rdb.XLen(t.Context(), s.Keys().Views()).Val(); n != int64(len(full))+2 {
 		t.Errorf("%d entries", n)
 	}
 }
 
-func TestStopAnswersEverybody(t *testing.T) {
+func TestStopAnswersEveryRequest(t *testing.T) {
 	gate := make(chan struct{})
 	b, s, rdb, stop := open(t, gate)
 	var wg sync.WaitGroup
@@ -177,29 +184,24 @@ func TestStopAnswersEverybody(t *testing.T) {
 			}
 		})
 	}
-	testserver.Eventually(t, "a trip", 5*time.Second, func() error {
-		if s.trips.Load() == 0 {
-			return fmt.Errorf("none")
-		}
-		return nil
-	})
+	s.waitForCall(t)
 	go close(gate)
 	stop()
 	wg.Wait()
 	if err := b.Append(view(1, 1)); !fault.Is(err, fault.Unavailable) {
-		t.Fatalf("after the end: %v", err)
+		t.Fatalf("after Stop: %v", err)
 	}
 	if n := rdb.XLen(t.Context(), s.Keys().Views()).Val(); n != accepted.Load() {
 		t.Fatalf("%d entries, %d were accepted", n, accepted.Load())
 	}
 }
 
-func TestAFullQueueIsRefusedAtOnce(t *testing.T) {
+func TestAFullQueueRefusesEventsAtOnce(t *testing.T) {
 	gate := make(chan struct{})
 	b, _, _, _ := open(t, gate)
 	t.Cleanup(sync.OnceFunc(func() { close(gate) }))
 	refused := make(chan error, 1)
-	for i := range 10_000 { // a queue has room for 8,192, and two trips for 256 each
+	for i := range 10_000 { // a queue has room for 8,192, and two calls for 256 each
 		go func() {
 			if err := b.Append(view(2, i)); err != nil {
 				select {
@@ -215,6 +217,6 @@ func TestAFullQueueIsRefusedAtOnce(t *testing.T) {
 			t.Fatal(err)
 		}
 	case <-time.After(1500 * time.Millisecond):
-		t.Fatal("nobody was refused")
+		t.Fatal("no request was refused")
 	}
 }

@@ -39,7 +39,7 @@ func NewCommits(store *state.Store, notify func(item.ID), log *zap.Logger) *Comm
 	return c
 }
 
-// Next returns a channel that gets a value when entries of the item have come. Call stop when nobody listens any more.
+// Next returns a channel that gets a value when entries of the item have arrived. The caller calls stop afterwards.
 func (c *Commits) Next(id item.ID) (committed <-chan struct{}, stop func()) {
 	ch := make(chan struct{}, 1)
 	c.mu.Lock()
@@ -58,8 +58,8 @@ func (c *Commits) Next(id item.ID) (committed <-chan struct{}, stop func()) {
 	}
 }
 
-// Run reads from the present ends of the streams until ctx ends. After an outage of Redis it reads what it has missed.
-// It misses for good what was trimmed meanwhile, which is why caches expire by themselves as well.
+// Run reads from the present ends of the streams until ctx ends. After an outage of Redis it reads the entries that it has
+// missed. It never sees those that were trimmed meanwhile, so caches also expire by time.
 func (c *Commits) Run(ctx context.Context) {
 	after := make([]string, len(c.streams))
 	for ctx.Err() == nil {
@@ -70,7 +70,7 @@ func (c *Commits) Run(ctx context.Context) {
 	}
 }
 
-// read reads once from every partition. A partition that does not answer holds up no other.
+// read reads once from every partition. A partition that does not answer delays no other.
 func (c *Commits) read(ctx context.Context, after []string) error {
 	err := beginAtEnd(ctx, c.store, c.streams, after)
 	return cmp.Or(err, c.store.ReadNew(ctx, c.streams, after, func(_ int, entry state.Entry) {

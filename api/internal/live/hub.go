@@ -19,20 +19,20 @@ import (
 )
 
 const (
-	// progressEvery is how often moves in flight are looked at, and maxMoves how many of them.
+	// progressEvery is how often the progress of the first maxMoves moves in flight is read.
 	progressEvery = time.Second
 	maxMoves      = 100
-	// page is how many entries of a stream catching up reads at once.
+	// page is how many entries of a stream catchUp reads at once.
 	page = 1000
-	// buffer is how many events may wait for a watcher; one that is slower is sent to read the streams again.
+	// buffer is how many events may wait for a watcher. A watcher with more must read the streams again.
 	buffer = 4096
 )
 
-// streams are the names of what is watched, in every partition.
+// streams are the names of the streams that the hub reads, in every partition.
 var streams = [...]string{"views", "relocated", "committed", "dead"}
 
-// overlap is by how much the clocks of a cluster's nodes may differ: what a watcher may have seen already when he goes on
-// from an entry of one of several partitions.
+// overlap is by how much the clocks of a cluster's nodes may differ. With several partitions, a watcher that continues
+// gets the events of this time again.
 const overlap = 5 * time.Second
 
 // Event is one entry of a stream, or the progress of a move.
@@ -43,14 +43,14 @@ type Event struct {
 	at     int // index in the hub's keys
 }
 
-// Position is how far a watcher has come in each stream.
+// Position is how far a watcher has read in each stream.
 type Position struct {
 	entry string   // the last entry of all, as Ref.Text shows it
-	ids   []string // as the hub's keys
+	ids   []string // the last entry of each of the hub's streams
 }
 
 // String is the form that ParsePosition reads: the last entry's id. With one partition, the positions in views, relocated,
-// committed and dead follow, with semicolons between; with several they would be too long to send along with each event.
+// committed and dead follow, with semicolons between. With several partitions they would be too long for each event.
 func (p Position) String() string {
 	if len(p.ids) > len(streams) {
 		return p.entry
@@ -79,8 +79,8 @@ func ParsePosition(k state.Keys, s string) (Position, error) {
 		}
 		return p, nil
 	}
-	// What other streams got in the same millisecond comes again, and with several partitions what they got in the last
-	// seconds by their own clocks; nothing is left out.
+	// The position must leave out no event. So the watcher gets again what other streams got in the same millisecond, and
+	// with several partitions what they got in the last seconds of their own clocks.
 	ms, _, _ := strings.Cut(r.ID, "-")
 	if k.Partitions() > 1 {
 		n, err := strconv.ParseInt(ms, 10, 64)
@@ -95,7 +95,7 @@ func ParsePosition(k state.Keys, s string) (Position, error) {
 	return p, nil
 }
 
-// Hub reads the four streams once for all who watch, and only while somebody does.
+// Hub reads the four streams once for all watchers, and only while there are watchers.
 type Hub struct {
 	store   *state.Store
 	streams []string // views, relocated, committed, dead of every partition
@@ -104,7 +104,7 @@ type Hub struct {
 
 	mu       sync.Mutex
 	watchers map[*Watcher]bool
-	reading  chan struct{} // closed while the streams are read: what comes from then on reaches every watcher
+	reading  chan struct{} // closed while the streams are read: entries that arrive from then on reach every watcher
 }
 
 // NewHub makes a Hub. Run must be started.
@@ -117,14 +117,14 @@ func NewHub(store *state.Store, log *zap.Logger) *Hub {
 	return h
 }
 
-// Watcher gets the events from a position on.
+// Watcher gets the events after a position.
 type Watcher struct {
 	hub    *Hub
 	at     Position
 	events chan Event // closed where the watcher was too slow
 }
 
-// End is the present end of the streams: where a watcher begins who has seen nothing yet.
+// End is the present end of the streams, where a new watcher begins.
 func (h *Hub) End(ctx context.Context) (Position, error) {
 	p := Position{entry: state.Ref{ID: "0-0"}.Text(h.store.Keys())}
 	newest := state.Ref{ID: "0-0"}
@@ -138,20 +138,20 @@ func (h *Hub) End(ctx context.Context) (Position, error) {
 			newest = r
 		}
 	}
-	if len(h.streams) > len(streams) { // where String has no more than this
+	if len(h.streams) > len(streams) { // with several partitions, String has the entry only
 		p.entry = newest.Text(h.store.Keys())
 	}
 	return p, nil
 }
 
-// Watch calls send with every event after the position, and with each one's position, until ctx ends or send fails,
-// whose error it returns. Heartbeats, where the event is nil, come at least every beat.
+// Watch calls send with every event after the position, and with the event's position, until ctx ends or send fails. It
+// returns the error of send. It also calls send with a nil event, a heartbeat, at least every beat.
 func (h *Hub) Watch(ctx context.Context, from Position, beat time.Duration, send func(*Event, Position) error) error {
 	ticker := time.NewTicker(beat)
 	defer ticker.Stop()
 	w := &Watcher{hub: h, at: from}
 	for {
-		// First watch, then read what there was before: an event that comes both ways is told by its id.
+		// The watcher first begins to receive, then reads the events before. An event that it gets both ways has the same id.
 		w.events = make(chan Event, buffer)
 		reading := h.add(w)
 		err := w.follow(ctx, reading, ticker.C, send)
@@ -192,7 +192,7 @@ func (w *Watcher) follow(ctx context.Context, reading <-chan struct{}, beat <-ch
 		} else if !fault.Is(err, fault.Unavailable) || ctx.Err() != nil {
 			return err
 		} else {
-			// Redis is away: the watcher stays, and hears that we are alive.
+			// Redis is away. The watcher stays connected, and the heartbeat shows that the api is alive.
 			if err := send(nil, w.at); err != nil {
 				return err
 			}
@@ -231,7 +231,7 @@ func (w *Watcher) catchUp(ctx context.Context, deliver func(Event) error) error 
 			for _, e := range found {
 				events = append(events, entryEvent(i, e))
 			}
-			// Behind the end of a full page there may be entries that are older than what the others have.
+			// The next page of this stream may have entries that are older than some of the other streams.
 			if len(found) == page && (full == "" || stream.Newer(full, found[page-1].ID)) {
 				full = found[page-1].ID
 			}
@@ -282,7 +282,7 @@ func (h *Hub) remove(w *Watcher) {
 	delete(h.watchers, w)
 }
 
-// idle tells whether nobody watches, and if so closes the books: who comes now waits for the next start.
+// idle reports whether there are no watchers. Where there are none, later watchers wait until the hub reads again.
 func (h *Hub) idle() bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -311,7 +311,7 @@ func (h *Hub) Run(ctx context.Context) {
 	}
 }
 
-// readStreams returns when nobody watches any more.
+// readStreams reads for the watchers. It returns when there are none.
 func (h *Hub) readStreams(ctx context.Context) {
 	var at *Position
 	for ctx.Err() == nil && !h.idle() {
@@ -358,7 +358,7 @@ func (h *Hub) spread(events []Event) {
 	}
 }
 
-// progress looks at the moves in flight and tells what has changed.
+// progress reads the progress of the moves in flight and sends what has changed to the watchers.
 func (h *Hub) progress(ctx context.Context) {
 	last := map[item.ID]state.Progress{}
 	for ctx.Err() == nil {
