@@ -33,6 +33,10 @@ func (r Row) Item(count item.Count) policy.Item {
 	return policy.Item{Level: r.Level, Count: int64(count), Pin: r.Pinned}
 }
 
+// CountedOrMoved reports whether the item ever had a view event or a move. Somebody may have put an item without either on
+// its level on purpose.
+func (r Row) CountedOrMoved() bool { return r.ViewCount > 0 || r.Generation > 0 }
+
 const rowColumns = "cid, content_level, filename, generate_time, update_time, generation, view_count, size_bytes, digest, pinned_level"
 
 // Content reads one row; fault.Unknown where there is none.

@@ -149,7 +149,7 @@ func (s *Server) updateSentence(c echo.Context) error {
 // target yet.
 func (s *Server) onTarget(ctx context.Context, id item.ID, p policy.Policy) (bool, error) {
 	row, err := s.Catalog.Content(ctx, id)
-	if err != nil || row.ViewCount == 0 && row.Generation == 0 {
+	if err != nil || !row.CountedOrMoved() {
 		return false, err
 	}
 	return p.Decide(row.Item(row.ViewCount), time.Now()).Target == row.Level, nil

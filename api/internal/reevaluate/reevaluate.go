@@ -185,7 +185,7 @@ func (r *Reevaluator) reevaluatePage(ctx context.Context, before []policy.Level,
 // the levels before the change, p those after it. An item that was never counted may have been put on its level on
 // purpose: it is left alone unless the change is about the count 0.
 func concerns(row catalog.Row, st *state.State, before []policy.Level, p policy.Policy) bool {
-	count, counted := row.ViewCount, row.ViewCount > 0 || row.Generation > 0
+	count, counted := row.ViewCount, row.CountedOrMoved()
 	if st != nil {
 		count, counted = st.Count, true
 	}
