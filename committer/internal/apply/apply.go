@@ -1,9 +1,9 @@
-// Package apply commits relocations to MySQL: a batch of entries of `relocated`, one transaction, one outcome for
-// each entry (protocol step 6). It knows neither Redis nor logs; it returns results.
+// Package apply commits relocations to MySQL: it applies a batch of entries of `relocated` in one transaction, and returns
+// one result for each entry (step 6 of docs/design.md). It touches MySQL alone, writes no logs, and knows no Redis.
 //
-// An entry says: a copy of this content lies at To, complete, and the row named From, this file name and this
-// generation when I looked. The row may name To if that is still so, and every change of a row that counts raises
-// its generation; so nobody commits what was decided on an older row, and nobody commits twice.
+// An entry says: a complete copy of this item lies at To, and when the relocator looked the row up, it had this From, this
+// filename and this generation. The row may name To only if that is still so. Every change of a row that matters raises the
+// row's generation. So nothing is committed that was decided on an older row, and nothing is committed twice.
 package apply
 
 import (
@@ -20,37 +20,38 @@ import (
 )
 
 const (
-	// tries of one transaction before it is given up for now, and the wait after the first; it doubles
-	tries     = 5
+	// maxTries of one transaction in one call of Apply.
+	maxTries = 5
+	// firstWait follows the first try; it doubles after each.
 	firstWait = 10 * time.Millisecond
 )
 
-// Result says what became of one entry.
+// Result is what became of one entry.
 type Result struct {
 	Outcome    event.Outcome // committed or superseded; "" where Err is set
-	Again      bool          // committed by an earlier delivery: this one changed nothing
-	RowLevel   string        // the level that the row names now; "" where there is no row
+	Again      bool          // an earlier delivery committed it, and this one changed nothing
+	RowLevel   string        // the level that the row names afterwards; "" where there is no row
 	Generation int64         // committed: the row's after that commit; superseded: the entry's
 	At         time.Time     // of the commit, or of the refusal; UTC, whole microseconds
 
 	// Err is a fault: Conflict or Unprocessable where this entry can never be committed; Busy where
-	// somebody else has locked the row; Unavailable where MySQL could not be asked, or did not say whether it has
+	// another transaction has locked the row; Unavailable where MySQL is away, or did not say whether it has
 	// committed; else Internal. Only the first two say for certain that this entry has not been committed.
 	Err error
 }
 
-// Applier commits batches. Any number of them may work on one database.
+// Applier commits batches. Any number of Appliers may work on one database.
 type Applier struct{ db *sql.DB }
 
-// New takes the pool of a catalog, whose settings it relies on (rows found count as affected; times in UTC; READ
-// COMMITTED).
+// New makes an Applier. db must be the pool of a catalog: its sessions count rows that are found as affected, have times in
+// UTC, and are READ COMMITTED.
 func New(db *sql.DB) *Applier { return &Applier{db} }
 
-// Apply commits what can be committed and returns one result for each entry, in their order. It may be called again
-// with entries that were committed before; they are found in update_history.
+// Apply commits the entries that can be committed, and returns one result for each entry, in their order. Entries that were
+// committed before may be among them: update_history has them.
 //
-// A transaction that failed for something that passes is repeated a few times. One that failed for its data is split,
-// so that a bad entry fails alone. When MySQL is away, the entries that were not reached share its error.
+// Apply repeats a transaction that failed for a reason that passes by itself, such as a deadlock. It splits a transaction
+// that failed for its data, so that a bad entry fails alone. When MySQL is away, all entries that are left have its error.
 func (a *Applier) Apply(ctx context.Context, entries []event.Relocated) []Result {
 	results := make([]Result, len(entries))
 	if len(entries) > 0 {
@@ -59,7 +60,7 @@ func (a *Applier) Apply(ctx context.Context, entries []event.Relocated) []Result
 	return results
 }
 
-// apply fills results. It tells whether MySQL can be used; if not, what follows need not be tried.
+// apply fills results in. false: MySQL is away, and the caller need not try more.
 func (a *Applier) apply(ctx context.Context, entries []event.Relocated, results []Result) bool {
 	decided, err := a.persist(ctx, entries)
 	if err == nil {
@@ -85,7 +86,7 @@ func refuse(results []Result, err error) {
 	}
 }
 
-// persist runs the transaction until it succeeds, or fails for something that does not pass by itself.
+// persist runs the transaction until it succeeds, or fails for a reason that does not pass by itself.
 func (a *Applier) persist(ctx context.Context, entries []event.Relocated) ([]Result, error) {
 	for try := 1; ; try++ {
 		results, err := a.transact(ctx, entries)
@@ -93,7 +94,7 @@ func (a *Applier) persist(ctx context.Context, entries []event.Relocated) ([]Res
 			return results, nil
 		}
 		again := catalog.Retryable(err) || errors.Is(err, errMoved)
-		if !again || try == tries || ctx.Err() != nil {
+		if !again || try == maxTries || ctx.Err() != nil {
 			return nil, explain(entries, err)
 		}
 		wait := firstWait << (try - 1)
@@ -105,12 +106,12 @@ func (a *Applier) persist(ctx context.Context, entries []event.Relocated) ([]Res
 	}
 }
 
-// explain makes a fault of what the server said.
+// explain makes a fault of the server's error.
 func explain(entries []event.Relocated, err error) error {
 	subject := fmt.Sprintf("%d relocations", len(entries))
 	if len(entries) == 1 {
 		e := entries[0]
-		subject = fmt.Sprintf("content %s from %s to %s", e.ID, e.From, e.To)
+		subject = fmt.Sprintf("item %s from %s to %s", e.ID, e.From, e.To)
 	}
 	if errors.Is(err, errMoved) {
 		return fault.New(fault.Unavailable, "commit", subject, err)

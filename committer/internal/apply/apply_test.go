@@ -108,7 +108,7 @@ func TestARelocationIsCommittedOnceHoweverOftenItIsDelivered(t *testing.T) {
 		d.expectRow(1, "gold", 1)
 		d.expectHistory(1, 1)
 	})
-	t.Run("after the content went on, it was committed and the row names another level", func(t *testing.T) {
+	t.Run("committed, and then the item moved on", func(t *testing.T) {
 		d := newDatabase(t, 1)
 		a := apply.New(d.DB())
 		next := relocated(2, 1)
@@ -264,7 +264,7 @@ func TestABadRowNeverFailsItsBatch(t *testing.T) {
 				}
 				expectKind(t, r, fault.Unprocessable)
 				d.expectRow(es[i].ID, "bronze", 0)
-				if want := "content " + es[i].ID.String(); !strings.Contains(r.Err.Error(), want) {
+				if want := "item " + es[i].ID.String(); !strings.Contains(r.Err.Error(), want) {
 					t.Errorf("the error %q does not name %s", r.Err, want)
 				}
 			}

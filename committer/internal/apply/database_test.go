@@ -25,14 +25,14 @@ type database struct {
 	dsn string
 }
 
-func newDatabase(t testing.TB, contents int) database {
+func newDatabase(t testing.TB, items int) database {
 	t.Helper()
 	d := database{t: t, dsn: testserver.MySQL(t)}
 	d.Catalog = open(t, d.dsn)
 	if _, err := d.Migrate(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	for id := 1; id <= contents; id++ {
+	for id := 1; id <= items; id++ {
 		d.exec("INSERT INTO contents (cid, content_level, filename) VALUES (?, 'bronze', ?)", id, filename(item.ID(id)))
 	}
 	return d
@@ -68,7 +68,7 @@ func (d database) row(id item.ID) catalog.Row {
 func (d database) expectRow(id item.ID, level string, generation int64) {
 	d.t.Helper()
 	if r := d.row(id); r.Level != level || r.Generation != generation {
-		d.t.Errorf("content %s is on %s with generation %d, want %s, %d", id, r.Level, r.Generation, level, generation)
+		d.t.Errorf("item %s is on %s with generation %d, want %s, %d", id, r.Level, r.Generation, level, generation)
 	}
 }
 
@@ -78,7 +78,7 @@ func (d database) expectHistory(id item.ID, want int) {
 	var n int
 	err := d.DB().QueryRow("SELECT COUNT(*) FROM update_history WHERE cid = ? OR ? = 0", id, id).Scan(&n)
 	if err != nil || n != want {
-		d.t.Errorf("content %s has %d rows of history, want %d (%v)", id, n, want, err)
+		d.t.Errorf("item %s has %d rows of history, want %d (%v)", id, n, want, err)
 	}
 }
 
@@ -109,7 +109,7 @@ func eventID(n int) string { return fmt.Sprintf("0198a5b0-0000-7000-8000-%012x",
 
 var start = time.Date(2026, 3, 1, 12, 0, 0, 123456000, time.UTC)
 
-// relocated is event n: content id went from bronze to gold, seen with generation 0.
+// relocated is event n: item id went from bronze to gold, seen with generation 0.
 func relocated(n int, id item.ID) event.Relocated {
 	return event.Relocated{
 		EventID: eventID(n), ID: id, From: "bronze", To: "gold", Filename: filename(id), Count: 2500, Bytes: 4096,

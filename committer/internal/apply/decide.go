@@ -11,21 +11,21 @@ import (
 	"github.com/tierflow/tierflow/shared/item"
 )
 
-// row is what the transaction has locked of a row of contents.
+// row is a row of contents as the transaction has locked it.
 type row struct {
 	level      string
 	filename   string
 	generation int64
 	updated    time.Time
-	locked     bool // by somebody else: nothing else is known of it
+	locked     bool // by another transaction: the other fields are not known
 }
 
-// seen tells whether the row is as the relocator saw it.
+// seen says whether the row is as the relocator saw it.
 func (r *row) seen(e event.Relocated) bool {
 	return r != nil && !r.locked && r.generation == e.Generation && r.level == e.From && r.filename == e.Filename
 }
 
-// asSeen tells whether each entry has a row of its own that is as the relocator saw it.
+// asSeen says whether each entry has a row of its own, and each row is as the relocator saw it.
 func asSeen(entries []event.Relocated, rows map[item.ID]*row) bool {
 	return len(rows) == len(entries) && !slices.ContainsFunc(entries, func(e event.Relocated) bool { return !rows[e.ID].seen(e) })
 }
@@ -44,17 +44,17 @@ type move struct {
 	recorded   bool // update_history has a row of an earlier move of the same event
 }
 
-// decide says what becomes of each entry, in their order, and returns the moves in the order of their ids. rows and
-// records are brought up to date as the moves will leave them; at is the time of the moves.
+// decide returns the result of each entry, in their order, and the moves to write, in the order of their ids. It changes
+// rows and records to what the moves will leave. at is the time of the moves.
 //
-// An entry commits if the row is as the relocator saw it. The generation alone would do, were it not for rows that are
-// written by hand, or removed and registered again: their level and name are compared as well. At most one entry of a
-// content commits in a batch, because the relocator cannot have seen the row that this transaction makes.
+// An entry commits if the row is as the relocator saw it. Level and filename are compared as well as the generation,
+// because people write rows by hand, and delete and register items again. At most one entry of an item commits in a batch:
+// the relocator cannot have seen the row that this transaction writes.
 //
-// Else, an event in update_history that led to the same level was committed by an earlier delivery. One that led to
-// another level had two moves: the newest event is appended again when a commit led elsewhere, and keeps its id.
+// Otherwise, update_history may have the event. With the same level, an earlier delivery has committed this entry. With
+// another level, the event had two moves: the newest event keeps its id when it is appended again after a commit.
 //
-// Everything else is superseded; so is a content that has no row any more.
+// Every other entry is superseded, and so is one whose item has no row any more.
 func decide(entries []event.Relocated, rows map[item.ID]*row, records map[string]record, at time.Time) ([]Result, []move) {
 	results := make([]Result, len(entries))
 	moved := map[item.ID]bool{}
@@ -65,9 +65,9 @@ func decide(entries []event.Relocated, rows map[item.ID]*row, records map[string
 		switch {
 		case recorded && rec.id != e.ID:
 			results[i].Err = fault.New(fault.Conflict, "commit", "event "+e.EventID,
-				fmt.Errorf("it is in update_history as one of content %s", rec.id))
+				fmt.Errorf("it is in update_history as one of item %s", rec.id))
 		case r != nil && r.locked:
-			results[i].Err = fault.New(fault.Busy, "commit", "content "+e.ID.String(),
+			results[i].Err = fault.New(fault.Busy, "commit", "item "+e.ID.String(),
 				fmt.Errorf("its row is locked by another transaction"))
 		case !moved[e.ID] && r.seen(e):
 			moves = append(moves, move{e, r.updated, recorded})

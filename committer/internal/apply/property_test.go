@@ -51,21 +51,21 @@ func (m model) apply(e event.Relocated) (outcome event.Outcome, again, refused b
 // Batches of good, bad, old, repeated and contradictory entries, with releases and restarts between them: MySQL ends as
 // if each entry had been applied alone, in its turn.
 func TestABatchDoesWhatItsEntriesWouldDoOneByOne(t *testing.T) {
-	const contents = 4
+	const items = 4
 	d := newDatabase(t, 0)
 	a := apply.New(d.DB())
 	rapid.Check(t, func(t *rapid.T) {
 		d.exec("DELETE FROM contents")
 		d.exec("DELETE FROM update_history")
 		m := model{map[item.ID]*modelRow{}, map[string]modelRecord{}}
-		for id := item.ID(1); id <= contents; id++ {
+		for id := item.ID(1); id <= items; id++ {
 			d.exec("INSERT INTO contents (cid, content_level, filename) VALUES (?, 'bronze', ?)", id, filename(id))
 			m.rows[id] = &modelRow{level: "bronze"}
 		}
 		var sent []event.Relocated
 		for range rapid.IntRange(1, 8).Draw(t, "batches") {
 			if rapid.Bool().Draw(t, "a release begins") {
-				id := item.ID(rapid.IntRange(1, contents).Draw(t, "of"))
+				id := item.ID(rapid.IntRange(1, items).Draw(t, "of"))
 				d.exec("UPDATE contents SET generation = generation + 1 WHERE cid = ?", id)
 				m.rows[id].generation++
 			}
@@ -79,9 +79,9 @@ func TestABatchDoesWhatItsEntriesWouldDoOneByOne(t *testing.T) {
 					t.Fatalf("entry %d, %+v:\ngot %+v, want %s, again %v, refused %v", i, e, r, outcome, again, refused)
 				}
 			}
-			for id := item.ID(1); id <= contents; id++ {
+			for id := item.ID(1); id <= items; id++ {
 				if r, want := d.row(id), *m.rows[id]; r.Level != want.level || r.Generation != want.generation {
-					t.Fatalf("content %s: %s, %d; want %+v", id, r.Level, r.Generation, want)
+					t.Fatalf("item %s: %s, %d; want %+v", id, r.Level, r.Generation, want)
 				}
 			}
 			var n int

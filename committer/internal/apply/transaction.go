@@ -16,17 +16,17 @@ import (
 	"github.com/tierflow/tierflow/shared/item"
 )
 
-// errMoved means that a row was not as it had been locked. No server that keeps its word lets this happen.
+// errMoved means that a row changed while this transaction had it locked. A server that locks rows lets this never happen.
 var errMoved = errors.New("a locked row was changed by another transaction")
 
-// errRecorded means that update_history has an event whose row is as if it had not been committed.
+// errRecorded means that update_history has an event, although its row looks as if the event had not been committed.
 var errRecorded = errors.New("an event is in update_history")
 
-// transact decides and writes one batch. The statements are few and of one shape whatever the batch: one or two to read,
-// one to change contents, one to record. They use nothing that MySQL, MariaDB and go-mysql-server do not share.
+// transact decides and writes one batch. The statements are few and have one shape whatever the batch: one or two to read,
+// one to change contents, one to write history. They use only SQL that MySQL, MariaDB and go-mysql-server share.
 //
-// An event whose row is as the relocator saw it was most often not committed before, so update_history is only read where
-// a row is not, or where its unique key has said so.
+// An event whose row is as the relocator saw it was most often not committed before. So update_history is read only where a
+// row has changed, or where the unique key of update_history refuses an event.
 func (a *Applier) transact(ctx context.Context, entries []event.Relocated) ([]Result, error) {
 	results, err := a.transaction(ctx, entries, false)
 	if errors.Is(err, errRecorded) {
@@ -35,15 +35,15 @@ func (a *Applier) transact(ctx context.Context, entries []event.Relocated) ([]Re
 	return results, err
 }
 
-// transaction locks rows before it reads update_history: who reads first could miss a commit that the lock then waits for,
-// and call superseded what was committed. Under READ COMMITTED, which a catalog's sessions have, each statement sees what
-// was committed when it began, and only rows that are found are locked, no gaps.
+// transaction locks rows before it reads update_history. If it read first, it could miss a commit that the lock then waits
+// for, and call a committed entry superseded. A catalog's sessions are READ COMMITTED: each statement sees what was
+// committed when it began, and locks only the rows that it finds, no gaps (MySQL manual, "Transaction Isolation Levels").
 func (a *Applier) transaction(ctx context.Context, entries []event.Relocated, history bool) ([]Result, error) {
 	tx, err := a.db.BeginTx(ctx, nil)
 	if err != nil {
 		return nil, err
 	}
-	defer func() { _ = tx.Rollback() }() // does nothing after Commit; what it could say, the first error has said
+	defer func() { _ = tx.Rollback() }() // does nothing after Commit; the first error has said what is wrong
 	rows, err := lock(ctx, tx, entries)
 	if err != nil {
 		return nil, err
@@ -63,7 +63,7 @@ func (a *Applier) transaction(ctx context.Context, entries []event.Relocated, hi
 	if err := update(ctx, tx, moves, at); err != nil {
 		return nil, err
 	}
-	err = journal(ctx, tx, moves, at)
+	err = writeHistory(ctx, tx, moves, at)
 	if !history && catalog.Kind(err) == fault.Conflict {
 		return nil, errRecorded
 	}
@@ -73,8 +73,8 @@ func (a *Applier) transaction(ctx context.Context, entries []event.Relocated, hi
 	return results, tx.Commit()
 }
 
-// lock reads and locks the rows of the entries, in the order of the primary key, as all who lock more than one do. It
-// does not wait for a row that somebody else has locked: one such row would hold up all the others.
+// lock reads and locks the rows of the entries in the order of the primary key: whoever locks more than one row uses this
+// order. It does not wait for a row that another transaction has locked, because one such row would hold up all others.
 func lock(ctx context.Context, tx *sql.Tx, entries []event.Relocated) (map[item.ID]*row, error) {
 	wanted := map[item.ID]bool{}
 	for _, e := range entries {
@@ -83,7 +83,7 @@ func lock(ctx context.Context, tx *sql.Tx, entries []event.Relocated) (map[item.
 	found := make(map[item.ID]*row, len(wanted))
 	ids := slices.Sorted(maps.Keys(wanted))
 	rows, err := tx.QueryContext(ctx, "SELECT cid, content_level, filename, generation, update_time FROM contents"+
-		" WHERE cid IN ("+marks("?", len(ids))+") ORDER BY cid FOR UPDATE SKIP LOCKED", args(ids)...)
+		" WHERE cid IN ("+placeholders("?", len(ids))+") ORDER BY cid FOR UPDATE SKIP LOCKED", args(ids)...)
 	if err != nil {
 		return nil, err
 	}
@@ -103,9 +103,9 @@ func lock(ctx context.Context, tx *sql.Tx, entries []event.Relocated) (map[item.
 	if len(wanted) == 0 {
 		return found, nil
 	}
-	// What was not found is locked, or not there.
+	// A row that was not found is locked, or does not exist.
 	ids = slices.Sorted(maps.Keys(wanted))
-	skipped, err := tx.QueryContext(ctx, "SELECT cid FROM contents WHERE cid IN ("+marks("?", len(ids))+")", args(ids)...)
+	skipped, err := tx.QueryContext(ctx, "SELECT cid FROM contents WHERE cid IN ("+placeholders("?", len(ids))+")", args(ids)...)
 	if err != nil {
 		return nil, err
 	}
@@ -120,14 +120,14 @@ func lock(ctx context.Context, tx *sql.Tx, entries []event.Relocated) (map[item.
 	return found, skipped.Err()
 }
 
-// recorded reads what update_history has of the entries' events.
+// recorded reads the history of the entries' events.
 func recorded(ctx context.Context, tx *sql.Tx, entries []event.Relocated) (map[string]record, error) {
 	ids := make([]string, len(entries))
 	for i, e := range entries {
 		ids[i] = e.EventID
 	}
 	rows, err := tx.QueryContext(ctx, "SELECT event_id, cid, new_level, update_time FROM update_history"+
-		" WHERE event_id IN ("+marks("?", len(ids))+")", args(ids)...)
+		" WHERE event_id IN ("+placeholders("?", len(ids))+")", args(ids)...)
 	if err != nil {
 		return nil, err
 	}
@@ -144,13 +144,13 @@ func recorded(ctx context.Context, tx *sql.Tx, entries []event.Relocated) (map[s
 	return records, rows.Err()
 }
 
-// updateMost is how many rows one statement changes. The server finds a row's values by going through those of the
-// others: what a statement costs grows with the square of its rows.
-const updateMost = 100
+// maxUpdates is how many rows one statement changes. The server finds the values of a row by going through those of the
+// other rows, so the cost of a statement grows with the square of its rows.
+const maxUpdates = 100
 
-// update changes the rows of all moves. That the level exists, a foreign key guards.
+// update changes the rows of all moves. A foreign key makes sure that the level exists.
 func update(ctx context.Context, tx *sql.Tx, moves []move, at time.Time) error {
-	for part := range slices.Chunk(moves, updateMost) {
+	for part := range slices.Chunk(moves, maxUpdates) {
 		s := updateStatement(part, at)
 		res, err := tx.ExecContext(ctx, s.text.String(), s.args...)
 		if err != nil {
@@ -173,23 +173,23 @@ func updateStatement(moves []move, at time.Time) *statement {
 	s.choose("content_level", moves, func(m move) any { return m.To })
 	s.choose("view_count", moves, func(m move) any { return m.Count })
 	s.choose("size_bytes", moves, func(m move) any { return m.Bytes })
-	// A link or a clone reads no bytes: what is known of them stays.
+	// A link or a clone reads no bytes, so the digest stays as it is.
 	digested := slices.DeleteFunc(slices.Clone(moves), func(m move) bool { return m.Digest == "" })
 	s.choose("digest", digested, func(m move) any { return m.Digest })
-	s.add(" WHERE cid IN (" + marks("?", len(moves)) + ")")
+	s.add(" WHERE cid IN (" + placeholders("?", len(moves)) + ")")
 	for _, m := range moves {
 		s.args = append(s.args, m.ID)
 	}
-	s.add(" AND (cid, generation) IN (" + marks("(?, ?)", len(moves)) + ")")
+	s.add(" AND (cid, generation) IN (" + placeholders("(?, ?)", len(moves)) + ")")
 	for _, m := range moves {
 		s.args = append(s.args, m.ID, m.Generation)
 	}
 	return &s
 }
 
-// journal writes the history of all moves. An event has one row: a second move of the same event goes on where
-// the first one ended, and is added to its row.
-func journal(ctx context.Context, tx *sql.Tx, moves []move, at time.Time) error {
+// writeHistory writes the history of all moves. An event has one row. A second move of the same event begins where the first
+// one ended, so it is added to the event's row.
+func writeHistory(ctx context.Context, tx *sql.Tx, moves []move, at time.Time) error {
 	var s statement
 	rows := 0
 	for _, m := range moves {
@@ -209,11 +209,11 @@ func journal(ctx context.Context, tx *sql.Tx, moves []move, at time.Time) error 
 		return nil
 	}
 	_, err := tx.ExecContext(ctx, "INSERT INTO update_history (event_id, cid, old_level, new_level, prev_update_time,"+
-		" update_time, view_count, bytes, duration_us, worker_id) VALUES "+marks("("+marks("?", 10)+")", rows), s.args...)
+		" update_time, view_count, bytes, duration_us, worker_id) VALUES "+placeholders("("+placeholders("?", 10)+")", rows), s.args...)
 	return err
 }
 
-// statement grows with its arguments.
+// statement is SQL text with its arguments.
 type statement struct {
 	text strings.Builder
 	args []any
@@ -224,7 +224,7 @@ func (s *statement) add(text string, args ...any) {
 	s.args = append(s.args, args...)
 }
 
-// choose assigns a column its value for each move; rows of other moves keep theirs.
+// choose sets a column to its value for each move. Rows of other moves keep theirs.
 func (s *statement) choose(column string, moves []move, value func(move) any) {
 	if len(moves) == 0 {
 		return
@@ -236,8 +236,8 @@ func (s *statement) choose(column string, moves []move, value func(move) any) {
 	s.add(" ELSE " + column + " END")
 }
 
-// marks repeats a group of placeholders, n times.
-func marks(group string, n int) string { return strings.Repeat(group+", ", n-1) + group }
+// placeholders repeats a group of placeholders, n times.
+func placeholders(group string, n int) string { return strings.Repeat(group+", ", n-1) + group }
 
 func args[T any](vs []T) []any {
 	as := make([]any, len(vs))

@@ -79,7 +79,7 @@ func TestTheCopyOfASupersededMoveIsReleased(t *testing.T) {
 }
 
 func TestTheNewestEventIsAppendedAgain(t *testing.T) {
-	t.Run("when a commit led elsewhere", func(t *testing.T) {
+	t.Run("when a commit led to another level", func(t *testing.T) {
 		w := newWorld(t, 1)
 		w.post(1, 1, "gold")
 		w.post(2, 1, "silver")
@@ -228,18 +228,18 @@ func TestAFinishWhoseReplyIsLostIsRepeated(t *testing.T) {
 	}
 }
 
-// firstTrip holds up the first trip of several scripts.
-type firstTrip struct {
+// firstPipeline holds up the first pipeline of scripts.
+type firstPipeline struct {
 	redis.Hook
 	once    sync.Once
 	begun   chan struct{}
 	goingOn chan struct{}
 }
 
-func (f *firstTrip) DialHook(next redis.DialHook) redis.DialHook          { return next }
-func (f *firstTrip) ProcessHook(next redis.ProcessHook) redis.ProcessHook { return next }
+func (f *firstPipeline) DialHook(next redis.DialHook) redis.DialHook          { return next }
+func (f *firstPipeline) ProcessHook(next redis.ProcessHook) redis.ProcessHook { return next }
 
-func (f *firstTrip) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+func (f *firstPipeline) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
 	return func(ctx context.Context, cmds []redis.Cmder) error {
 		if strings.HasPrefix(cmds[len(cmds)-1].Name(), "eval") {
 			f.once.Do(func() {
@@ -254,8 +254,8 @@ func (f *firstTrip) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Pr
 func TestTheNextBatchIsAppliedWhileRedisFinishesTheLastAndNeverTwoAtOnce(t *testing.T) {
 	const n = 50
 	w := newWorld(t, n)
-	trip := &firstTrip{begun: make(chan struct{}), goingOn: make(chan struct{})}
-	w.hook = trip
+	hook := &firstPipeline{begun: make(chan struct{}), goingOn: make(chan struct{})}
+	w.hook = hook
 	var applying atomic.Int64
 	applied := make(chan struct{}, n)
 	w.apply = func(next func(context.Context, []event.Relocated) []apply.Result) func(context.Context, []event.Relocated) []apply.Result {
@@ -272,15 +272,15 @@ func TestTheNextBatchIsAppliedWhileRedisFinishesTheLastAndNeverTwoAtOnce(t *test
 	}
 	w.run()
 	w.emit(relocated(1, 1).Fields())
-	<-trip.begun
+	<-hook.begun
 	<-applied
 	w.emit(relocated(2, 2).Fields())
 	select {
 	case <-applied:
 	case <-time.After(20 * time.Second):
-		t.Error("the second batch waits until Redis has been told of the first")
+		t.Error("the second batch waits until Redis has finished the first")
 	}
-	close(trip.goingOn)
+	close(hook.goingOn)
 	for id := item.ID(3); id <= n; id++ {
 		w.emit(relocated(int(id), id).Fields())
 	}
@@ -388,7 +388,7 @@ func TestTheEntriesOfACommitterThatDiedAreTakenOver(t *testing.T) {
 		Streams: []string{key, ">"}, Count: 10}).Err(); err != nil {
 		t.Fatal(err)
 	}
-	// It had committed the first before it died, and told nobody.
+	// It had committed the first before it died, and not finished it.
 	apply.New(w.db.DB()).Apply(t.Context(), []event.Relocated{relocated(1, 1)})
 	w.run()
 	w.settled()

@@ -24,7 +24,7 @@ import (
 
 func TestMain(m *testing.M) { testserver.Main(m) }
 
-// world is Redis and MySQL of a test's own, as the test sees them: past every gate.
+// world is a Redis and a MySQL of the test's own. The test's own connections lead through no gate.
 type world struct {
 	t        testing.TB
 	rdb      redis.UniversalClient
@@ -34,12 +34,12 @@ type world struct {
 	dsn      string
 	metrics  *prometheus.Registry
 	attempts int64
-	looked   atomic.Int64 // how often a worker found a server away
+	looked   atomic.Int64 // how often a committer found a server away
 	apply    func(next func(context.Context, []event.Relocated) []apply.Result) func(context.Context, []event.Relocated) []apply.Result
 	hook     redis.Hook // of the committers' clients; may be nil
 }
 
-func newWorld(t testing.TB, contents int) *world {
+func newWorld(t testing.TB, items int) *world {
 	t.Helper()
 	w := &world{t: t, redisURL: testserver.Redis(t), dsn: testserver.MySQL(t), attempts: 8, metrics: prometheus.NewRegistry()}
 	w.rdb = connect(t, w.redisURL)
@@ -48,7 +48,7 @@ func newWorld(t testing.TB, contents int) *world {
 	if _, err := w.db.Migrate(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	for id := 1; id <= contents; id++ {
+	for id := 1; id <= items; id++ {
 		w.exec("INSERT INTO contents (cid, content_level, filename) VALUES (?, 'bronze', ?)", id, filename(item.ID(id)))
 	}
 	return w
@@ -56,7 +56,7 @@ func newWorld(t testing.TB, contents int) *world {
 
 func connect(t testing.TB, url string) redis.UniversalClient {
 	t.Helper()
-	c, err := state.Connect(url, -1) // go-redis repeats nothing by itself: what must be repeated, the worker repeats
+	c, err := state.Connect(url, -1) // go-redis repeats nothing by itself, so that a test sees what the committer repeats
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -117,7 +117,7 @@ func filename(id item.ID) string { return "f" + id.String() + ".mp4" }
 
 func eventID(n int) string { return fmt.Sprintf("0198a5b0-0000-7000-8000-%012x", n) }
 
-// relocated is event n: content id went from bronze to gold, seen with generation 0.
+// relocated is event n: item id went from bronze to gold, seen with generation 0.
 func relocated(n int, id item.ID) event.Relocated {
 	now := time.Now()
 	return event.Relocated{
@@ -229,7 +229,7 @@ func (w *world) expectRow(id item.ID, level string, generation int64, history in
 		w.t.Fatal(err)
 	}
 	if r.Level != level || r.Generation != generation || len(hs) != history {
-		w.t.Errorf("content %s: %s, generation %d, %d rows of history; want %s, %d, %d", id, r.Level, r.Generation, len(hs), level, generation, history)
+		w.t.Errorf("item %s: %s, generation %d, %d rows of history; want %s, %d, %d", id, r.Level, r.Generation, len(hs), level, generation, history)
 	}
 }
 
@@ -274,7 +274,7 @@ func (w *world) expectAppended(eventID, target, dbLevel string, n int) {
 	}
 }
 
-// comeBack makes entries pending that have been handed out n times, to a committer that each time has died.
+// comeBack makes entries pending that were delivered n times, each time to a committer that died.
 func (w *world) comeBack(n int) {
 	w.t.Helper()
 	key := w.store.Keys().Relocated()

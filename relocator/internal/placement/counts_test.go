@@ -15,8 +15,7 @@ import (
 
 func TestMain(m *testing.M) { testserver.Main(m) }
 
-// TestAPausedWorkerLeavesTheNewestCountInTheRow has a worker write the count of an old event when the newest one, of
-// another worker, has been settled.
+// A worker writes the count of an old event after another worker has settled the newest one.
 func TestAPausedWorkerLeavesTheNewestCountInTheRow(t *testing.T) {
 	rdb, err := state.Connect(testserver.Redis(t), 3)
 	if err != nil {
@@ -66,14 +65,14 @@ func TestAPausedWorkerLeavesTheNewestCountInTheRow(t *testing.T) {
 	if err := set(5, mine); err != nil {
 		t.Fatal(err)
 	}
-	want(5) // the newest event's comes when the lock is free
+	want(5) // the newest event's count comes when the lock is free
 
 	if err := set(6, state.NewToken("01934567-89ab-7cde-8f01-23456789abce", "me", "earlier")); err != nil {
 		t.Fatal(err)
 	}
 	want(9)
 
-	// What is not as it was looked up is left alone.
+	// A row that has changed since its look-up stays as it is.
 	row, err := cat.Content(t.Context(), 1)
 	if err != nil {
 		t.Fatal(err)

@@ -14,8 +14,7 @@ import (
 	"github.com/tierflow/tierflow/shared/item"
 )
 
-// TestAReleaseKeepsAndReportsACopyThatWasChanged: whoever writes to a content while it moves writes to the old
-// copy, and his bytes are nowhere else.
+// Who writes to an item while it moves writes to the old copy, and these bytes are nowhere else.
 func TestAReleaseKeepsAndReportsACopyThatWasChanged(t *testing.T) {
 	w := relocatortest.New(t)
 	w.Relocator("r1")
@@ -49,13 +48,13 @@ func TestAReleaseKeepsAndReportsACopyThatWasChanged(t *testing.T) {
 	got := map[string]redis.XMessage{}
 	for _, m := range w.DeadLetters(3) {
 		got[m.Values["cid"].(string)] = m
-		if m.Values["reason"] != "changed" || m.Values["stage"] != "release" || !strings.Contains(m.Values["error"].(string), "kept") {
+		if m.Values["reason"] != "changed" || m.Values["stage"] != "release" || !strings.Contains(m.Values["error"].(string), "not removed") {
 			t.Errorf("dead: %v", m.Values)
 		}
 	}
 	for _, cid := range []string{"1", "2", "4"} {
 		if _, ok := got[cid]; !ok {
-			t.Errorf("content %s is not in dead", cid)
+			t.Errorf("item %s is not in dead", cid)
 		}
 	}
 	for path, want := range map[string]string{"bronze/copied": "changed by its owner", "gold/copied": string(copied),
@@ -69,7 +68,7 @@ func TestAReleaseKeepsAndReportsACopyThatWasChanged(t *testing.T) {
 	w.Settled()
 	w.Lies(3, "gold", touched)
 
-	// Its owner decides for the new bytes, and has the order carried out once more.
+	// The owner decides for the new bytes, and has the release tried once more.
 	if err := os.WriteFile(w.Roots["gold"]+"/copied", []byte("changed by its owner"), 0o644); err != nil {
 		t.Fatal(err)
 	}

@@ -41,7 +41,7 @@ func TestEntriesWithTheSameIDInTwoStreamsAreKeptApart(t *testing.T) {
 	s.age(a, stray, catalog.Row{Level: "gold"})
 	s.age(b, stray, catalog.Row{Level: "silver"})
 	if s.age(a, stray, catalog.Row{Level: "gold"}) == 0 {
-		t.Error("the other's entry has begun its grace anew")
+		t.Error("the entry of the other stream has begun a new grace")
 	}
 }
 

@@ -41,7 +41,7 @@ func TestTheOldCopyStaysForTheGrace(t *testing.T) {
 		}
 		return nil
 	})
-	// The row was seen changed a little after its commit, hence the slack.
+	// The test sees the commit a little late.
 	if stayed := time.Since(committed); stayed < w.Grace-200*time.Millisecond {
 		t.Errorf("the old copy stayed for %v only", stayed)
 	}
@@ -49,8 +49,7 @@ func TestTheOldCopyStaysForTheGrace(t *testing.T) {
 	w.Lies(1, "silver", body)
 }
 
-// TestALateReleaseWaitsForReadersThatWereJustLedToTheCopy has an entry that comes late: since its commit, the
-// content was back on the tier that it clears, and has left it again only now.
+// The entry comes late: since its commit, the item was back on the tier that the entry clears, and has left it only now.
 func TestALateReleaseWaitsForReadersThatWereJustLedToTheCopy(t *testing.T) {
 	for name, old := range map[string]event.Committed{
 		"a release that was held up": {From: "bronze", To: "silver", Outcome: event.OutcomeCommitted},
@@ -78,8 +77,7 @@ func TestALateReleaseWaitsForReadersThatWereJustLedToTheCopy(t *testing.T) {
 	}
 }
 
-// TestALockedRowHoldsUpNoOtherRelease has one row in the hands of an operator's transaction. Its release
-// waits; those that share its trips to MySQL do not.
+// An operator's transaction has locked one row. Its release waits. Those that share its statements do not.
 func TestALockedRowHoldsUpNoOtherRelease(t *testing.T) {
 	w := relocatortest.New(t)
 	const n = 20
@@ -127,7 +125,7 @@ func TestALockedRowHoldsUpNoOtherRelease(t *testing.T) {
 	for id, body := range bodies {
 		w.Lies(id, "silver", body)
 		if row, err := w.Catalog.Content(t.Context(), item.ID(id)); err != nil || row.Generation == 0 {
-			t.Errorf("content %d: generation %d after its release, %v", id, row.Generation, err)
+			t.Errorf("item %d: generation %d after its release, %v", id, row.Generation, err)
 		}
 	}
 }
@@ -162,7 +160,7 @@ func TestAReleaseNeverTouchesTheCopyThatTheRowNames(t *testing.T) {
 		{ID: 1, To: "bronze", Filename: "a"},     // it lives there
 		{ID: 1, To: "silver", Filename: "a"},     // nothing there
 		{ID: 1, To: "bronze", Filename: "other"}, // not its filename
-		{ID: 99, To: "bronze", Filename: "a"},    // no such content
+		{ID: 99, To: "bronze", Filename: "a"},    // no such item
 	} {
 		c.CommittedAt = time.Now()
 		if err := w.Store.Stray(t.Context(), c); err != nil {

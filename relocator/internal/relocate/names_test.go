@@ -17,8 +17,7 @@ import (
 	"github.com/tierflow/tierflow/relocator/internal/relocatortest"
 )
 
-// TestItemsThatCannotBeMovedBecomeDeadLettersAndNothingOutsideIsTouched has names and files of every kind that
-// somebody may have put into the database and onto a tier.
+// The items have names and files of every kind that people may have put into the database and onto a tier.
 func TestItemsThatCannotBeMovedBecomeDeadLettersAndNothingOutsideIsTouched(t *testing.T) {
 	w := relocatortest.New(t)
 	bronze := w.Roots["bronze"]
@@ -111,8 +110,7 @@ func onlySecret(t *testing.T, outside string) {
 	}
 }
 
-// TestAFolderSwappedForALinkDuringTheMoveBecomesADeadLetter swaps it at different steps. What the mover does at every step
-// is package mover's test.
+// The folder is swapped at a few steps. The tests of package mover swap it at every step.
 func TestAFolderSwappedForALinkDuringTheMoveBecomesADeadLetter(t *testing.T) {
 	for _, c := range []struct {
 		step          fsys.Step

@@ -63,7 +63,7 @@ func TestACopyHasTheDigestOfItsBytesAndALinkHasNone(t *testing.T) {
 		want := map[string][2]any{"1": {"link", ""}, "2": {"copy", "sha256:" + hex.EncodeToString(sum[:])}}
 		for _, m := range msgs {
 			if got := [2]any{m.Values["method"], m.Values["digest"]}; got != want[m.Values["cid"].(string)] {
-				t.Errorf("content %v: %v", m.Values["cid"], got)
+				t.Errorf("item %v: %v", m.Values["cid"], got)
 			}
 		}
 		return nil
@@ -106,7 +106,7 @@ func TestTheCountOfAnEventThatNeedsNoMoveIsWrittenToTheRow(t *testing.T) {
 	}
 }
 
-// TestALockedRowHoldsUpNoOtherCount has one row in the hands of an operator's transaction.
+// An operator's transaction has locked one row.
 func TestALockedRowHoldsUpNoOtherCount(t *testing.T) {
 	w := relocatortest.New(t)
 	const n = 20
@@ -138,12 +138,12 @@ func TestALockedRowHoldsUpNoOtherCount(t *testing.T) {
 	w.Settled()
 	for id := 1; id <= n; id++ {
 		if got := w.Row(id).ViewCount; got != item.Count(100+id) {
-			t.Errorf("content %d: count %d", id, got)
+			t.Errorf("item %d: count %d", id, got)
 		}
 	}
 }
 
-// TestALostLockCountsNoAttempt has the lock vanish, as a failover may have it, while a move goes on.
+// The lock vanishes while a move goes on, as it may in a failover.
 func TestALostLockCountsNoAttempt(t *testing.T) {
 	w := relocatortest.New(t)
 	w.Attempts = 1
@@ -254,7 +254,7 @@ func TestTwoRelocatorsNeverMoveAnItemTwice(t *testing.T) {
 		w.Lies(id, []string{"silver", "gold"}[id%2], body)
 	}
 	if n := w.Redis.XLen(t.Context(), w.Store.Keys().Relocated()).Val(); n != 40 {
-		t.Errorf("%d relocations for 40 contents", n)
+		t.Errorf("%d relocations for 40 items", n)
 	}
 }
 

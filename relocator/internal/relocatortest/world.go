@@ -136,7 +136,7 @@ func (w *World) Row(id int) catalog.Row {
 // Item makes an item on bronze, with bytes of its own.
 func (w *World) Item(id int, name string) []byte {
 	w.T.Helper()
-	body := []byte(strings.Repeat(fmt.Sprintf("content %d;", id), 1000))
+	body := []byte(strings.Repeat(fmt.Sprintf("item %d;", id), 1000))
 	w.File("bronze", name, body)
 	w.Exec("INSERT INTO contents (cid, content_level, filename) VALUES (?, 'bronze', ?)", id, name)
 	return body

@@ -38,7 +38,7 @@ func terminal(t *testing.T) (out *os.File, screen io.Reader) {
 func TestABarOnATerminalShowsStageCountAndPercentage(t *testing.T) {
 	out, screen := terminal(t)
 	b := newBar(out)
-	b.at("contents", 250, 1000)
+	b.at("items", 250, 1000)
 	b.clear()
 	b.at("names on the tiers", 900, 900)
 	fmt.Fprintln(out, "the end")
@@ -51,7 +51,7 @@ func TestABarOnATerminalShowsStageCountAndPercentage(t *testing.T) {
 		}
 		seen.Write(buf[:n])
 	}
-	for _, want := range []string{"contents", "250/1000", "25%", "names on the tiers", "900/900"} {
+	for _, want := range []string{"items", "250/1000", "25%", "names on the tiers", "900/900"} {
 		if !strings.Contains(seen.String(), want) {
 			t.Errorf("%q is not in %q", want, seen.String())
 		}
@@ -68,7 +68,7 @@ func TestOutsideATerminalThereIsNoBar(t *testing.T) {
 	var buffer bytes.Buffer
 	for _, out := range []io.Writer{f, &buffer} {
 		b := newBar(out)
-		b.at("contents", 250, 1000)
+		b.at("items", 250, 1000)
 		b.clear()
 	}
 	if text, err := os.ReadFile(path); err != nil || len(text) > 0 || buffer.Len() > 0 {

@@ -45,7 +45,7 @@ func (w world) atLeast(what string, n *atomic.Int64, want int64) {
 	})
 }
 
-// emitted lists the contents that have an entry in `relocated`.
+// emitted lists the items that have an entry in `relocated`.
 func (w world) emitted() (cids []string) {
 	w.T.Helper()
 	msgs, err := w.Redis.XRange(context.Background(), w.Store.Keys().Relocated(), "-", "+").Result()
@@ -90,7 +90,7 @@ func (w world) suspects(want ...string) error {
 	return nil
 }
 
-// moves waits until a content has gone to a tier and its old copy is cleared: others go on.
+// moves waits until an item has moved to a tier and its old copy is released: others go on.
 func (w world) moves(id, count int, level string, body []byte) {
 	w.T.Helper()
 	w.Post(id, count)
@@ -98,7 +98,7 @@ func (w world) moves(id, count int, level string, body []byte) {
 	if err != nil {
 		w.T.Fatal(err)
 	}
-	w.Eventually(fmt.Sprintf("content %d is on %s alone", id, level), func() error {
+	w.Eventually(fmt.Sprintf("item %d is on %s alone", id, level), func() error {
 		got, err := os.ReadFile(filepath.Join(w.Roots[level], row.Filename))
 		if err == nil && string(got) != string(body) {
 			err = errors.New("other bytes")
@@ -117,7 +117,7 @@ func TestAFullTierRestsWhileOthersGoOnAndItsMovesFollowWhenThereIsRoom(t *testin
 		t.Fatal(err)
 	}
 	big, small := w.Item(1, "a"), w.Item(2, "b")
-	big = []byte(strings.Repeat(string(big), 120)) // 1.2 MB
+	big = []byte(strings.Repeat(string(big), 170)) // 1.2 MB
 	w.File("bronze", "a", big)
 	tried := w.tried(fsys.Reserve, w.Roots["gold"])
 	wrote := atomic.Bool{}
