@@ -1,5 +1,5 @@
-// Package admin answers for a program's health: liveness, readiness, metrics, and the check that a container's
-// health command makes. Ready is also what services ask before they take on work.
+// Package admin serves a program's liveness, readiness and metrics, and has the check that a container's health command
+// makes. Services also call Ready before they begin work.
 package admin
 
 import (
@@ -20,13 +20,13 @@ import (
 	"go.uber.org/zap"
 )
 
-// Check tells whether something that a service needs is there; the error says what is missing and what to do.
+// Check reports whether something that a service needs is there. The error says what is missing and what to do.
 type Check struct {
 	Name string
 	Do   func(ctx context.Context) error
 }
 
-// Ready knows what is missing. All checks are run now and then; until the first round all are missing.
+// Ready runs checks repeatedly and knows what is missing. Before the first round everything is missing.
 type Ready struct {
 	checks  []Check
 	log     *zap.Logger
@@ -34,19 +34,19 @@ type Ready struct {
 	missing map[string]string
 	warns   map[string]string
 	details map[string]func() any
-	asked   chan struct{}
+	wake    chan struct{}
 }
 
 // NewReady makes a Ready for the checks. Run must be started.
 func NewReady(log *zap.Logger, checks ...Check) *Ready {
-	r := &Ready{checks: checks, log: log, missing: map[string]string{}, warns: map[string]string{}, asked: make(chan struct{}, 1)}
+	r := &Ready{checks: checks, log: log, missing: map[string]string{}, warns: map[string]string{}, wake: make(chan struct{}, 1)}
 	for _, c := range checks {
 		r.missing[c.Name] = "not checked yet"
 	}
 	return r
 }
 
-// Run checks every half second while something is missing, and every two seconds else, until ctx ends.
+// Run runs the checks until ctx ends: every half second while something is missing, else every two seconds.
 func (r *Ready) Run(ctx context.Context) {
 	for ctx.Err() == nil {
 		var wg sync.WaitGroup
@@ -64,9 +64,8 @@ func (r *Ready) Run(ctx context.Context) {
 		}
 		select {
 		case <-ctx.Done():
-		case <-r.asked:
-			// Somebody has seen a failure: look at once, but not in a hot loop.
-			time.Sleep(50 * time.Millisecond)
+		case <-r.wake:
+			time.Sleep(50 * time.Millisecond) // bounds the rate of rounds where Look is called all the time
 		case <-time.After(wait):
 		}
 	}
@@ -89,8 +88,8 @@ func (r *Ready) set(name string, err error) {
 	}
 }
 
-// Warn notes something that is wrong although nothing is missing, or with nil that it is right again: /readyz shows it
-// and stays 200. The caller logs it.
+// Warn records that something is wrong although nothing is missing. A nil error removes the warning. /readyz shows it and
+// stays 200. The caller logs it.
 func (r *Ready) Warn(name string, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -101,15 +100,15 @@ func (r *Ready) Warn(name string, err error) {
 	r.warns[name] = err.Error()
 }
 
-// Look asks for a check soon: for those who have seen a failure themselves.
+// Look makes Run check soon. Callers use it after a failure that a check would find.
 func (r *Ready) Look() {
 	select {
-	case r.asked <- struct{}{}:
+	case r.wake <- struct{}{}:
 	default:
 	}
 }
 
-// OK tells whether nothing is missing, or none of the named checks.
+// OK reports whether nothing is missing, or none of the named checks where there are names.
 func (r *Ready) OK(names ...string) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -124,7 +123,7 @@ func (r *Ready) OK(names ...string) bool {
 	return true
 }
 
-// Missing copies what is missing: check name to reason.
+// Missing returns a copy of what is missing: check name to reason.
 func (r *Ready) Missing() map[string]string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -137,7 +136,7 @@ func (r *Ready) warnings() map[string]string {
 	return maps.Clone(r.warns)
 }
 
-// Detail shows something besides in /readyz, whatever is missing; before Run is started.
+// Detail adds a field to /readyz, whose value show returns at each request. Call it before Run is started.
 func (r *Ready) Detail(name string, show func() any) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -158,15 +157,15 @@ func (r *Ready) shown() map[string]any {
 	return values
 }
 
-// NewRegistry makes a metrics registry with those of the process and of Go.
+// NewRegistry makes a metrics registry that has the metrics of the process and of Go.
 func NewRegistry() *prometheus.Registry {
 	reg := prometheus.NewRegistry()
 	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return reg
 }
 
-// Handler answers GET /healthz (200 while the process runs), /readyz (200, or 503 and what is missing; with warnings where
-// there are any) and /metrics.
+// Handler answers GET /healthz (200 while the process runs), /readyz (200, or 503 with what is missing; each with the
+// warnings) and /metrics.
 func Handler(r *Ready, reg *prometheus.Registry) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
@@ -190,10 +189,10 @@ func Handler(r *Ready, reg *prometheus.Registry) http.Handler {
 func answer(w http.ResponseWriter, status int, v any) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
-	_ = json.NewEncoder(w).Encode(v) // the peer has gone: nobody to tell
+	_ = json.NewEncoder(w).Encode(v) // an error means that the peer has gone
 }
 
-// Serve listens at once, so that a taken port is an error, and then serves until ctx ends.
+// Serve listens, so that a port in use is an error, then serves until ctx ends. wait returns after the end.
 func Serve(ctx context.Context, addr string, h http.Handler, log *zap.Logger) (wait func(), err error) {
 	l, err := net.Listen("tcp", addr)
 	if err != nil {
@@ -212,7 +211,7 @@ func Serve(ctx context.Context, addr string, h http.Handler, log *zap.Logger) (w
 	return func() { <-done }, nil
 }
 
-// Probe is the verb `healthcheck`: it asks a running program whether it is ready; the error says what is missing.
+// Probe does the verb `healthcheck`: it requests /readyz of a running program. The error says what is missing.
 func Probe(ctx context.Context, addr string) error {
 	host, port, err := net.SplitHostPort(addr)
 	if err != nil {
@@ -227,7 +226,7 @@ func Probe(ctx context.Context, addr string) error {
 	if err != nil {
 		return err
 	}
-	// Not the default client: it would ask a proxy that the environment names.
+	// The default client would use a proxy that the environment names.
 	resp, err := (&http.Client{Transport: &http.Transport{DisableKeepAlives: true}}).Do(req)
 	if err != nil {
 		return err

@@ -21,7 +21,7 @@ import (
 	"github.com/tierflow/tierflow/shared/admin"
 )
 
-// toggle is a check that a test turns on and off; "" is there.
+// toggle is a check that a test turns on and off. It passes where missing is "".
 type toggle struct {
 	missing atomic.Value
 	rounds  atomic.Int64
@@ -47,7 +47,7 @@ func run(t *testing.T, r *admin.Ready) (stop func()) {
 	return func() { cancel(); <-ended }
 }
 
-func TestUntilTheFirstRoundEverythingIsMissing(t *testing.T) {
+func TestEverythingIsMissingBeforeTheFirstRound(t *testing.T) {
 	var redis, mysql toggle
 	r := admin.NewReady(zap.NewNop(), redis.check("redis"), mysql.check("mysql"))
 	if r.OK() || r.OK("redis") || len(r.Missing()) != 2 {
@@ -71,7 +71,7 @@ func TestReadyFollowsItsChecks(t *testing.T) {
 		}
 
 		mysql.set("")
-		time.Sleep(time.Second) // of the bubble: something is missing, so it looks twice a second
+		time.Sleep(time.Second) // of synctest's clock: while something is missing, there are two rounds a second
 		if !r.OK() || len(r.Missing()) != 0 {
 			t.Fatalf("%v", r.Missing())
 		}
@@ -87,9 +87,9 @@ func TestReadyFollowsItsChecks(t *testing.T) {
 		r.Look()
 		time.Sleep(100 * time.Millisecond)
 		if r.OK("redis") {
-			t.Error("nobody has looked")
+			t.Error("Look made no round")
 		}
-		// Those who see failures all the time do not make it a hot loop.
+		// Callers that see failures all the time do not make it a busy loop.
 		rounds = redis.rounds.Load()
 		for end := time.Now().Add(time.Second); time.Now().Before(end); time.Sleep(time.Millisecond) {
 			r.Look()
@@ -100,7 +100,7 @@ func TestReadyFollowsItsChecks(t *testing.T) {
 	})
 }
 
-func TestACheckThatHangsIsGivenUp(t *testing.T) {
+func TestACheckThatHangsFailsAtItsDeadline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := admin.NewReady(zap.NewNop(), admin.Check{Name: "slow", Do: func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }})
 		defer run(t, r)()
@@ -111,7 +111,7 @@ func TestACheckThatHangsIsGivenUp(t *testing.T) {
 	})
 }
 
-func TestAWarningIsShownAndTakesNothingOutOfUse(t *testing.T) {
+func TestAWarningIsShownAndTheServiceStaysReady(t *testing.T) {
 	r := admin.NewReady(zap.NewNop())
 	srv := httptest.NewServer(admin.Handler(r, admin.NewRegistry()))
 	defer srv.Close()
@@ -139,7 +139,7 @@ func get(t *testing.T, url string) (int, http.Header, string) {
 	return resp.StatusCode, resp.Header, string(body)
 }
 
-func TestHealthReadinessAndMetrics(t *testing.T) {
+func TestTheHandlerServesHealthReadinessAndMetrics(t *testing.T) {
 	var mysql toggle
 	mysql.set("connection refused")
 	r := admin.NewReady(zap.NewNop(), mysql.check("mysql"))
@@ -182,7 +182,7 @@ func TestHealthReadinessAndMetrics(t *testing.T) {
 	}
 }
 
-// freeAddress is a loopback address that nobody listens on.
+// freeAddress returns a loopback address that no program listens on.
 func freeAddress(t *testing.T) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -193,12 +193,12 @@ func freeAddress(t *testing.T) string {
 	return l.Addr().String()
 }
 
-func TestAProbeAsksARunningProgramWhetherItIsReady(t *testing.T) {
-	t.Setenv("HTTP_PROXY", "http://127.0.0.1:1") // nobody's business here
+func TestAProbeReportsWhetherARunningProgramIsReady(t *testing.T) {
+	t.Setenv("HTTP_PROXY", "http://127.0.0.1:1") // the probe ignores it
 	addr := freeAddress(t)
 	_, port, _ := net.SplitHostPort(addr)
 	if err := admin.Probe(t.Context(), addr); err == nil {
-		t.Error("ready, and nobody listens")
+		t.Error("ready, and no program listens")
 	}
 	var mysql toggle
 	mysql.set("connection refused by tierflow's MySQL")
@@ -224,7 +224,7 @@ func TestAProbeAsksARunningProgramWhetherItIsReady(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, host := range []string{"", "0.0.0.0", "[::]", "localhost"} { // where it listens everywhere, it is here as well
+	for _, host := range []string{"", "0.0.0.0", "[::]", "localhost"} { // an address for all interfaces includes loopback
 		if err := admin.Probe(t.Context(), host+":"+port); err != nil {
 			t.Errorf("%q: %v", host, err)
 		}

@@ -92,13 +92,13 @@ func Compute(workers []string, n int) [][]int {
 	return partitions
 }
 
-// spread puts each item into the bin of the highest weight that has room. The loads of two bins differ by one at most.
-// It returns the bin of each item.
-func spread(items, bins int, weight func(item, bin int) uint64) []int {
-	minLoad, extra := items/bins, items%bins // extra: how many bins may still take one more
+// spread puts each ball into the bin of the highest weight that has room. The loads of two bins differ by one at most.
+// It returns the bin of each ball.
+func spread(balls, bins int, weight func(ball, bin int) uint64) []int {
+	minLoad, extra := balls/bins, balls%bins // extra: how many bins may still take one more
 	loads := make([]int, bins)
-	of := make([]int, items)
-	for i := range items {
+	of := make([]int, balls)
+	for i := range balls {
 		best, highest := -1, uint64(0)
 		for b := range bins {
 			if loads[b] > minLoad || loads[b] == minLoad && extra == 0 {

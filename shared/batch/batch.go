@@ -1,7 +1,6 @@
-// Package batch lets calls that are made at the same time share one round trip to a server or one sync of a disk: group commit. While
-// one batch runs, the calls that come meanwhile gather for the next; a lone call runs at once. Code that uses it stays
-// as straight as if every call were its own. Its importers are the state store, the relocator's look-ups,
-// syncs and listings.
+// Package batch lets calls that are made at the same time share one round trip to a server or one sync of a disk. Databases
+// call this group commit. Calls that arrive while a batch runs gather for the next one. A lone call runs at once. A caller
+// sees only its own call. The state store and the relocator's look-ups, syncs and listings use it.
 package batch
 
 import (
@@ -11,8 +10,8 @@ import (
 
 // Runner does the work of many calls. Batches run one after the other. The zero value is not usable.
 type Runner[In, Out any] struct {
-	run  func(ins []In) []Out
-	most int
+	run func(ins []In) []Out
+	max int // calls in a batch
 
 	mu      sync.Mutex
 	waiting []*call[In, Out]
@@ -25,15 +24,14 @@ type call[In, Out any] struct {
 	done chan struct{}
 }
 
-// New makes a Runner. run gets the arguments of at most so many calls and returns a result for each, in their order;
-// it bounds its own time, because it outlives the callers that give up.
-func New[In, Out any](most int, run func(ins []In) []Out) *Runner[In, Out] {
-	return &Runner[In, Out]{run: run, most: most}
+// New makes a Runner. run gets the arguments of up to maxCalls calls and returns a result for each, in their order. It must
+// bound its own time, because it outlives callers that give up.
+func New[In, Out any](maxCalls int, run func(ins []In) []Out) *Runner[In, Out] {
+	return &Runner[In, Out]{run: run, max: maxCalls}
 }
 
-// Do returns the call's own result. What serves it has begun after Do was called: an fsync then covers all that the
-// caller did before, and a read sees it. The error is the cause of ctx's end, and nothing else; the call may be carried
-// out all the same.
+// Do returns the call's own result. The run that serves a call begins after Do was called. So an fsync covers all that the
+// caller did before, and a read sees it. The only error is the cause of ctx's end; the call may run all the same.
 func (r *Runner[In, Out]) Do(ctx context.Context, in In) (Out, error) {
 	c := &call[In, Out]{in: in, done: make(chan struct{})}
 	r.mu.Lock()
@@ -52,11 +50,11 @@ func (r *Runner[In, Out]) Do(ctx context.Context, in In) (Out, error) {
 	}
 }
 
-// work runs batches until nobody waits.
+// work runs batches until no call waits.
 func (r *Runner[In, Out]) work() {
 	for {
 		r.mu.Lock()
-		n := min(len(r.waiting), r.most)
+		n := min(len(r.waiting), r.max)
 		batch := r.waiting[:n:n]
 		r.waiting = r.waiting[n:]
 		if n == 0 {

@@ -12,7 +12,7 @@ import (
 	"github.com/tierflow/tierflow/shared/batch"
 )
 
-// gate is a run function that tells when it begins and waits until it is let go.
+// gate is a run function that says when it begins, and waits until the test lets it continue.
 type gate struct {
 	begun chan []int
 	gone  chan struct{}
@@ -30,7 +30,7 @@ func (g gate) run(ins []int) []int {
 	return outs
 }
 
-// start calls Do in the background, for each in turn.
+// start calls Do for each argument, each in a goroutine of its own.
 func start(t *testing.T, r *batch.Runner[int, int], ins ...int) *sync.WaitGroup {
 	t.Helper()
 	var wg sync.WaitGroup
@@ -44,7 +44,7 @@ func start(t *testing.T, r *batch.Runner[int, int], ins ...int) *sync.WaitGroup 
 	return &wg
 }
 
-func TestALoneCallRunsAtOnceAndThoseThatComeMeanwhileAreTheNextBatch(t *testing.T) {
+func TestALoneCallRunsAtOnceAndLaterCallsAreTheNextBatch(t *testing.T) {
 	g := newGate()
 	r := batch.New(100, g.run)
 	first := start(t, r, 1)
@@ -55,7 +55,7 @@ func TestALoneCallRunsAtOnceAndThoseThatComeMeanwhileAreTheNextBatch(t *testing.
 	for in := 2; in <= 5; in++ {
 		rest = append(rest, start(t, r, in))
 	}
-	for batch.Waiting(r) < 4 { // no batch begins while one runs, so this ends as soon as the four have called
+	for batch.Waiting(r) < 4 { // no batch begins while one runs, so all four calls will wait
 		runtime.Gosched()
 	}
 	g.gone <- struct{}{}
@@ -70,7 +70,7 @@ func TestALoneCallRunsAtOnceAndThoseThatComeMeanwhileAreTheNextBatch(t *testing.
 	}
 }
 
-func TestABatchIsNoLargerThanItMayBeAndNobodyIsForgotten(t *testing.T) {
+func TestABatchHasAtMostTheMaximumAndEveryCallIsServed(t *testing.T) {
 	var largest, calls atomic.Int64
 	r := batch.New(7, func(ins []int) []int {
 		largest.Store(max(largest.Load(), int64(len(ins))))
@@ -91,9 +91,8 @@ func TestABatchIsNoLargerThanItMayBeAndNobodyIsForgotten(t *testing.T) {
 	}
 }
 
-// TestWhatServesACallHasBegunAfterIt is what makes a shared fsync sound: whatever a caller did before Do is there when
-// the run that serves it begins.
-func TestWhatServesACallHasBegunAfterIt(t *testing.T) {
+// A shared fsync is sound because of this: everything that a caller did before Do is there when the run begins.
+func TestTheRunThatServesACallBeginsAfterTheCall(t *testing.T) {
 	var mu sync.Mutex
 	done := map[int]bool{}
 	r := batch.New(16, func(ins []int) []bool {
@@ -119,7 +118,7 @@ func TestWhatServesACallHasBegunAfterIt(t *testing.T) {
 	wg.Wait()
 }
 
-func TestACallerThatGivesUpGetsItsCauseAndHoldsUpNobody(t *testing.T) {
+func TestACallerThatGivesUpGetsItsCauseAndDelaysNoOther(t *testing.T) {
 	g := newGate()
 	r := batch.New(1, g.run)
 	first := start(t, r, 1)

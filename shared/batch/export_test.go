@@ -1,6 +1,6 @@
 package batch
 
-// Waiting is how many calls gather for the next batch.
+// Waiting returns the number of calls that wait for the next batch.
 func Waiting[In, Out any](r *Runner[In, Out]) int {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -15,7 +15,7 @@ import (
 
 const uuid = "019aad2b-7f00-7abc-8def-0123456789ab"
 
-// hostile could be mistaken for a field, a line or the end of a text.
+// hostile has bytes that a careless reader takes for a field, a new line or the end of a text.
 const hostile = "a \"b\"\\ posted_at\r\n\x00\xff😀"
 
 var (
@@ -38,7 +38,7 @@ var (
 	}
 )
 
-// values are an entry's fields as Redis gives them back.
+// values returns an entry's fields as Redis returns them.
 func values(fields []string) map[string]string {
 	m := map[string]string{}
 	for i := 0; i < len(fields); i += 2 {
@@ -47,7 +47,7 @@ func values(fields []string) map[string]string {
 	return m
 }
 
-// with is a copy in which one field is another, or missing.
+// with returns a copy in which one field has another value, or is missing.
 func with(m map[string]string, field, value string, missing bool) map[string]string {
 	m = maps.Clone(m)
 	m[field] = value
@@ -57,8 +57,8 @@ func with(m map[string]string, field, value string, missing bool) map[string]str
 	return m
 }
 
-// The golden files are what other versions and other programs have in their streams.
-func TestEntriesAreWrittenAsTheyAlwaysWere(t *testing.T) {
+// The golden files have the entries that other versions and other programs write.
+func TestTheFieldsOfEntriesHaveNotChanged(t *testing.T) {
 	dead := slices.Concat(event.Ordered(values(view.Fields())), failure.Fields())
 	for name, fields := range map[string][]string{
 		"view": view.Fields(), "relocated": relocated.Fields(), "committed": committed.Fields(), "dead": dead,
@@ -111,20 +111,20 @@ func TestEntriesAreReadAsTheyWereWritten(t *testing.T) {
 	}
 }
 
-func TestFieldsThatNobodyKnowsAreIgnored(t *testing.T) {
+func TestUnknownFieldsAreIgnored(t *testing.T) {
 	if got, err := event.ParseView(with(values(view.Fields()), "colour", "blue", false)); err != nil || got != view {
 		t.Errorf("%+v, %v", got, err)
 	}
 }
 
-func TestWhatIsClearedFollowsFromTheOutcome(t *testing.T) {
+func TestTheOutcomeSaysWhichCopyIsReleased(t *testing.T) {
 	for outcome, want := range map[event.Outcome]string{
 		event.OutcomeCommitted: "bronze", event.OutcomeSuperseded: "silver", event.OutcomeStray: "silver",
 	} {
 		c := committed
 		c.Outcome = outcome
 		if got := c.Clears(); got != want {
-			t.Errorf("%s clears %s", outcome, got)
+			t.Errorf("%s releases the copy on %s", outcome, got)
 		}
 	}
 }
@@ -185,7 +185,7 @@ func TestAMalformedFieldIsNamed(t *testing.T) {
 	}
 }
 
-func TestAnEntryOfNothingIsMalformed(t *testing.T) {
+func TestAnEmptyEntryIsMalformed(t *testing.T) {
 	for _, m := range []map[string]string{nil, {}, {"": ""}} {
 		if _, err := event.ParseView(m); !fault.Is(err, fault.Malformed) {
 			t.Errorf("%v", err)
@@ -227,7 +227,7 @@ func TestOrderedPutsKnownFieldsFirstAndTheOthersByName(t *testing.T) {
 	}
 }
 
-func FuzzWhatCanBeReadIsWrittenAndReadTheSame(f *testing.F) {
+func FuzzAnEntryThatCanBeReadIsTheSameAfterAWriteAndARead(f *testing.F) {
 	f.Add("event_id", uuid, "filename", hostile, "posted_at", "2026-11-22T01:02:03.4Z")
 	f.Add("count", "0", "generation", "-5", "finished_at", "9999-12-31T23:59:59-23:59")
 	f.Add("outcome", "stray", "from", "", "committed_at", "2026-11-22t01:02:03z")

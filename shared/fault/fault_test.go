@@ -23,7 +23,7 @@ func TestAnErrorNamesOperationSubjectCauseAndHint(t *testing.T) {
 	}
 }
 
-func TestTheKindIsThatOfTheOutermostError(t *testing.T) {
+func TestTheKindOfAnErrorIsTheKindOfTheOutermostError(t *testing.T) {
 	inner := fault.New(fault.NoSpace, "write", "", io.ErrShortWrite)
 	outer := fault.New(fault.Unavailable, "move", "7", fmt.Errorf("copy: %w", inner))
 	for _, c := range []struct {

@@ -7,19 +7,19 @@ import (
 	"unicode/utf8"
 )
 
-// Limits of a filename: the column holds 700 characters, which stay below Linux' limit of a path, and Linux takes
-// 255 bytes a component.
+// Limits of a filename. The column holds 700 characters, at most 2,800 bytes, and a path of Linux 4,096 bytes (PATH_MAX).
+// A component has at most 255 bytes (NAME_MAX).
 const (
 	MaxFilenameChars  = 700
 	MaxComponentBytes = 255
 )
 
-// MetaFolder is the folder in every tier root that belongs to Tierflow; no content may lie in it.
+// MetaFolder is the folder in every tier root that belongs to Tierflow. No item may lie in it.
 const MetaFolder = ".tierflow"
 
-// CheckFilename says why a filename cannot be one: it is a clean relative path in UTF-8, within the limits
-// above, outside MetaFolder, without NUL and without a trailing space. Bytes are compared as they are, never
-// normalised: file systems treat NFC and NFD as two names.
+// CheckFilename returns an error that says why name is not allowed as a filename. A filename is a clean relative path in
+// UTF-8, within the limits above, outside MetaFolder, without NUL and without a trailing space. Tierflow compares bytes and
+// never normalises them, because file systems treat NFC and NFD as two names.
 func CheckFilename(name string) error {
 	switch {
 	case name == "":

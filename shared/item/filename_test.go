@@ -7,7 +7,7 @@ import (
 	"github.com/tierflow/tierflow/shared/item"
 )
 
-func TestFilenamesThatCanBe(t *testing.T) {
+func TestAFilenameMayBeAnyCleanRelativePath(t *testing.T) {
 	for _, name := range []string{
 		"a", "g.mp4", "a/b/c.mp4", "hls/7/seg-0001.ts", "...", "..a", "a..", "a/...", ".hidden", "a/.tierflow", ".tierflowx", ".Tierflow",
 		".tierflow2/x", " a", "a b", "a /b", "a\nb", "a\tb", `a\b`, `a"b`, "<script>", "日本語/動画.mp4", "e\u0301", "\u00e9", "😀", "-rf", "~", "*", "%2e%2e",
@@ -20,7 +20,7 @@ func TestFilenamesThatCanBe(t *testing.T) {
 	}
 }
 
-func TestFilenamesThatCannotBeAreNamedWithTheirReason(t *testing.T) {
+func TestAnErrorSaysWhyAFilenameIsNotAllowed(t *testing.T) {
 	for _, c := range []struct{ name, reason string }{
 		{"", "empty"}, {"/", "absolute"}, {"/a", "absolute"}, {"//a", "absolute"}, {"a/", "ends with a slash"}, {"a//b", "empty component"},
 		{".", `"."`}, {"..", `".."`}, {"./a", `"."`}, {"../a", `".."`}, {"a/./b", `"."`}, {"a/../b", `".."`}, {"a/..", `".."`}, {"a/.", `"."`},

@@ -1,5 +1,4 @@
-// Package item holds the words of the domain: ids, counts, levels, the target of a count, and the
-// rules for names. It imports nothing but the standard library and touches nothing.
+// Package item has the id and the view count of an item, and the rules for filenames. It imports only the standard library.
 package item
 
 import (
@@ -7,10 +6,10 @@ import (
 	"strconv"
 )
 
-// ID names one content, 1 to 2^63-1: the `cid` of HTTP, Redis and MySQL.
+// ID names one item, 1 to 2^63-1. It is the `cid` of HTTP, Redis and MySQL.
 type ID int64
 
-// Count is a content's current view count, 0 to 2^63-1: an absolute number that rises and falls.
+// Count is an item's current view count, 0 to 2^63-1. It is an absolute number that rises and falls.
 type Count int64
 
 var (
@@ -36,7 +35,7 @@ func ParseCount(s string) (Count, error) {
 	return Count(n), nil
 }
 
-// parse is stricter than strconv.ParseInt, which takes signs and leading zeros.
+// parse refuses signs and leading zeros, which strconv.ParseInt accepts.
 func parse(s string) (int64, bool) {
 	if s == "" || len(s) > 19 || (s[0] == '0' && len(s) > 1) {
 		return 0, false

@@ -21,7 +21,7 @@ var numbers = []struct {
 	{"0x1f", false, false}, {"1,000", false, false}, {"١", false, false}, {"１", false, false}, {"²", false, false}, {"abc", false, false},
 }
 
-func TestIDsAndCountsAreReadStrictly(t *testing.T) {
+func TestIDsAndCountsAllowOneFormOnly(t *testing.T) {
 	for _, c := range numbers {
 		id, err := item.ParseID(c.in)
 		if (err == nil) != c.id || err == nil && id.String() != c.in || err != nil && (id != 0 || !strings.Contains(err.Error(), "from 1 to 9223372036854775807")) {
@@ -34,14 +34,14 @@ func TestIDsAndCountsAreReadStrictly(t *testing.T) {
 	}
 }
 
-// The contract's own words, in other terms.
+// The forms of docs/formats.md, as regular expressions.
 var (
 	idForm    = regexp.MustCompile(`^[1-9][0-9]{0,18}$`)
 	countForm = regexp.MustCompile(`^(0|[1-9][0-9]{0,18})$`)
 	largest   = big.NewInt(1<<63 - 1)
 )
 
-func FuzzIDsAndCountsAreThoseOfTheContract(f *testing.F) {
+func FuzzIDsAndCountsHaveTheFormsOfTheContract(f *testing.F) {
 	for _, c := range numbers {
 		f.Add(c.in)
 	}

@@ -14,7 +14,7 @@ import (
 	"github.com/tierflow/tierflow/shared/logging"
 )
 
-// In a child, the test binary logs one line of each level.
+// In a child process, the test binary logs one line of each level.
 func TestMain(m *testing.M) {
 	if level := os.Getenv("LOGGING_TEST_LEVEL"); level != "" {
 		log := logging.New("api", level, os.Getenv("LOGGING_TEST_FORMAT"))
@@ -27,7 +27,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// logged is what a program writes on standard error; on standard output it must write nothing.
+// logged returns the lines that a program writes on standard error. It must write nothing on standard output.
 func logged(t *testing.T, level, format string) []string {
 	t.Helper()
 	c := exec.Command(os.Args[0])
@@ -43,7 +43,7 @@ func logged(t *testing.T, level, format string) []string {
 	return strings.Split(strings.TrimSuffix(stderr.String(), "\n"), "\n")
 }
 
-func TestALevelHidesWhatIsBelowIt(t *testing.T) {
+func TestALevelHidesTheLevelsBelowIt(t *testing.T) {
 	for i, level := range logging.Levels {
 		for _, format := range logging.Formats {
 			if lines := logged(t, level, format); len(lines) != len(logging.Levels)-i {

@@ -8,44 +8,44 @@ import (
 )
 
 const (
-	// garbage is how much of it may pile up before it is collected, in percent of what is in use.
-	garbage  = 400
-	standard = 100 // Go's
-	// restLook is how often a program is looked at for rest, and atRest what it allocates at most from one look to the next.
-	restLook = 2 * time.Second
-	atRest   = 1 << 20
+	// gcPercent is how much the heap grows before a collection, in percent of the live heap (runtime/debug.SetGCPercent).
+	gcPercent      = 400
+	defaultPercent = 100 // Go's
+	// A program that allocates less than maxIdleBytes within idleInterval is idle.
+	idleInterval = 2 * time.Second
+	maxIdleBytes = 1 << 20
 )
 
-// CollectLate is for services that have little in use, some megabytes and bounded caches, and make much garbage under load:
-// Go would collect it a dozen times a second. What has piled up goes back to the system as soon as the service rests. Where
-// memory is limited, GOMEMLIMIT bounds it; a GOGC in the environment that is not Go's own 100 goes before all of this. It
-// ends with ctx.
+// CollectLate makes garbage collection rarer, until ctx ends. It is for services with a live heap of some megabytes that
+// allocate much under load: by default, Go would collect a dozen times a second. As soon as the service is idle, its free
+// memory goes back to the system. GOMEMLIMIT bounds the heap as always. With a GOGC other than 100 in the environment,
+// CollectLate does nothing.
 func CollectLate(ctx context.Context) {
-	if was := debug.SetGCPercent(garbage); was != standard {
+	if was := debug.SetGCPercent(gcPercent); was != defaultPercent {
 		debug.SetGCPercent(was)
 		return
 	}
 	go func() {
-		look := time.NewTicker(restLook)
-		defer look.Stop()
+		tick := time.NewTicker(idleInterval)
+		defer tick.Stop()
 		busy, last := false, allocated()
 		for {
 			select {
 			case <-ctx.Done():
 				return
-			case <-look.C:
+			case <-tick.C:
 			}
 			now := allocated()
-			rests := now-last < atRest
-			if busy && rests {
+			idle := now-last < maxIdleBytes
+			if busy && idle {
 				debug.FreeOSMemory()
 			}
-			busy, last = !rests, now
+			busy, last = !idle, now
 		}
 	}()
 }
 
-// allocated is the bytes that this program has ever allocated.
+// allocated returns the number of bytes that this program has ever allocated on its heap.
 func allocated() uint64 {
 	s := []metrics.Sample{{Name: "/gc/heap/allocs:bytes"}}
 	metrics.Read(s)

@@ -1,4 +1,5 @@
-// Package process is the life of a program: signals, exit codes, garbage. It is the only package that handles signals.
+// Package process handles what every program needs from its start to its end: signals, exit codes, its version, and when
+// garbage is collected. No other package handles signals.
 package process
 
 import (
@@ -14,14 +15,14 @@ import (
 const (
 	OK       = 0
 	Failed   = 1
-	Settings = 2 // wrong settings or arguments, or could not look
+	Settings = 2 // wrong settings or arguments, or a check that could not run
 )
 
 // Version and Revision are set by the linker (-X) in released builds.
 var Version, Revision = "dev", ""
 
-// Run calls f with a context that ends at the first SIGTERM or SIGINT, and returns f's exit code. A second signal means
-// now: the process exits with Failed, whatever it is doing; nothing that counts is lost by it, as by any crash.
+// Run calls f with a context that ends at the first SIGTERM or SIGINT, and returns f's exit code. At a second signal the
+// process exits at once with Failed. That is as safe as any crash.
 func Run(f func(ctx context.Context) int) int {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()

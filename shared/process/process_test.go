@@ -16,14 +16,14 @@ import (
 	"github.com/tierflow/tierflow/shared/process"
 )
 
-// In a child, the test binary is a program whose work the variable names; it tells its parent what happens.
+// In a child process, the test binary is a program. A variable names its work, and it reports to its parent on its output.
 func TestMain(m *testing.M) {
 	work := map[string]func(context.Context) int{
 		"drains": func(ctx context.Context) int {
 			fmt.Println("begun")
 			<-ctx.Done()
 			fmt.Println("stopping")
-			_, _ = io.ReadAll(os.Stdin) // what is in hand: it ends when the parent says so
+			_, _ = io.ReadAll(os.Stdin) // its work lasts until the parent closes the input
 			fmt.Println("done")
 			return 7
 		},
@@ -49,7 +49,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// held is the memory that the system has given to the heap and not got back.
+// held returns the bytes that the system has given to the heap and that were not returned.
 func held() uint64 {
 	var s runtime.MemStats
 	runtime.ReadMemStats(&s)
@@ -82,7 +82,7 @@ func start(t *testing.T, work string) *child {
 	if err := c.Start(); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = c.Process.Kill() }) // in case the test has failed half way
+	t.Cleanup(func() { _ = c.Process.Kill() }) // in case the test fails before the child's end
 	return c
 }
 
@@ -120,7 +120,7 @@ func TestASignalEndsTheContextAndTheExitCodeIsTheProgramsOwn(t *testing.T) {
 	}
 }
 
-func TestASecondSignalMeansNow(t *testing.T) {
+func TestASecondSignalEndsTheProcessAtOnce(t *testing.T) {
 	for _, s := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT} {
 		c := start(t, "drains")
 		c.expect("begun")
@@ -138,7 +138,7 @@ func TestWithoutASignalTheExitCodeIsTheProgramsOwn(t *testing.T) {
 	start(t, "fails").exits(process.Failed)
 }
 
-func TestAServiceThatRestsGivesBackWhatItsGarbageTookUp(t *testing.T) {
+func TestAnIdleServiceReturnsTheMemoryOfItsGarbage(t *testing.T) {
 	c := start(t, "rests")
 	c.expect("much is held: true")
 	c.expect("little is held")

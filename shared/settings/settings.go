@@ -1,5 +1,5 @@
-// Package settings turns what flags and environment say into values, and collects everything that is wrong with
-// them, so that an operator sees it all at once. It reads no environment itself: main does, through kong.
+// Package settings turns flags and environment variables into values. It collects everything that is wrong with them, so
+// that an operator sees all of it at once.
 package settings
 
 import (
@@ -19,16 +19,16 @@ import (
 	"github.com/tierflow/tierflow/shared/logging"
 )
 
-// Problems collects what is wrong. Each method returns the value, or a zero one and notes the problem under the
-// setting's name.
+// Problems collects what is wrong. Each method returns the value of a setting. Where the value is wrong, the method adds a
+// problem and returns zero. name is always the setting's environment variable.
 type Problems struct{ list []string }
 
-// Add notes a problem of a setting; name is its environment variable.
+// Add adds a problem of a setting.
 func (p *Problems) Add(name, format string, args ...any) {
 	p.list = append(p.list, name+": "+fmt.Sprintf(format, args...))
 }
 
-// Err names every problem, one a line; nil where there is none.
+// Err returns an error that names every problem, one in each line, or nil where there is none.
 func (p *Problems) Err() error {
 	if len(p.list) == 0 {
 		return nil
@@ -36,36 +36,36 @@ func (p *Problems) Err() error {
 	return errors.New("settings are wrong:\n  " + strings.Join(p.list, "\n  "))
 }
 
-// Duration reads Go's form: 30s, 1h30m, 0.
-func (p *Problems) Duration(name, value string, least time.Duration) time.Duration {
+// Duration reads a duration of at least minimum, in Go's form: 30s, 1h30m, 0.
+func (p *Problems) Duration(name, value string, minimum time.Duration) time.Duration {
 	d, err := time.ParseDuration(value)
 	switch {
 	case err != nil:
 		p.Add(name, "%q is not a duration such as 30s or 5m", value)
-	case d < least:
-		p.Add(name, "%s is less than %s", value, least)
+	case d < minimum:
+		p.Add(name, "%s is less than %s", value, minimum)
 	default:
 		return d
 	}
 	return 0
 }
 
-// Int reads a whole number from least to most.
-func (p *Problems) Int(name, value string, least, most int64) int64 {
+// Int reads a whole number from minimum to maximum. math.MaxInt64 is no maximum.
+func (p *Problems) Int(name, value string, minimum, maximum int64) int64 {
 	n, err := strconv.ParseInt(value, 10, 64)
-	if err != nil || n < least || n > most {
-		if most == math.MaxInt64 {
-			p.Add(name, "%q is not a whole number of %d or more", value, least)
+	if err != nil || n < minimum || n > maximum {
+		if maximum == math.MaxInt64 {
+			p.Add(name, "%q is not a whole number of %d or more", value, minimum)
 		} else {
-			p.Add(name, "%q is not a whole number from %d to %d", value, least, most)
+			p.Add(name, "%q is not a whole number from %d to %d", value, minimum, maximum)
 		}
 		return 0
 	}
 	return n
 }
 
-// Rate reads bytes a second: 0 or "" for no limit, or a number with K, M, G (thousands) or Ki, Mi, Gi, with or
-// without B.
+// Rate reads a number of bytes per second, with or without a unit: K, M, G (powers of 1000), Ki, Mi, Gi (powers of 1024),
+// each with or without B. 0 and "" mean no limit.
 func (p *Problems) Rate(name, value string) int64 {
 	num := strings.TrimSuffix(value, "B")
 	factor := int64(1)
@@ -109,7 +109,7 @@ func (p *Problems) URL(name, value string) *url.URL {
 	return u
 }
 
-// OneOf reads one of some words.
+// OneOf reads one of the choices.
 func (p *Problems) OneOf(name, value string, choices []string) string {
 	if !slices.Contains(choices, value) {
 		p.Add(name, "%q is none of %s", value, strings.Join(choices, ", "))
@@ -118,7 +118,7 @@ func (p *Problems) OneOf(name, value string, choices []string) string {
 	return value
 }
 
-// Secret reads a value that may be given as a file instead, whose last newline does not count.
+// Secret returns value, or the text of a file where one is given, without newlines at its end.
 func (p *Problems) Secret(name, value, file string) string {
 	if file == "" {
 		return value
@@ -131,16 +131,16 @@ func (p *Problems) Secret(name, value, file string) string {
 	return strings.TrimRight(string(b), "\r\n")
 }
 
-// Common are the settings of all three services, as kong fills them.
+// Common has the settings of all three services, as kong fills them.
 type Common struct {
 	RedisURL     string `name:"redis-url" env:"TIERFLOW_REDIS_URL" default:"redis://127.0.0.1:6379/0" help:"Redis, as redis://, rediss:// or unix:// URL; a cluster as redis+cluster://host1:port,host2:port."`
 	RedisURLFile string `name:"redis-url-file" env:"TIERFLOW_REDIS_URL_FILE" help:"A file that holds the URL of Redis."`
 	RedisPrefix  string `name:"redis-prefix" env:"TIERFLOW_REDIS_PREFIX" default:"tierflow:" help:"Begins the name of every key."`
 	MySQLDSN     string `name:"mysql-dsn" env:"TIERFLOW_MYSQL_DSN" default:"tierflow:tierflow@tcp(127.0.0.1:3306)/tierflow" help:"MySQL, as user:password@tcp(host:port)/database. No parameters are needed."`
 	MySQLDSNFile string `name:"mysql-dsn-file" env:"TIERFLOW_MYSQL_DSN_FILE" help:"A file that holds the DSN of MySQL."`
-	MinIdle      string `name:"min-idle" env:"TIERFLOW_MIN_IDLE" default:"30s" help:"How long nobody may hear of a worker before its entries are taken over and its locks expire."`
-	StateTTL     string `name:"state-ttl" env:"TIERFLOW_STATE_TTL" default:"24h" help:"How long the state of a content stays in Redis once it is done."`
-	Partitions   string `name:"partitions" env:"TIERFLOW_PARTITIONS" default:"1" help:"Contents are spread over so many partitions, 1 to 1024: the same in all services, and not to be changed while entries are under way. Redis Cluster needs 2 or more."`
+	MinIdle      string `name:"min-idle" env:"TIERFLOW_MIN_IDLE" default:"30s" help:"After so long without a sign of life from a worker, others take over its entries, and its locks expire."`
+	StateTTL     string `name:"state-ttl" env:"TIERFLOW_STATE_TTL" default:"24h" help:"How long the state of an item stays in Redis once it is done."`
+	Partitions   string `name:"partitions" env:"TIERFLOW_PARTITIONS" default:"1" help:"Number of partitions that items are spread over, 1 to 1024: the same in all services, and not to be changed while entries are under way. Redis Cluster needs 2 or more."`
 	Drain        string `name:"drain" env:"TIERFLOW_DRAIN" default:"20s" help:"How long work in hand may go on after SIGTERM."`
 	LogLevel     string `name:"log-level" env:"TIERFLOW_LOG_LEVEL" default:"info" help:"debug, info, warn or error."`
 	LogFormat    string `name:"log-format" env:"TIERFLOW_LOG_FORMAT" default:"json" help:"json or console."`
@@ -157,8 +157,8 @@ type CommonValues struct {
 	LogLevel, LogFormat             string
 }
 
-// Check turns Common into values and notes what is wrong. Whether URL and DSN can be read is for those to say who
-// read them; they note it with the same Problems.
+// Check turns Common into values and adds what is wrong. It does not parse URL and DSN: the callers that use them do, and
+// add their problems.
 func (c Common) Check(p *Problems) CommonValues {
 	v := CommonValues{
 		RedisURL:    p.Secret("TIERFLOW_REDIS_URL", c.RedisURL, c.RedisURLFile),
@@ -175,17 +175,18 @@ func (c Common) Check(p *Problems) CommonValues {
 		p.Add("TIERFLOW_REDIS_PREFIX", "%q has a brace, a space or a newline", c.RedisPrefix)
 	}
 	if scheme, _, _ := strings.Cut(v.RedisURL, "://"); v.Partitions == 1 && strings.HasSuffix(scheme, "+cluster") {
-		p.Add("TIERFLOW_PARTITIONS", "Redis Cluster needs 2 or more: with 1, the keys of a content are in different slots")
+		p.Add("TIERFLOW_PARTITIONS", "Redis Cluster needs 2 or more: with 1, the keys of an item are in different slots")
 	}
 	return v
 }
 
-// Worker is the setting that names a consumer.
+// Worker has the setting that names a worker.
 type Worker struct {
-	WorkerID string `name:"worker-id" env:"TIERFLOW_WORKER_ID" help:"Name of this worker: unique among the living, best the same after a restart. Default: host name and process id."`
+	WorkerID string `name:"worker-id" env:"TIERFLOW_WORKER_ID" help:"Name of this worker: no other living worker has it, and it is best the same after a restart. Default: host name and process id."`
 }
 
-// Check makes a default where no name is given: a host may run several workers, and a container always has process 1.
+// Check returns the name. The default has the host name and the process id, because a host may run several workers and the
+// process id in a container is always 1.
 func (w Worker) Check(p *Problems) string {
 	if w.WorkerID == "" {
 		host, err := os.Hostname()
@@ -200,9 +201,9 @@ func (w Worker) Check(p *Problems) string {
 	return w.WorkerID
 }
 
-// Parse fills cli, a pointer to a struct with kong's tags, from arguments and environment, and returns the verb that
-// was chosen. An error means exit code 2. --help prints and ends the process. A variable that is set but empty counts
-// as not set: that is what ${X:-} in a compose file makes of a missing one.
+// Parse fills cli, a pointer to a struct with kong's tags, from arguments and environment. It returns the verb. An error
+// means exit code 2. --help prints and ends the process. A variable that is set but empty counts as not set, because
+// ${X:-} in a compose file is empty where X is missing.
 func Parse(program, description string, cli any, args []string) (verb string, err error) {
 	for _, v := range os.Environ() {
 		if name, value, _ := strings.Cut(v, "="); strings.HasPrefix(name, "TIERFLOW_") && value == "" {

@@ -12,7 +12,7 @@ import (
 	"github.com/tierflow/tierflow/shared/settings"
 )
 
-// What the machine has set must not be what is tested.
+// The tests must not depend on variables that the machine has set.
 func TestMain(m *testing.M) {
 	for _, variable := range os.Environ() {
 		if name, _, _ := strings.Cut(variable, "="); strings.HasPrefix(name, "TIERFLOW_") {
@@ -32,7 +32,7 @@ func one(check func(p *settings.Problems)) string {
 	return ""
 }
 
-func TestDurations(t *testing.T) {
+func TestADurationHasGosFormAndAMinimum(t *testing.T) {
 	for in, want := range map[string]time.Duration{"30s": 30 * time.Second, "1h30m": 90 * time.Minute, "1s": time.Second, "1500ms": 1500 * time.Millisecond} {
 		if problem := one(func(p *settings.Problems) {
 			if got := p.Duration("X", in, time.Second); got != want {
@@ -57,7 +57,7 @@ func TestDurations(t *testing.T) {
 	}
 }
 
-func TestInts(t *testing.T) {
+func TestANumberIsWholeAndWithinItsRange(t *testing.T) {
 	for in, want := range map[string]int64{"1": 1, "8": 8, "10": 10} {
 		if problem := one(func(p *settings.Problems) {
 			if got := p.Int("X", in, 1, 10); got != want {
@@ -80,7 +80,7 @@ func TestInts(t *testing.T) {
 	}
 }
 
-func TestRates(t *testing.T) {
+func TestARateIsBytesASecondWithOrWithoutAUnit(t *testing.T) {
 	for in, want := range map[string]int64{
 		"": 0, "0": 0, "0B": 0, "1": 1, "100B": 100, "5K": 5000, "5KB": 5000, "5Ki": 5120, "5KiB": 5120, "100MiB": 100 << 20, "100M": 1e8, "2G": 2e9, "2GiB": 2 << 30,
 		"9223372036854775807": math.MaxInt64,
@@ -104,7 +104,7 @@ func TestRates(t *testing.T) {
 	}
 }
 
-func TestAddresses(t *testing.T) {
+func TestAnAddressHasAHostAndAPort(t *testing.T) {
 	for _, in := range []string{"127.0.0.1:5000", ":5000", "[::1]:5000", "localhost:0", "0.0.0.0:65535"} {
 		if problem := one(func(p *settings.Problems) {
 			if got := p.Address("X", in); got != in {
@@ -125,7 +125,7 @@ func TestAddresses(t *testing.T) {
 	}
 }
 
-func TestURLs(t *testing.T) {
+func TestAURLIsHTTPOrHTTPSAndHasAHost(t *testing.T) {
 	for _, in := range []string{"http://127.0.0.1:5000", "https://tierflow.example/sub", "http://[::1]:5000"} {
 		if problem := one(func(p *settings.Problems) {
 			if got := p.URL("X", in); got.String() != in {
@@ -146,7 +146,7 @@ func TestURLs(t *testing.T) {
 	}
 }
 
-func TestOneOf(t *testing.T) {
+func TestAChoiceIsOneOfTheAllowedWords(t *testing.T) {
 	choices := []string{"readback", "stream"}
 	if problem := one(func(p *settings.Problems) {
 		if got := p.OneOf("X", "stream", choices); got != "stream" {
@@ -164,16 +164,16 @@ func TestOneOf(t *testing.T) {
 
 func TestASecretMayLieInAFile(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "secret")
-	for content, want := range map[string]string{"s3cret": "s3cret", "s3cret\n": "s3cret", "s3cret\r\n": "s3cret", " s p \n": " s p ", "": ""} {
-		if err := os.WriteFile(file, []byte(content), 0o600); err != nil {
+	for text, want := range map[string]string{"s3cret": "s3cret", "s3cret\n": "s3cret", "s3cret\r\n": "s3cret", " s p \n": " s p ", "": ""} {
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
 		if problem := one(func(p *settings.Problems) {
 			if got := p.Secret("X", "the default", file); got != want {
-				t.Errorf("%q is %q", content, got)
+				t.Errorf("%q is %q", text, got)
 			}
 		}); problem != "" {
-			t.Errorf("%q: %s", content, problem)
+			t.Errorf("%q: %s", text, problem)
 		}
 	}
 	if problem := one(func(p *settings.Problems) {
@@ -237,7 +237,7 @@ func TestTheDefaultsAreThoseOfTheContract(t *testing.T) {
 	}
 }
 
-func TestAFlagComesBeforeTheEnvironmentAndBothBeforeTheDefault(t *testing.T) {
+func TestAFlagOverridesTheEnvironmentAndBothOverrideTheDefault(t *testing.T) {
 	t.Setenv("TIERFLOW_DRAIN", "7s")
 	t.Setenv("TIERFLOW_MIN_IDLE", "8s")
 	t.Setenv("TIERFLOW_MAX_BACKLOG", "of another program")
@@ -260,7 +260,7 @@ func TestWrongArgumentsAreAnError(t *testing.T) {
 	}
 }
 
-func TestEverythingThatIsWrongIsNamedAtOnce(t *testing.T) {
+func TestAnErrorNamesEveryWrongSetting(t *testing.T) {
 	for name, value := range map[string]string{
 		"TIERFLOW_REDIS_URL_FILE": "/does/not/exist/redis", "TIERFLOW_MYSQL_DSN_FILE": "/does/not/exist/mysql", "TIERFLOW_REDIS_PREFIX": "a{b}",
 		"TIERFLOW_MIN_IDLE": "1ms", "TIERFLOW_STATE_TTL": "999ms", "TIERFLOW_DRAIN": "-1s", "TIERFLOW_PARTITIONS": "1025", "TIERFLOW_LOG_LEVEL": "loud",
@@ -313,7 +313,7 @@ func TestSecretsOfAllServicesMayLieInFiles(t *testing.T) {
 	}
 }
 
-func TestWorkerIDs(t *testing.T) {
+func TestAWorkerIDIsPrintableAndHasADefault(t *testing.T) {
 	check := func(id string) (got string, problem string) {
 		problem = one(func(p *settings.Problems) { got = settings.Worker{WorkerID: id}.Check(p) })
 		return got, problem
