@@ -20,15 +20,15 @@ type Handler func(ds []*Delivery)
 type Options struct {
 	Redis    redis.UniversalClient
 	Stream   string
-	Backoff  string // a key in the stream's slot, the group's own: which entries have failed, and when they are due
+	Backoff  string // the group's key, in the stream's slot: which entries have failed, and when they are due
 	Group    string
-	Consumer string        // unique among the living, stable over restarts where possible
-	MinIdle  time.Duration // an entry that nobody has renewed for so long is taken over
+	Consumer string        // no other living consumer has this name; the same after a restart where possible
+	MinIdle  time.Duration // other consumers take over an entry that was not renewed for so long
 	Slots    int           // handlers at once; 1 where 0
 	Batch    int           // deliveries that one handler gets; 1 where 0
-	Drain    time.Duration // how long handlers may go on after a stop
-	Keep     int64         // settled entries that trimming leaves for those who look; 10,000 where 0
-	Adopt    time.Duration // how often entries that others reassign to us are looked for; with the upkeep where 0
+	Drain    time.Duration // how long handlers may run after a stop
+	Keep     int64         // settled entries that trimming leaves in the stream; 10,000 where 0
+	Adopt    time.Duration // how often Run looks for entries reassigned to this consumer; 0: at each upkeep
 	Hold     func() bool   // no entry is begun while it returns true; called at every turn; may be nil
 	Handle   Handler
 	Log      *zap.Logger
@@ -36,29 +36,29 @@ type Options struct {
 }
 
 const (
-	// idleBlock bounds a blocked read, and so the time that a stop takes when nothing is to do.
+	// idleBlock bounds a blocked read, and so the time that a stop takes while nothing happens.
 	idleBlock = time.Second
-	// busyBlock bounds a blocked read while handlers run: what they park or free is seen after it.
+	// busyBlock bounds a blocked read while handlers run, because Run sees freed slots and parked entries only after it.
 	busyBlock = 20 * time.Millisecond
 	noBlock   = -1
-	// gather is how long a consumer that is nearly full waits for more of its slots to be free, where there may be more to
-	// take on: else it would fetch each entry with a round trip of its own.
+	// gather is how long a nearly full consumer waits for more free slots where more entries may be there. Else each entry
+	// would cost a round trip.
 	gather = 5 * time.Millisecond
-	// holdBlock is how soon the end of a hold is seen.
+	// holdBlock is how long the end of a hold may go unnoticed.
 	holdBlock = 100 * time.Millisecond
-	// maxParked bounds memory. What is parked beyond it is let go of: it comes back through XAUTOCLAIM.
+	// maxParked bounds memory. An entry beyond it is forgotten here, and comes back through XAUTOCLAIM.
 	maxParked = 10_000
 	// walkStep is how many pending entries XAUTOCLAIM looks at, ten times its COUNT, between two reads: some 1.5 ms of Redis.
 	walkStep = 1000
 	// The back-off of failures is 1 s, 2 s, 4 s … up to maxBackoff, half of it at random.
 	minBackoff = time.Second
 	maxBackoff = 5 * time.Minute
-	// backoffKeep is how long a record of a back-off stays after it is due. Nobody has come for it, so it is useless.
+	// backoffKeep is how long the record of a back-off stays after it is due. Later than that, its entry is gone.
 	backoffKeep = time.Hour
-	// minWait and maxWait bound the wait for what is no failure: a busy lock, a server that is away.
+	// minWait and maxWait bound the wait after Later, such as for a busy lock or a server that is away.
 	minWait = 20 * time.Millisecond
 	maxWait = 5 * time.Second
-	// consumers that have nothing pending and were not seen for so long are removed
+	// forgetAfter is how long a consumer without pending entries may be idle before it is removed.
 	forgetAfter = time.Hour
 )
 
@@ -74,15 +74,15 @@ type Consumer struct {
 	base      context.Context // of handlers: outlives Run's context by the drain time
 	handlers  sync.WaitGroup
 	freed     chan struct{}
-	backlog   bool   // the last read found as much as it asked for
-	settledTo string // every entry up to here was settled: where a vanished group goes on
+	backlog   bool   // the last read returned as many entries as it may
+	settledTo string // every entry up to here was settled: where a vanished group continues
 	samples   []sample
 	claimed   string // XAUTOCLAIM's cursor
-	walking   bool   // it has not come to the end
-	yield     bool   // what it has found has had slots, and nothing else since
+	walking   bool   // the cursor has not reached the end of the pending list
+	yield     bool   // new entries have the next turn, because the walk had the last one
 	adoptAt   time.Time
-	begun     bool // what was pending at the start has been adopted
-	retired   bool // takes on nothing, and ends with its last handler
+	begun     bool // the entries that were pending at the start have been adopted
+	retired   bool // begins nothing, and ends with its last handler
 	ended     bool
 }
 
@@ -101,8 +101,8 @@ func New(o Options) *Consumer {
 	return &Consumer{o: o, known: map[string]*Delivery{}, freed: make(chan struct{}, 1), claimed: "0-0"}
 }
 
-// Run consumes until ctx ends; then it waits for its handlers, at most the drain time, and hands back what is left.
-// Redis being away is no error: it goes on when Redis is back. It returns when nothing of it runs any more.
+// Run consumes until ctx ends. Then it waits for its handlers, at most the drain time, and gives back the other entries. It
+// returns after the last handler. While Redis is away, Run tries again.
 func (c *Consumer) Run(ctx context.Context) {
 	var stop context.CancelCauseFunc
 	c.base, stop = context.WithCancelCause(context.WithoutCancel(ctx))
@@ -119,7 +119,7 @@ func (c *Consumer) Run(ctx context.Context) {
 	for ctx.Err() == nil {
 		if c.isRetired() {
 			if !finishing {
-				c.handBack()
+				c.giveBack()
 			}
 			finishing = true
 			if c.finishRetired(ctx) {
@@ -140,7 +140,7 @@ func (c *Consumer) Run(ctx context.Context) {
 		pause(ctx, backoff(outage, 50*time.Millisecond, time.Second))
 	}
 
-	c.handBack() // what nobody has in hand: others need not wait for our handlers
+	c.giveBack() // entries without a handler need not wait for the handlers' end
 	done := make(chan struct{})
 	go func() { c.handlers.Wait(); close(done) }()
 	select {
@@ -151,11 +151,11 @@ func (c *Consumer) Run(ctx context.Context) {
 	}
 	stop(nil)
 	<-beat
-	c.handBack()
+	c.giveBack()
 }
 
-// Retire makes the consumer take on nothing more: what it has not begun goes to the others at once, and Run returns when
-// the last handler has, however long that takes. Another consumer does its work from now on.
+// Retire makes the consumer begin nothing more, because another consumer has its work from now on. Entries that it has not
+// begun go to the others at once. Run returns after the last handler, however long that takes.
 func (c *Consumer) Retire() {
 	c.mu.Lock()
 	c.retired = true
@@ -163,7 +163,7 @@ func (c *Consumer) Retire() {
 	c.wake()
 }
 
-// Resume undoes Retire. false: it has ended, and it takes a new one.
+// Resume undoes Retire. False: the consumer has ended, and the caller needs a new one.
 func (c *Consumer) Resume() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -200,7 +200,7 @@ func (c *Consumer) finishRetired(ctx context.Context) bool {
 	select {
 	case <-ctx.Done():
 	case <-c.freed:
-		c.handBack() // what a handler has left for later
+		c.giveBack() // the entry that the handler has left for later
 	case <-time.After(idleBlock):
 	}
 	return false
@@ -221,7 +221,8 @@ func (c *Consumer) wake() {
 	}
 }
 
-// turn is one round: upkeep when it is due, or a step of its walk; then what is parked and due, then new entries.
+// turn is one round. It does the upkeep where that is due, or a step of its walk through the pending list. Then it begins
+// parked entries that are due, and reads new ones.
 func (c *Consumer) turn(ctx context.Context, next *time.Time) error {
 	if (c.backlog || c.walking) && c.nearlyFull() {
 		pause(ctx, gather)
@@ -250,7 +251,7 @@ func (c *Consumer) turn(ctx context.Context, next *time.Time) error {
 	c.mu.Lock()
 	free := c.o.Slots - c.running
 	block := idleBlock
-	if free > 0 && !hold { // else only a handler's end, or the time, changes anything
+	if free > 0 && !hold { // without a free slot, only the end of a handler or a later upkeep changes anything
 		if c.running > 0 {
 			block = busyBlock
 		}
@@ -276,7 +277,7 @@ func (c *Consumer) turn(ctx context.Context, next *time.Time) error {
 		return nil
 	}
 
-	if c.walking { // Redis looks at short times to block only ten times a second, unless others wake it
+	if c.walking { // Redis checks the end of a BLOCK only some ten times a second, so a short one may take 100 ms
 		block = noBlock
 	}
 	c.yield = false
@@ -287,11 +288,11 @@ func (c *Consumer) turn(ctx context.Context, next *time.Time) error {
 	c.backlog = len(msgs) == free*c.o.Batch
 	ds := make([]*Delivery, 0, len(msgs))
 	for _, m := range msgs {
-		if !c.knows(m.ID) { // else the group was made again: whoever has it in hand goes on
+		if !c.knows(m.ID) { // a group that was made again delivers entries that a handler here still has
 			ds = append(ds, c.delivery(m, 1))
 		}
 	}
-	if ctx.Err() != nil { // read after a stop was asked for: not begun, but handed back
+	if ctx.Err() != nil { // a stop came during the read: Run gives these entries back
 		c.remember(ds)
 		return nil
 	}
@@ -310,7 +311,7 @@ func (c *Consumer) nearlyFull() bool {
 func (c *Consumer) held() bool { return c.o.Hold != nil && c.o.Hold() }
 
 func (c *Consumer) read(ctx context.Context, count int, block time.Duration) ([]redis.XMessage, error) {
-	// The read must not be given up half way because of a stop: its entries would be pending with us, unseen.
+	// A stop must not interrupt the read: its entries would be pending with this consumer, which would not know them.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), max(block, 0)+5*time.Second)
 	defer cancel()
 	streams, err := c.o.Redis.XReadGroup(ctx, &redis.XReadGroupArgs{
@@ -337,7 +338,7 @@ func (c *Consumer) delivery(m redis.XMessage, attempt int64) *Delivery {
 	return d
 }
 
-// dispatch starts handlers; the caller has made sure that there are slots.
+// dispatch starts handlers. The caller has made sure that there are slots.
 func (c *Consumer) dispatch(ds []*Delivery) {
 	for len(ds) > 0 {
 		n := min(len(ds), c.o.Batch)
@@ -361,7 +362,8 @@ func (c *Consumer) dispatch(ds []*Delivery) {
 	}
 }
 
-// began removes the records of back-offs that are over: from now on, a crash counts. Where that fails, it does not.
+// began removes the records of back-offs that are over, so that a crash counts as an attempt from now on. Where Redis does
+// not answer, a crash does not count.
 func (c *Consumer) began(batch []*Delivery) {
 	var ids []any
 	for _, d := range batch {
@@ -378,7 +380,7 @@ func (c *Consumer) began(batch []*Delivery) {
 	_ = c.o.Redis.ZRem(ctx, c.o.Backoff, ids...).Err()
 }
 
-// finish does what the handler has said of each delivery.
+// finish carries out the handler's verdict on each delivery.
 func (c *Consumer) finish(batch []*Delivery) {
 	for _, d := range batch {
 		lost := d.Context.Err() != nil
@@ -387,8 +389,8 @@ func (c *Consumer) finish(batch []*Delivery) {
 		case d.verdict == settled:
 			c.forget(d)
 		case lost:
-			// Somebody else's now, or the drain is over: in both cases it is not ours to try again. What is still
-			// pending with us is handed back, or adopted should we go on.
+			// Another consumer has the entry now, or the drain time is over: this consumer must not try again. If the entry is
+			// still pending here, Run gives it back at its end, or adopts it at the next upkeep.
 			c.forget(d)
 		case d.verdict == later:
 			if d.wait <= 0 {
@@ -407,7 +409,7 @@ func (c *Consumer) finish(batch []*Delivery) {
 	c.wake()
 }
 
-// again parks a failed delivery as its next attempt, and lets Redis know which that is, and when.
+// again parks a failed delivery until its next attempt, and records in Redis the number of that attempt and when it is due.
 func (c *Consumer) again(d *Delivery) {
 	wait := backoff(int(d.Attempt), minBackoff, maxBackoff)
 	d.Attempt++
@@ -422,19 +424,20 @@ func (c *Consumer) again(d *Delivery) {
 		c.forget(d)
 		return
 	}
-	d.failed = err == nil // else, after a restart, this was a crash: nothing worse
+	d.failed = err == nil // without the record, a restart counts this failure as a crash, which does no harm
 	c.park(d, wait)
 }
 
-// beginning is what Redis knows of an entry that is pending with us and that nobody here knows of.
+// beginning is what Redis knows of an entry that is pending with this consumer and that the consumer does not know.
 type beginning struct {
 	attempt int64
-	failed  bool          // its last attempt has
-	wait    time.Duration // what is left of its back-off then
+	failed  bool          // its last attempt failed
+	wait    time.Duration // the rest of its back-off in that case
 	ours    bool
 }
 
-// begin takes up entries of ours, and adds to the counts of those that have failed, and of the others.
+// begin renews entries of this consumer and reads what Redis knows of them. It adds ifFailed to the delivery counts of those
+// whose last attempt failed, and otherwise to the others.
 func (c *Consumer) begin(ctx context.Context, ids []string, ifFailed, otherwise int) (map[string]beginning, error) {
 	all := make(map[string]beginning, len(ids))
 	for part := range slices.Chunk(ids, 500) {
@@ -462,14 +465,14 @@ func (c *Consumer) forget(d *Delivery) {
 	}
 }
 
-// Load is what the consumer has in hand, for metrics: handlers running and deliveries parked.
+// Load returns the number of running handlers and of parked deliveries, for metrics.
 func (c *Consumer) Load() (running, parked int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.running, len(c.parked)
 }
 
-// backoff doubles from first up to limit; half of it is random, so that many entries do not come back at once.
+// backoff doubles from first up to limit. Half of it is random, so that many entries do not come back at the same time.
 func backoff(n int, first, limit time.Duration) time.Duration {
 	d := limit
 	if n < 20 {
@@ -478,7 +481,7 @@ func backoff(n int, first, limit time.Duration) time.Duration {
 	return d/2 + rand.N(d/2+1)
 }
 
-// jitter spreads d by a fifth, so that workers do not act in step.
+// jitter varies d by a tenth up or down, so that workers do not act at the same time.
 func jitter(d time.Duration) time.Duration { return d - d/10 + rand.N(d/5+1) }
 
 func pause(ctx context.Context, d time.Duration) {

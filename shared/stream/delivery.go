@@ -8,16 +8,16 @@ import (
 	"time"
 )
 
-// Delivery is one entry in a handler's hands. The handler says what became of it by exactly one of Settled, Later
-// and Failed; saying nothing counts as Failed.
+// Delivery is one entry that a handler works on. The handler calls exactly one of Settled, Later and Failed. A handler that
+// calls none has failed.
 type Delivery struct {
 	Stream  string
 	ID      string // the entry's id in the stream
 	Values  map[string]string
 	Attempt int64 // 1 for the first
 
-	// Context is cancelled when the entry is somebody else's, or the drain time is over; and it may be as soon as
-	// the entry is acked, so what is left to do then needs a context of its own.
+	// Context is cancelled when another consumer has the entry, or when the drain time is over. It may also be cancelled as
+	// soon as the entry is acked, so work after the ack needs another context.
 	Context context.Context
 	cancel  context.CancelCauseFunc
 
@@ -26,7 +26,7 @@ type Delivery struct {
 	verdict  verdict
 	wait     time.Duration
 	err      error
-	waits    int  // Later in a row, here: for the back-off of what is no failure
+	waits    int  // calls of Later in a row, by this consumer
 	failed   bool // Redis has a record of its back-off, until the next attempt begins
 }
 
@@ -39,33 +39,33 @@ const (
 	failed
 )
 
-// Settled: the handler's script has acked it.
+// Settled says that the handler's script has acked the entry.
 func (d *Delivery) Settled() { d.verdict = settled }
 
-// Later: it stays pending and is handed out again after the wait; this was no attempt. A wait of 0 or less lets the
-// consumer choose, longer each time.
+// Later says that this was no attempt. The entry stays pending and comes again after the wait. With a wait of 0 or less the
+// consumer chooses one, longer each time.
 func (d *Delivery) Later(wait time.Duration) { d.verdict, d.wait = later, wait }
 
-// Failed: it stays pending and is handed out again after a back-off, as the next attempt.
+// Failed says that the attempt has failed. The entry stays pending and comes again after a back-off, as the next attempt.
 func (d *Delivery) Failed(err error) { d.verdict, d.err = failed, err }
 
-// Progress is a sign of life: without one for a while, the heartbeat lets the entry go.
+// Progress is a sign of life. After MinIdle without one, the heartbeat does not renew the entry any more.
 func (d *Delivery) Progress() { d.progress.Store(time.Now().UnixNano()) }
 
-// Stalled tells whether the last sign of life is longer ago than that.
+// Stalled reports whether the last sign of life is longer ago than the given time.
 func (d *Delivery) Stalled(than time.Duration) bool {
 	return time.Now().UnixNano()-d.progress.Load() > int64(than)
 }
 
-// Added is the time in an entry's id: the server's clock when it was added.
+// Added returns the time in an entry's id: when it was added, by the server's clock.
 func Added(id string) (time.Time, error) {
 	ms, _, _ := strings.Cut(id, "-")
 	n, err := strconv.ParseInt(ms, 10, 64)
 	return time.UnixMilli(n), err
 }
 
-// Newer tells whether stream id a is newer than b. Ids are two numbers of up to 64 bits, so they are compared as
-// digits. An empty id is older than any.
+// Newer reports whether entry id a is newer than b. It compares digits, because both numbers of an id are unsigned and have
+// up to 64 bits. An empty id is older than any other.
 func Newer(a, b string) bool {
 	am, as, _ := strings.Cut(a, "-")
 	bm, bs, _ := strings.Cut(b, "-")

@@ -1,29 +1,32 @@
-// Package stream consumes one stream as one consumer of one group. It knows no domain.
+// Package stream consumes one stream as one consumer of one group. It knows nothing of items and tiers.
 //
-// What it promises. An entry is handed to the handler at least once, and stays pending until the handler's own
-// script has acked it: acking belongs into the step that makes the entry's effect durable, so this package never
-// acks what a handler has had. Whatever is not settled is unread or pending in the group; waiting for a back-off
-// is pending too. There is no other queue, so XPENDING tells the whole truth, and a restart forgets nothing.
+// What it promises. The handler gets each entry at least once. The entry stays pending until the handler's own script has
+// acked it. The ack belongs in the step that makes the entry's effect durable, so this package acks no entry that a
+// handler can settle. An unsettled entry is unread or pending in the group, also while it waits for a back-off. There is
+// no other queue, so XPENDING shows everything, and a restart forgets nothing.
 //
 //	unread ──XREADGROUP──▶ in hand ──handler──▶ settled
 //	pending of a dead consumer ──XAUTOCLAIM──▶ ▲ │
-//	pending of ours that we forgot ──adopt──▶  │ ▼ Failed, Later
-//	                                         parked (pending, its time comes)
+//	pending here, but not known ──adopt──▶     │ ▼ Failed, Later
+//	                                         parked (pending until it is due)
 //
-// Why it is as it is:
-//   - It never reads more than it can begin at once, so that a slow worker holds nothing that others could do.
-//   - A lost reply of XREADGROUP leaves entries pending with us that we have not seen: we compare and adopt them.
-//   - The heartbeat renews one entry at a time, only while it is still ours (a bare XCLAIM would steal it back) and
-//     only while its handler reports progress. Losing an entry cancels its handler's context.
-//   - XAUTOCLAIM is followed to the end of the pending list: it looks at ten entries for each that it may return, so
-//     an empty page proves nothing. It takes 1.5 s for a million entries, so new ones are read between its steps,
-//     and get every second turn where it claims something. Ids that it reports as deleted are an error that somebody must see.
-//   - How often an entry was tried is its delivery count. When one that has failed is due, a sorted set remembers until its
-//     next attempt begins, so back-off goes on where it was after a restart, whoever goes on with it. It is no queue: without
+// Why it works this way:
+//   - It never reads more than it can begin at once, so a slow worker holds no entry that others could work on.
+//   - A lost reply of XREADGROUP leaves entries pending with this consumer that it has not seen. It compares the pending
+//     list with what it knows, and adopts them.
+//   - The heartbeat renews an entry only while this consumer has it (a bare XCLAIM would take it back from another) and
+//     only while its handler reports progress. The loss of an entry cancels its handler's context.
+//   - The consumer calls XAUTOCLAIM until the end of the pending list. XAUTOCLAIM looks at ten entries for each that it may
+//     return, so an empty page does not mean that the list is over. It takes 1.5 s for a million entries. So the consumer
+//     reads new entries between its steps, and at every second turn where it claims something. It logs an error for each
+//     entry that XAUTOCLAIM reports as deleted.
+//   - The number of attempts is the entry's delivery count. A sorted set records when a failed entry is due, until its next
+//     attempt begins. So a back-off continues after a restart, also with another consumer. The set is not a queue: without
 //     it, entries come back sooner.
-//   - A crash counts as an attempt, because the entry may be what has crashed its worker; being handed back does not, nor
-//     does a crash while the entry waits for its back-off. What a crash has left comes back within MinIdle.
-//   - BLOCK is always finite: cancelling a context does not interrupt a blocked read.
-//   - A stream is trimmed below what every group has settled and never by length, and keeps some settled entries for
-//     those who look.
+//   - A crash counts as an attempt, because the entry may have crashed its worker. It does not count while the entry waits
+//     for its back-off. An entry that a consumer gives back has made no attempt. After a crash, entries come back within
+//     MinIdle.
+//   - BLOCK is always finite, because go-redis does not interrupt a blocked read when its context ends.
+//   - A stream is trimmed below the entries that every group has settled, and never by length. Some settled entries stay, so
+//     that the live view can show them.
 package stream

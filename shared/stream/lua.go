@@ -2,18 +2,18 @@ package stream
 
 import "github.com/redis/go-redis/v9"
 
-// What scripts say of an entry. XCLAIM drops an entry that was deleted from the stream, and does not return it.
+// Results of scripts for an entry. XCLAIM drops an entry that was deleted from the stream, and does not return it.
 const (
 	isOurs    = 1
 	isDeleted = -1
 	notOurs   = -2 // of beginScript
 )
 
-// renewScript resets the idle time of entries that are still ours, without counting a delivery.
+// renewScript resets the idle time of the consumer's entries, without counting a delivery.
 //
 //	KEYS  stream
-//	ARGV  group, consumer, 1 to renew or 0 only to look, ids
-//	->    for each id 1 (ours), 0 (not ours) or -1 (deleted from the stream)
+//	ARGV  group, consumer, 1 to renew or 0 only to check, ids
+//	->    for each id 1 (the consumer's), 0 (not the consumer's) or -1 (deleted from the stream)
 var renewScript = redis.NewScript(`
 local found = {}
 for i = 4, #ARGV do
@@ -26,12 +26,12 @@ for i = 4, #ARGV do
 end
 return found`)
 
-// failScript writes down that an attempt at an entry that is still ours has failed: which one is next, and when. Records
-// that nobody has come for in an hour are of entries that are not there any more.
+// failScript records a failed attempt at an entry of the consumer: the number of the next attempt, and when it is due. It
+// also removes records that are too old, because their entries are gone.
 //
 //	KEYS  stream, backoff
-//	ARGV  group, consumer, id, next attempt, ms until then, ms that records are kept
-//	->    1 (done), 0 (not ours) or -1 (deleted from the stream)
+//	ARGV  group, consumer, id, next attempt, ms until then, ms that a record stays after it is due
+//	->    1 (done), 0 (not the consumer's) or -1 (deleted from the stream)
 var failScript = redis.NewScript(`
 if #redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[3], ARGV[3], 1, ARGV[2]) == 0 then return 0 end
 local mine = redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, ARGV[3], 'RETRYCOUNT', ARGV[4], 'JUSTID')
@@ -43,13 +43,13 @@ redis.call('ZADD', KEYS[2], string.format('%.0f', now + ARGV[5]), ARGV[3])
 redis.call('PEXPIRE', KEYS[2], ARGV[5] + ARGV[6])
 return 1`)
 
-// beginScript takes up entries that are pending with us and that nobody here knows of, and renews them. Which attempt is
-// next, their delivery counts say together with whether the last one has failed, or was ended by something else.
+// beginScript renews pending entries of the consumer and returns what Redis knows of them. The number of the next attempt
+// follows from the delivery count and from whether the last attempt has failed, so the caller says what to add.
 //
 //	KEYS  stream, backoff
-//	ARGV  group, consumer, what to add to the count of one that has failed, and of another one, ids
-//	->    for each id its count, -2 (not ours) or -1 (deleted from the stream), and the ms that are left of its back-off,
-//	      -1 where its last attempt has not failed
+//	ARGV  group, consumer, what to add to the count of an entry that has failed, and of another one, ids
+//	->    for each id its count, -2 (not the consumer's) or -1 (deleted from the stream), and the ms that are left of its
+//	      back-off, -1 where its last attempt has not failed
 var beginScript = redis.NewScript(`
 local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
@@ -71,14 +71,14 @@ for i = 5, #ARGV do
 end
 return found`)
 
-// releaseScript makes entries that are still ours look idle, so that others take them over at once. Taking over
-// counts as an attempt, so one less is written down, but for what waits for its back-off: see beginScript. What looks
-// idle already is left alone.
+// makeIdleScript makes entries of the consumer look idle, so that others take them over at once. A take-over counts as an
+// attempt, so the script takes one off the count, except for an entry that waits for its back-off (see beginScript). It
+// leaves entries alone that look idle already.
 //
 //	KEYS  stream, backoff
 //	ARGV  group, consumer, idle in ms, ids
 //	->    the ids that were deleted from the stream
-var releaseScript = redis.NewScript(`
+var makeIdleScript = redis.NewScript(`
 local deleted = {}
 for i = 4, #ARGV do
   local p = redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[i], ARGV[i], 1, ARGV[2])
@@ -91,7 +91,8 @@ for i = 4, #ARGV do
 end
 return deleted`)
 
-// forgetScript removes a consumer that has nothing pending; one that has would take its entries along.
+// forgetScript removes a consumer that has nothing pending. XGROUP DELCONSUMER also deletes a consumer's pending entries, so
+// the script checks first.
 //
 //	KEYS  stream
 //	ARGV  group, consumer
@@ -105,7 +106,7 @@ return 1`)
 // most 10,000 at a time, and a busy stream would grow for ever.
 //
 //	KEYS  stream
-//	ARGV  id: entries from here on are kept
+//	ARGV  id: entries from here on stay
 //	->    how many were removed
 var trimScript = redis.NewScript(`
 local function older(a, b)

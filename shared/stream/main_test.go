@@ -285,25 +285,25 @@ func (h *hook) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Process
 	return next
 }
 
-// hand is what a handler got, given to the test; the handler goes on when the test has answered.
-type hand struct {
+// work is a delivery that a handler has given to the test. The handler returns after the test has answered.
+type work struct {
 	*stream.Delivery
 	answer chan func(d *stream.Delivery)
 }
 
-// hands makes a handler of single entries that waits for the test, and shows progress meanwhile.
-func (w *world) hands() (stream.Handler, <-chan hand) {
-	got := make(chan hand, 1000)
+// handler makes a handler of single entries that waits for the test, and reports progress meanwhile.
+func (w *world) handler() (stream.Handler, <-chan work) {
+	got := make(chan work, 1000)
 	return func(ds []*stream.Delivery) {
 		for _, d := range ds {
-			h := hand{d, make(chan func(*stream.Delivery), 1)}
+			h := work{d, make(chan func(*stream.Delivery), 1)}
 			got <- h
 			w.answerOf(h)(d)
 		}
 	}, got
 }
 
-func (w *world) answerOf(h hand) func(*stream.Delivery) {
+func (w *world) answerOf(h work) func(*stream.Delivery) {
 	for {
 		select {
 		case f := <-h.answer:
@@ -322,7 +322,7 @@ func next[T any](w *world, got <-chan T) T {
 	case x := <-got:
 		return x
 	case <-time.After(soon):
-		w.Fatal("nothing was handed out")
+		w.Fatal("the handler got no entry")
 		panic("not reached")
 	}
 }
@@ -331,22 +331,22 @@ func none[T any](w *world, got <-chan T) {
 	w.Helper()
 	select {
 	case x := <-got:
-		w.Fatalf("%+v was handed out", x)
+		w.Fatalf("%+v was begun", x)
 	default:
 	}
 }
 
 // settle acks and lets the handler end.
-func (w *world) settle(h hand) {
+func (w *world) settle(h work) {
 	w.ack(h.ID)
 	h.answer <- (*stream.Delivery).Settled
 }
 
-// obedient waits for its context and says nothing.
+// obedient waits for the end of its context and calls nothing.
 func obedient(d *stream.Delivery) { <-d.Context.Done() }
 
-// settleAll settles what is handed out, and wants exactly these, in any order.
-func (w *world) settleAll(got <-chan hand, ids []string) {
+// settleAll settles the entries that handlers get, which must be exactly these, in any order.
+func (w *world) settleAll(got <-chan work, ids []string) {
 	w.Helper()
 	var seen []string
 	for range ids {

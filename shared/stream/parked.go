@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// parking is a heap of deliveries that wait for their time, the next due on top.
+// parking is a heap of deliveries that wait until they are due, the next one on top.
 type parking []parkedDelivery
 
 type parkedDelivery struct {
@@ -26,14 +26,14 @@ func (p *parking) Pop() any {
 	return x
 }
 
-// dispatchDue starts handlers for what is parked and due, as far as there are slots.
+// dispatchDue starts handlers for parked entries that are due, as long as there are slots.
 func (c *Consumer) dispatchDue() {
 	c.mu.Lock()
 	room := (c.o.Slots - c.running) * c.o.Batch
 	var ds []*Delivery
 	for now := time.Now(); len(ds) < room && len(c.parked) > 0 && !c.parked[0].due.After(now); {
 		p := heap.Pop(&c.parked).(parkedDelivery)
-		if c.known[p.d.ID] == p.d { // else the heartbeat has found that it is somebody else's
+		if c.known[p.d.ID] == p.d { // else the heartbeat has found that another consumer has it
 			ds = append(ds, p.d)
 		}
 	}
@@ -52,14 +52,14 @@ func (c *Consumer) park(d *Delivery, wait time.Duration) {
 	}
 	c.mu.Unlock()
 	if full {
-		// Taking it over will count as an attempt, so one less is written down. Where that fails, one attempt is lost.
+		// The take-over will count as an attempt, so this takes one off the delivery count. Where it fails, one attempt is lost.
 		ctx, cancel := context.WithTimeout(c.base, 5*time.Second)
 		defer cancel()
 		_, _ = c.begin(ctx, []string{d.ID}, 0, -1)
 	}
 }
 
-// remember parks deliveries that nobody has begun.
+// remember parks deliveries that were read and not begun.
 func (c *Consumer) remember(ds []*Delivery) {
 	for _, d := range ds {
 		c.park(d, 0)

@@ -13,7 +13,7 @@ import (
 
 func TestAFailedEntryIsTriedAgainAfterABackOffAsTheNextAttempt(t *testing.T) {
 	w := newWorld(t)
-	handle, got := w.hands()
+	handle, got := w.handler()
 	w.run(stream.Options{Handle: handle})
 	id := w.add(1)[0]
 	h := next(w, got)
@@ -51,7 +51,7 @@ func TestAttemptsAndBackOffSurviveARestart(t *testing.T) {
 						attempt = 21
 					}
 					gate, url := testserver.RedisGate(t, w.url)
-					handle, got := w.hands()
+					handle, got := w.handler()
 					r := w.run(stream.Options{Redis: w.client(url), Consumer: "a", Handle: handle})
 					h := next(w, got)
 					if h.Attempt != attempt {
@@ -61,12 +61,12 @@ func TestAttemptsAndBackOffSurviveARestart(t *testing.T) {
 					h.answer <- func(d *stream.Delivery) { d.Failed(errors.New("no")) }
 					testserver.Eventually(w, "it is parked", soon, r.parks(1))
 					if crash {
-						gate.Close() // it cannot hand anything back
+						gate.Close() // it cannot give anything back
 					}
 					r.stop()
 					r.wait()
 
-					handle, got = w.hands()
+					handle, got = w.handler()
 					r = w.run(stream.Options{Consumer: name, Handle: handle})
 					if often {
 						w.add(1)
@@ -94,7 +94,7 @@ func TestAttemptsAndBackOffSurviveARestart(t *testing.T) {
 	}
 }
 
-func TestACrashCountsAsAnAttemptAndItsEntriesWaitNoLongerThanATakeOverTakes(t *testing.T) {
+func TestACrashCountsAsAnAttemptAndItsEntriesWaitNoLongerThanATakeOver(t *testing.T) {
 	for _, name := range []string{"a", "b"} {
 		for _, count := range []int64{1, 20} { // after 20, a back-off would last minutes
 			t.Run(fmt.Sprintf("delivered %d times, goes on as %s", count, name), func(t *testing.T) {
@@ -103,7 +103,7 @@ func TestACrashCountsAsAnAttemptAndItsEntriesWaitNoLongerThanATakeOverTakes(t *t
 				w.group("g")
 				id := w.read("g", "a", 1)[0]
 				w.count(id, "a", count)
-				handle, got := w.hands()
+				handle, got := w.handler()
 				w.run(stream.Options{Consumer: name, Handle: handle})
 				h := next(w, got)
 				if h.ID != id || h.Attempt != count+1 || w.pendingOf(id).RetryCount != count+1 {
@@ -115,10 +115,10 @@ func TestACrashCountsAsAnAttemptAndItsEntriesWaitNoLongerThanATakeOverTakes(t *t
 	}
 }
 
-func TestOnceAnAttemptHasBegunACrashCountsAgain(t *testing.T) {
+func TestACrashCountsAgainAfterTheNextAttemptHasBegun(t *testing.T) {
 	w := newWorld(t)
 	gate, url := testserver.RedisGate(t, w.url)
-	handle, got := w.hands()
+	handle, got := w.handler()
 	r := w.run(stream.Options{Redis: w.client(url), Consumer: "a", Handle: handle})
 	id := w.add(1)[0]
 	next(w, got).answer <- func(d *stream.Delivery) { d.Failed(errors.New("no")) }
@@ -137,11 +137,11 @@ func TestOnceAnAttemptHasBegunACrashCountsAgain(t *testing.T) {
 	w.settle(h)
 }
 
-func TestLaterIsNoAttempt(t *testing.T) {
+func TestLaterCountsAsNoAttempt(t *testing.T) {
 	for _, wait := range []time.Duration{time.Millisecond, 0} {
 		t.Run(fmt.Sprintf("wait %s", wait), func(t *testing.T) {
 			w := newWorld(t)
-			handle, got := w.hands()
+			handle, got := w.handler()
 			r := w.run(stream.Options{Handle: handle})
 			id := w.add(1)[0]
 			for range 5 {
@@ -159,11 +159,11 @@ func TestLaterIsNoAttempt(t *testing.T) {
 			testserver.Eventually(w, "it is parked", soon, r.parks(1))
 			r.stop()
 			r.wait()
-			// Nor is being handed back, to whomever.
+			// A give-back counts as none either, whichever consumer gets the entry.
 			w.run(stream.Options{Consumer: "other", Handle: handle})
 			h = next(w, got)
 			if h.ID != id || h.Attempt != 1 {
-				t.Fatalf("handed back: %s, attempt %d", h.ID, h.Attempt)
+				t.Fatalf("given back: %s, attempt %d", h.ID, h.Attempt)
 			}
 			w.settle(h)
 			w.nothingIsLeft()
@@ -171,7 +171,7 @@ func TestLaterIsNoAttempt(t *testing.T) {
 	}
 }
 
-func TestMoreThanCanBeParkedComesBackWithoutAnAttempt(t *testing.T) {
+func TestAnEntryThatCannotBeParkedComesBackWithoutAnAttempt(t *testing.T) {
 	w := newWorld(t)
 	const most, more = 10_000, 20
 	w.add(most + more)
@@ -197,7 +197,7 @@ func TestMoreThanCanBeParkedComesBackWithoutAnAttempt(t *testing.T) {
 	}
 }
 
-func TestAPoisonEntryHoldsUpNothingElse(t *testing.T) {
+func TestAPoisonEntryDelaysNoOther(t *testing.T) {
 	w := newWorld(t)
 	ids := w.add(101)
 	var settled atomic.Int64

@@ -16,10 +16,10 @@ func TestAnIdleConsumerStopsAtOnceAndLeavesNoTrace(t *testing.T) {
 	w := newWorld(t)
 	r := w.run(stream.Options{MinIdle: long, Handle: func([]*stream.Delivery) {}})
 	r.client.await(w, "xreadgroup", 1)
-	asked := time.Now()
+	stopAt := time.Now()
 	r.stop()
 	r.wait()
-	if took := time.Since(asked); took > 3*time.Second {
+	if took := time.Since(stopAt); took > 3*time.Second {
 		t.Errorf("stopping took %s", took)
 	}
 	if cs := w.rdb.XInfoConsumers(t.Context(), w.stream, "g").Val(); len(cs) != 0 {
@@ -27,9 +27,9 @@ func TestAnIdleConsumerStopsAtOnceAndLeavesNoTrace(t *testing.T) {
 	}
 }
 
-func TestAStopWaitsForHandlersAndHandsBackTheRestAtOnce(t *testing.T) {
+func TestAStopWaitsForHandlersAndGivesBackTheRestAtOnce(t *testing.T) {
 	w := newWorld(t)
-	handle, got := w.hands()
+	handle, got := w.handler()
 	r := w.run(stream.Options{Consumer: "a", Slots: 2, MinIdle: long, Drain: long, Handle: handle})
 	w.add(2)
 	parked, inHand := next(w, got), next(w, got)
@@ -41,13 +41,13 @@ func TestAStopWaitsForHandlersAndHandsBackTheRestAtOnce(t *testing.T) {
 		return nil
 	})
 	r.stop()
-	testserver.Eventually(w, "what is parked is handed back while the handler goes on", soon, func() error {
+	testserver.Eventually(w, "what is parked is given back while the handler goes on", soon, func() error {
 		if p := w.pendingOf(parked.ID); p.Idle < long {
 			return fmt.Errorf("%+v", p)
 		}
 		return nil
 	})
-	handleB, gotB := w.hands()
+	handleB, gotB := w.handler()
 	w.run(stream.Options{Consumer: "b", MinIdle: long, Handle: handleB})
 	h := next(w, gotB)
 	if h.ID != parked.ID {
@@ -75,9 +75,9 @@ func TestAStopWaitsForHandlersAndHandsBackTheRestAtOnce(t *testing.T) {
 	}
 }
 
-func TestARetiredConsumerFinishesWhatItHasHandsBackTheRestAndCanGoOn(t *testing.T) {
+func TestARetiredConsumerFinishesItsWorkGivesBackTheRestAndCanResume(t *testing.T) {
 	w := newWorld(t)
-	handle, got := w.hands()
+	handle, got := w.handler()
 	r := w.run(stream.Options{Consumer: "a", Slots: 2, MinIdle: long, Drain: time.Millisecond, Handle: handle})
 	w.add(2)
 	parked, inHand := next(w, got), next(w, got)
@@ -89,13 +89,13 @@ func TestARetiredConsumerFinishesWhatItHasHandsBackTheRestAndCanGoOn(t *testing.
 		return nil
 	})
 	r.Retire()
-	testserver.Eventually(w, "what is parked is handed back", soon, func() error {
+	testserver.Eventually(w, "what is parked is given back", soon, func() error {
 		if p := w.pendingOf(parked.ID); p.Idle < long {
 			return fmt.Errorf("%+v", p)
 		}
 		return nil
 	})
-	handleB, gotB := w.hands()
+	handleB, gotB := w.handler()
 	b := w.run(stream.Options{Consumer: "b", MinIdle: long, Handle: handleB})
 	if h := next(w, gotB); h.ID != parked.ID {
 		t.Fatalf("b got %s", h.ID)
@@ -136,7 +136,7 @@ func TestAfterAStopNothingRunsAnyMore(t *testing.T) {
 	if err := ours(); err != nil {
 		t.Fatal(err)
 	}
-	handle, got := w.hands()
+	handle, got := w.handler()
 	r := w.run(stream.Options{Slots: 3, Drain: 10 * time.Millisecond, Handle: handle})
 	w.add(3)
 	next(w, got).answer <- func(d *stream.Delivery) { d.Later(time.Hour) }
@@ -147,9 +147,9 @@ func TestAfterAStopNothingRunsAnyMore(t *testing.T) {
 	testserver.Eventually(t, "no goroutine is left", soon, ours) // one may be at its very end
 }
 
-func TestAfterTheDrainTimeHandlersAreCancelledAndTheirEntriesHandedBack(t *testing.T) {
+func TestAfterTheDrainTimeHandlersAreCancelledAndTheirEntriesGivenBack(t *testing.T) {
 	w := newWorld(t)
-	handle, got := w.hands()
+	handle, got := w.handler()
 	r := w.run(stream.Options{Consumer: "a", MinIdle: long, Drain: 10 * time.Millisecond, Handle: handle})
 	id := w.add(1)[0]
 	h := next(w, got)

@@ -16,9 +16,9 @@ import (
 	"github.com/tierflow/tierflow/shared/testenv/testserver"
 )
 
-func TestAnEntryIsHandedOutWithItsFieldsAndStaysPendingUntilItsHandlerHasAckedIt(t *testing.T) {
+func TestAHandlerGetsAnEntrysFieldsAndTheEntryStaysPendingUntilItsAck(t *testing.T) {
 	w := newWorld(t)
-	handle, got := w.hands()
+	handle, got := w.handler()
 	r := w.run(stream.Options{Handle: handle})
 	id := w.rdb.XAdd(t.Context(), &redis.XAddArgs{Stream: w.stream, Values: []string{"a", "1", "b", "x y\n\"é\""}}).Val()
 
@@ -35,7 +35,7 @@ func TestAnEntryIsHandedOutWithItsFieldsAndStaysPendingUntilItsHandlerHasAckedIt
 	w.nothingIsLeft()
 }
 
-func TestItNeverHoldsMoreThanItCanBegin(t *testing.T) {
+func TestAConsumerNeverReadsMoreThanItCanBegin(t *testing.T) {
 	for _, c := range []struct {
 		name         string
 		slots, batch int
@@ -89,10 +89,10 @@ func (r *running) parks(n int) func() error {
 	}
 }
 
-func TestHoldHandsOutNothing(t *testing.T) {
+func TestNoEntryIsBegunDuringAHold(t *testing.T) {
 	w := newWorld(t)
 	var hold atomic.Bool
-	handle, got := w.hands()
+	handle, got := w.handler()
 	w.add(1)
 	w.group("g")
 	w.read("g", "dead", 1)
@@ -198,7 +198,7 @@ func TestOneLostEntryOfABatchCancelsOnlyItself(t *testing.T) {
 }
 
 // Consumers come and go, lose replies and connections, and fail: in the end every entry has had its effect.
-func TestNothingIsLostWhateverConsumersDo(t *testing.T) {
+func TestNoEntryIsLostWhateverConsumersDo(t *testing.T) {
 	w := newWorld(t)
 	const entries = 400
 	var effects sync.Map
@@ -256,7 +256,7 @@ func TestNothingIsLostWhateverConsumersDo(t *testing.T) {
 		s.wait()
 	}
 	for _, c := range w.rdb.XInfoConsumers(t.Context(), w.stream, "g").Val() {
-		if c.Name != "passing" { // it may have handed something back
+		if c.Name != "passing" { // it may have given something back
 			t.Errorf("left: %+v", c)
 		}
 	}

@@ -12,19 +12,19 @@ import (
 	"github.com/tierflow/tierflow/shared/testenv/testserver"
 )
 
-func TestWhatALostReplyHadIsAdoptedAndIsNoAttempt(t *testing.T) {
+func TestEntriesOfALostReplyAreAdoptedWithoutAnAttempt(t *testing.T) {
 	w := newWorld(t)
 	ids := w.add(5)
 	gate, url := testserver.RedisGate(t, w.url)
 	cut := gate.CutReply("xreadgroup")
-	handle, got := w.hands()
+	handle, got := w.handler()
 	w.run(stream.Options{Redis: w.client(url), Slots: 5, Handle: handle})
 	next(w, cut)
 	var seen []string
 	for range ids {
 		h := next(w, got)
 		if h.Attempt != 1 {
-			t.Errorf("%s is handed out as attempt %d", h.ID, h.Attempt)
+			t.Errorf("%s is begun as attempt %d", h.ID, h.Attempt)
 		}
 		seen = append(seen, h.ID)
 		w.settle(h)
@@ -37,7 +37,7 @@ func TestWhatALostReplyHadIsAdoptedAndIsNoAttempt(t *testing.T) {
 	none(w, got)
 }
 
-func TestALostReplyOfATakeOverLosesNothing(t *testing.T) {
+func TestALostReplyOfATakeOverLosesNoEntry(t *testing.T) {
 	w := newWorld(t)
 	w.add(1)
 	w.group("g")
@@ -50,7 +50,7 @@ func TestALostReplyOfATakeOverLosesNothing(t *testing.T) {
 		return nil
 	})
 	cut := gate.CutReply("xautoclaim") // of the first take-over, which takes something: the entry is idle for long enough
-	handle, got := w.hands()
+	handle, got := w.handler()
 	w.run(stream.Options{Redis: w.client(url), Handle: handle})
 	next(w, cut)
 	h := next(w, got)
@@ -61,16 +61,16 @@ func TestALostReplyOfATakeOverLosesNothing(t *testing.T) {
 	w.nothingIsLeft()
 }
 
-func TestAPausedConsumerDoesNotStealBackWhatOthersTookOver(t *testing.T) {
+func TestAPausedConsumerDoesNotTakeBackEntriesThatOthersTookOver(t *testing.T) {
 	w := newWorld(t)
 	gate, url := testserver.RedisGate(t, w.url)
-	handleA, gotA := w.hands()
+	handleA, gotA := w.handler()
 	a := w.run(stream.Options{Consumer: "a", Redis: w.client(url), Handle: handleA})
 	id := w.add(1)[0]
 	ha := next(w, gotA)
 
 	gate.Close() // to Redis, a is paused
-	handleB, gotB := w.hands()
+	handleB, gotB := w.handler()
 	b := w.run(stream.Options{Consumer: "b", Handle: handleB})
 	hb := next(w, gotB)
 	if hb.ID != id || hb.Attempt != 2 {
@@ -99,9 +99,9 @@ func TestAPausedConsumerDoesNotStealBackWhatOthersTookOver(t *testing.T) {
 	none(w, gotB)
 }
 
-func TestAHeartbeatKeepsLongWorkAndWhatIsParked(t *testing.T) {
+func TestAHeartbeatKeepsLongWorkAndParkedEntries(t *testing.T) {
 	w := newWorld(t)
-	handle, got := w.hands()
+	handle, got := w.handler()
 	r := w.run(stream.Options{Consumer: "a", Slots: 2, Handle: handle})
 	other := w.run(stream.Options{Consumer: "b", Handle: func(ds []*stream.Delivery) {
 		t.Errorf("b got %s", ds[0].ID)
@@ -126,9 +126,9 @@ func TestAHeartbeatKeepsLongWorkAndWhatIsParked(t *testing.T) {
 
 func TestAHandlerWithoutASignOfLifeLosesItsEntryToAnotherConsumer(t *testing.T) {
 	w := newWorld(t)
-	gotA := make(chan hand, 10)
+	gotA := make(chan work, 10)
 	a := w.run(stream.Options{Consumer: "a", Slots: 2, Handle: func(ds []*stream.Delivery) {
-		gotA <- hand{ds[0], nil}
+		gotA <- work{ds[0], nil}
 		select {
 		case <-ds[0].Context.Done():
 		case <-w.over:
@@ -136,8 +136,8 @@ func TestAHandlerWithoutASignOfLifeLosesItsEntryToAnotherConsumer(t *testing.T) 
 	}})
 	id := w.add(1)[0]
 	ha := next(w, gotA)
-	// Alone, a leaves it where it is, and does not hand it out twice.
-	testserver.Eventually(w, "nobody renews it", soon, func() error {
+	// Alone, a leaves it where it is, and does not begin it twice.
+	testserver.Eventually(w, "its consumer does not renew it", soon, func() error {
 		if p := w.pendingOf(id); p.Idle < short {
 			return fmt.Errorf("idle %s", p.Idle)
 		}
@@ -148,7 +148,7 @@ func TestAHandlerWithoutASignOfLifeLosesItsEntryToAnotherConsumer(t *testing.T) 
 	if p := w.pendingOf(id); p.Idle < short || p.RetryCount != 1 {
 		t.Fatalf("a has touched it: %+v", p)
 	}
-	handleB, gotB := w.hands()
+	handleB, gotB := w.handler()
 	w.run(stream.Options{Consumer: "b", Handle: handleB})
 	hb := next(w, gotB)
 	if hb.ID != id || hb.Attempt != 2 {
@@ -182,7 +182,7 @@ func TestADeadConsumersEntryBehindTwentyLiveOnesIsTakenOver(t *testing.T) {
 	}})
 	live.Wait()
 	dead := w.read("g", "dead", 1)[0]
-	handle, got := w.hands()
+	handle, got := w.handler()
 	w.run(stream.Options{Consumer: "heir", Handle: handle})
 	h := next(w, got)
 	if h.ID != dead || h.Attempt != 2 {
@@ -193,14 +193,14 @@ func TestADeadConsumersEntryBehindTwentyLiveOnesIsTakenOver(t *testing.T) {
 	w.nothingIsLeft()
 }
 
-func TestTakingOverStopsWhereTheSlotsEnd(t *testing.T) {
+func TestATakeOverClaimsNoMoreThanThereAreSlots(t *testing.T) {
 	w := newWorld(t)
 	w.add(10)
 	w.group("g")
 	w.read("g", "dead", 10)
-	handle, got := w.hands()
+	handle, got := w.handler()
 	r := w.run(stream.Options{Slots: 3, Handle: handle})
-	var hs []hand
+	var hs []work
 	for range 3 {
 		hs = append(hs, next(w, got))
 	}
@@ -247,7 +247,7 @@ func TestNewEntriesAreReadBetweenTheStepsOfALongWalk(t *testing.T) {
 	}
 }
 
-// leave makes entries pending with a consumer that has died hours ago.
+// leave makes entries pending with a consumer that died hours ago.
 func (w *world) leave(n int) (ids []string) {
 	w.Helper()
 	w.add(n)
@@ -261,20 +261,20 @@ func (w *world) leave(n int) (ids []string) {
 	return ids
 }
 
-func TestTakingOverGoesOnAsSlotsAreFreed(t *testing.T) {
+func TestATakeOverContinuesAsSlotsBecomeFree(t *testing.T) {
 	w := newWorld(t)
 	ids := w.leave(50)
-	handle, got := w.hands()
+	handle, got := w.handler()
 	w.run(stream.Options{MinIdle: time.Hour, Slots: 3, Handle: handle})
 	w.settleAll(got, ids)
 	w.nothingIsLeft()
 }
 
-func TestNewEntriesGetSlotsWhileMuchIsTakenOver(t *testing.T) {
+func TestNewEntriesGetSlotsDuringALongTakeOver(t *testing.T) {
 	w := newWorld(t)
 	w.leave(50)
 	fresh := w.add(3)
-	handle, got := w.hands()
+	handle, got := w.handler()
 	w.run(stream.Options{MinIdle: time.Hour, Handle: handle})
 	for i := range 53 {
 		h := next(w, got)
@@ -289,21 +289,21 @@ func TestNewEntriesGetSlotsWhileMuchIsTakenOver(t *testing.T) {
 func TestAGroupThatVanishesDuringAWalkIsMadeAgain(t *testing.T) {
 	w := newWorld(t)
 	w.leave(5)
-	handle, got := w.hands()
+	handle, got := w.handler()
 	r := w.run(stream.Options{MinIdle: time.Hour, Handle: handle})
 	h := next(w, got)
 	r.client.reach(w, "xinfo consumers", 1) // the upkeep is over, and the next is far away
 	w.rdb.XGroupDestroy(t.Context(), w.stream, "g")
 	h.answer <- (*stream.Delivery).Settled
-	for range 5 { // from the beginning: nobody has seen anything settled
+	for range 5 { // from the beginning: no upkeep has seen a settled entry
 		w.settle(next(w, got))
 	}
 	w.nothingIsLeft()
 }
 
-func TestARedeliveryOfAnEntryInHandIsNotHandedOutTwice(t *testing.T) {
+func TestAnEntryInHandThatIsDeliveredAgainIsNotBegunTwice(t *testing.T) {
 	w := newWorld(t)
-	handle, got := w.hands()
+	handle, got := w.handler()
 	r := w.run(stream.Options{MinIdle: long, Slots: 2, Handle: handle})
 	id := w.add(1)[0]
 	h := next(w, got)
@@ -324,12 +324,12 @@ func TestARedeliveryOfAnEntryInHandIsNotHandedOutTwice(t *testing.T) {
 	w.nothingIsLeft()
 }
 
-func TestWhatAnotherHandsOverIsBegunSoonAndIsNoAttempt(t *testing.T) {
+func TestAReassignedEntryIsBegunSoonWithoutAnAttempt(t *testing.T) {
 	w := newWorld(t)
 	w.group("g")
 	w.add(1)
 	id := w.read("g", "a", 1)[0]
-	handle, got := w.hands()
+	handle, got := w.handler()
 	w.run(stream.Options{Consumer: "b", MinIdle: long, Adopt: 50 * time.Millisecond, Handle: handle})
 	w.add(1)
 	w.settle(next(w, got)) // its first upkeep, which adopts as well, is over

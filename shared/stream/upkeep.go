@@ -13,8 +13,8 @@ import (
 	"go.uber.org/zap"
 )
 
-// upkeep is what is done now and then, by the reading goroutine: make sure that the group is there, adopt pending
-// entries of ours that we do not know of, take over those of the dead, trim, forget consumers that are gone.
+// upkeep makes sure that the group exists, adopts pending entries of this consumer that it does not know, takes over entries
+// of dead consumers, trims the stream, and removes consumers that are gone. The goroutine of Run calls it.
 func (c *Consumer) upkeep(ctx context.Context) error {
 	if err := c.createGroup(ctx); err != nil {
 		return err
@@ -32,12 +32,12 @@ func (c *Consumer) upkeep(ctx context.Context) error {
 	return c.forgetConsumers(ctx)
 }
 
-// createGroup makes the group where it is missing: at 0, or where a group that has vanished had settled everything.
-// Never at $, which would skip what was added meanwhile.
+// createGroup makes the group where it is missing. The group begins at 0 or, where it had vanished, at the entry up to which
+// it had settled everything. It never begins at $, which would skip entries that were added meanwhile.
 func (c *Consumer) createGroup(ctx context.Context) error {
 	start := "0"
 	if c.settledTo != "" {
-		// Only while this is the same stream: after a wipe, ids may begin anywhere.
+		// settledTo is of use only in the same stream: after a wipe, ids may begin anywhere.
 		info, err := c.o.Redis.XInfoStream(ctx, c.o.Stream).Result()
 		if err == nil && !Newer(c.settledTo, info.LastGeneratedID) {
 			start = c.settledTo
@@ -48,7 +48,7 @@ func (c *Consumer) createGroup(ctx context.Context) error {
 		return nil
 	}
 	if err == nil && start != "0" {
-		// A wipe between the two commands would leave the group behind the stream's end, where nothing is ever new.
+		// A wipe between the two commands would leave the group behind the stream's end, where no entry is new.
 		info, ierr := c.o.Redis.XInfoStream(ctx, c.o.Stream).Result()
 		if ierr == nil && Newer(start, info.LastGeneratedID) {
 			ierr = c.o.Redis.XGroupSetID(ctx, c.o.Stream, c.o.Group, "0").Err()
@@ -61,13 +61,13 @@ func (c *Consumer) createGroup(ctx context.Context) error {
 	return err
 }
 
-// adopt begins pending entries of ours that nobody here has in hand: their delivery was lost on its way, or they
-// are from before a restart.
+// adopt parks pending entries of this consumer that it does not know: the reply with them was lost, another consumer has
+// reassigned them, or they are from before a restart.
 //
-// What has failed waits for what is left of its back-off, whoever takes it up, and that it waits is no attempt. What a crash
-// has left has lost an attempt: unless that counts, an entry that kills its worker does so for ever. It waits, too, so that
-// such an entry leaves others some time, but never longer than it takes another consumer to take it over: most of what was
-// in hand at a crash has nothing to do with it.
+// An entry that has failed waits for the rest of its back-off, and this is no attempt. An entry that a crash has left has
+// made an attempt: without that, an entry that crashes its worker would do so for ever. It also waits, so that other entries
+// get time between two crashes. It waits no longer than a take-over takes, because most entries that were in hand at a crash
+// did not cause it.
 func (c *Consumer) adopt(ctx context.Context) error {
 	before := c.ids()
 	from := "-"
@@ -87,7 +87,7 @@ func (c *Consumer) adopt(ctx context.Context) error {
 		}
 		_, parked := c.Load()
 		room := max(maxParked-parked, 0)
-		full := len(ids) > room // what is too much would be let go of at once
+		full := len(ids) > room // park would forget entries beyond that at once
 		ids = ids[:min(len(ids), room)]
 		crash := 0
 		if !c.begun {
@@ -113,7 +113,7 @@ func (c *Consumer) adopt(ctx context.Context) error {
 			d := c.delivery(msgs[0], f.attempt)
 			d.failed = f.failed
 			wait := f.wait
-			if crash > 0 && !f.failed { // else its delivery was lost, or another consumer has reassigned it: nothing has failed
+			if crash > 0 && !f.failed { // an entry of a lost reply, or a reassigned one, begins at once
 				wait = min(backoff(int(f.attempt)-1, minBackoff, maxBackoff), c.o.MinIdle) - idle[id]
 			}
 			c.park(d, wait)
@@ -126,9 +126,9 @@ func (c *Consumer) adopt(ctx context.Context) error {
 	}
 }
 
-// takeOver claims what others have left idle, as far as there are slots for it: one step of the walk through the pending
-// list. The next turn goes on from there, or the one after it where something was claimed: new entries are read meanwhile,
-// however long the list is, and however much of it comes back.
+// takeOver claims idle entries of other consumers while there are slots. It is one step of the walk through the pending list,
+// and the next turn makes the next step. Where a step has claimed entries, the next turn reads new entries instead. So new
+// entries are read however long the list is.
 func (c *Consumer) takeOver(ctx context.Context) error {
 	var count int
 	for looked := 0; looked < walkStep && ctx.Err() == nil; looked += 10 * count {
@@ -154,13 +154,13 @@ func (c *Consumer) takeOver(ctx context.Context) error {
 		for _, m := range msgs {
 			if known, idle := c.has(m.ID); !known {
 				ids = append(ids, m.ID)
-			} else if idle { // ours all along: its heartbeat was late, or its handler stalls
+			} else if idle { // it is this consumer's own: its heartbeat was late, or its handler stalls
 				stalled = append(stalled, m.ID)
 			}
 		}
-		found, err := c.begin(ctx, ids, -1, 0) // claiming has counted an attempt
+		found, err := c.begin(ctx, ids, -1, 0) // XAUTOCLAIM has counted an attempt
 		if err != nil {
-			return err // adopted next time
+			return err // the next upkeep adopts them
 		}
 		var ds []*Delivery
 		for _, m := range msgs {
@@ -176,12 +176,12 @@ func (c *Consumer) takeOver(ctx context.Context) error {
 			}
 		}
 		if len(ds) > 0 {
-			c.o.Log.Info("took over entries that nobody had renewed", zap.Int("entries", len(ds)), zap.String("first", ds[0].ID))
+			c.o.Log.Info("took over entries that their consumers had not renewed", zap.Int("entries", len(ds)), zap.String("first", ds[0].ID))
 		}
 		c.dispatch(ds)
 		c.yield = c.yield || len(ds) > 0
-		if len(stalled) > 0 { // left for the others
-			if err := c.release(ctx, stalled); err != nil {
+		if len(stalled) > 0 { // others may take these over
+			if err := c.makeIdle(ctx, stalled); err != nil {
 				return err
 			}
 		}
@@ -192,23 +192,23 @@ func (c *Consumer) takeOver(ctx context.Context) error {
 	return nil
 }
 
-// deleted settles a pending entry that is not in the stream any more: there is nothing left to do for it.
+// deleted settles a pending entry that is not in the stream any more.
 func (c *Consumer) deleted(ctx context.Context, id string) {
 	if err := c.o.Redis.XAck(ctx, c.o.Stream, c.o.Group, id).Err(); err != nil {
-		return // again at the next upkeep
+		return // the next upkeep tries again
 	}
 	c.reportDeleted(id)
 }
 
 func (c *Consumer) reportDeleted(id string) {
-	c.o.Log.Error("an entry was deleted from the stream while it was pending: what it asked for was not done",
+	c.o.Log.Error("an entry was deleted from the stream while it was pending: its work was not done",
 		zap.String("entry", id))
 	if c.o.Lost != nil {
 		c.o.Lost(id)
 	}
 }
 
-// sample remembers how many entries a stream had been given when id was its newest.
+// sample records how many entries had been added to the stream when id was its newest.
 type sample struct {
 	id    string
 	added int64
@@ -223,8 +223,8 @@ func (c *Consumer) trim(ctx context.Context) error {
 	if err := c.low(ctx); err != nil {
 		return err
 	}
-	// The id below which there are at least Keep newer entries is known from earlier rounds: asking Redis for it
-	// would cost as much as reading them.
+	// The samples of earlier rounds give an id that has at least Keep newer entries. Redis would have to read those entries
+	// to find such an id.
 	if n := len(c.samples); n == 0 || c.samples[n-1].id != info.LastGeneratedID {
 		c.samples = append(c.samples, sample{info.LastGeneratedID, info.EntriesAdded})
 	}
@@ -235,7 +235,7 @@ func (c *Consumer) trim(ctx context.Context) error {
 		}
 	}
 	if old < 0 {
-		if len(c.samples) > 1000 { // half as many, twice as far apart
+		if len(c.samples) > 1000 { // keep every second one
 			for i := range len(c.samples) / 2 {
 				c.samples[i] = c.samples[2*i]
 			}
@@ -248,7 +248,7 @@ func (c *Consumer) trim(ctx context.Context) error {
 	return trimScript.Run(ctx, c.o.Redis, []string{c.o.Stream}, id).Err()
 }
 
-// low remembers up to where this group has settled everything.
+// low sets settledTo.
 func (c *Consumer) low(ctx context.Context) error {
 	groups, err := c.o.Redis.XInfoGroups(ctx, c.o.Stream).Result()
 	if err != nil {
@@ -288,8 +288,8 @@ func (c *Consumer) forgetConsumers(ctx context.Context) error {
 	return nil
 }
 
-// heartbeat renews what is in hand and shows progress, and what is parked. What shows none is only looked at: somebody
-// else may have taken it over.
+// heartbeat renews the entries that are parked or whose handlers make progress. Of the others it only checks whether this
+// consumer still has them.
 func (c *Consumer) heartbeat(ctx context.Context) {
 	for {
 		pause(ctx, jitter(c.o.MinIdle/3))
@@ -309,7 +309,7 @@ func (c *Consumer) heartbeat(ctx context.Context) {
 func (c *Consumer) renew(ctx context.Context, ids []string, renew bool) {
 	found, err := renewScript.Run(ctx, c.o.Redis, []string{c.o.Stream},
 		arguments(ids, c.o.Group, c.o.Consumer, renew)...).Int64Slice()
-	if err != nil && !strings.Contains(err.Error(), "NOGROUP") { // without its group, nothing is ours
+	if err != nil && !strings.Contains(err.Error(), "NOGROUP") { // without its group, this consumer has no entries
 		if ctx.Err() == nil {
 			c.o.Log.Warn("heartbeat failed", zap.Error(err))
 		}
@@ -322,7 +322,7 @@ func (c *Consumer) renew(ctx context.Context, ids []string, renew bool) {
 		if err == nil && found[i] == isDeleted {
 			c.reportDeleted(id)
 		}
-		// Settled a moment ago, or taken over because we were paused.
+		// The entry was settled a moment ago, or taken over because this process was paused.
 		c.mu.Lock()
 		if d := c.known[id]; d != nil {
 			delete(c.known, id)
@@ -334,9 +334,9 @@ func (c *Consumer) renew(ctx context.Context, ids []string, renew bool) {
 	}
 }
 
-var errNotOurs = errors.New("the entry is not ours any more")
+var errNotOurs = errors.New("this consumer has lost the entry")
 
-// inHand lists what is known, split into what is parked or in the hands of a handler that gets on, and the rest.
+// inHand lists the known entries. alive are those that are parked or whose handlers make progress.
 func (c *Consumer) inHand() (alive, stalled []string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -350,7 +350,7 @@ func (c *Consumer) inHand() (alive, stalled []string) {
 	return alive, stalled
 }
 
-// has tells whether an entry is in hand or parked here, and whether its handler shows no sign of life.
+// has reports whether an entry is in hand or parked here, and whether its handler has stalled.
 func (c *Consumer) has(id string) (known, stalled bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -358,7 +358,7 @@ func (c *Consumer) has(id string) (known, stalled bool) {
 	return d != nil, d != nil && !d.parked && d.Stalled(c.o.MinIdle)
 }
 
-// ids copies what is known, so that nobody holds the lock while talking to Redis.
+// ids returns a copy of known, so that no caller holds the lock during a call of Redis.
 func (c *Consumer) ids() map[string]*Delivery {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -371,7 +371,7 @@ func (c *Consumer) knows(id string) bool {
 	return c.known[id] != nil
 }
 
-// before is the id right before a stream id.
+// before returns the id right before an entry id.
 func before(id string) string {
 	ms, seq, _ := strings.Cut(id, "-")
 	if n, err := strconv.ParseUint(seq, 10, 64); err == nil && n > 0 {

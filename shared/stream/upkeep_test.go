@@ -23,7 +23,7 @@ func TestADeletedPendingEntryIsReported(t *testing.T) {
 		w.group("g")
 		ids := w.read("g", "dead", 2)
 		w.rdb.XDel(t.Context(), w.stream, ids[0])
-		handle, got := w.hands()
+		handle, got := w.handler()
 		report, lost := lost()
 		w.run(stream.Options{Handle: handle, Lost: report})
 		if id := next(w, lost); id != ids[0] {
@@ -51,7 +51,7 @@ func TestADeletedPendingEntryIsReported(t *testing.T) {
 	})
 	t.Run("in hand", func(t *testing.T) {
 		w := newWorld(t)
-		handle, got := w.hands()
+		handle, got := w.handler()
 		report, lost := lost()
 		w.run(stream.Options{Handle: handle, Lost: report})
 		w.add(1)
@@ -66,7 +66,7 @@ func TestADeletedPendingEntryIsReported(t *testing.T) {
 	})
 	t.Run("while it fails", func(t *testing.T) {
 		w := newWorld(t)
-		handle, got := w.hands()
+		handle, got := w.handler()
 		report, lost := lost()
 		w.run(stream.Options{MinIdle: long, Handle: handle, Lost: report})
 		w.add(1)
@@ -78,9 +78,9 @@ func TestADeletedPendingEntryIsReported(t *testing.T) {
 		}
 		w.nothingIsLeft()
 	})
-	t.Run("while it is parked and handed back", func(t *testing.T) {
+	t.Run("while it is parked and given back", func(t *testing.T) {
 		w := newWorld(t)
-		handle, got := w.hands()
+		handle, got := w.handler()
 		report, lost := lost()
 		r := w.run(stream.Options{MinIdle: long, Handle: handle, Lost: report})
 		w.add(1)
@@ -96,34 +96,34 @@ func TestADeletedPendingEntryIsReported(t *testing.T) {
 	})
 }
 
-func TestAVanishedGroupGoesOnWhereItHadSettledEverything(t *testing.T) {
+func TestAVanishedGroupContinuesWhereItHadSettledEverything(t *testing.T) {
 	w := newWorld(t)
-	handle, got := w.hands()
+	handle, got := w.handler()
 	r := w.run(stream.Options{Slots: 4, Handle: handle})
 	w.add(10)
 	for range 10 {
 		w.settle(next(w, got))
 	}
 	w.nothingIsLeft()
-	r.upkeeps(2) // it knows by now up to where
+	r.upkeeps(2) // it knows by now up to where everything is settled
 	w.rdb.XGroupDestroy(t.Context(), w.stream, "g")
 	w.settleAll(got, w.add(3))
 	w.nothingIsLeft()
 	none(w, got)
 }
 
-func TestAVanishedGroupLosesNothingThatWasPending(t *testing.T) {
+func TestAVanishedGroupLosesNoPendingEntry(t *testing.T) {
 	w := newWorld(t)
-	handle, got := w.hands()
+	handle, got := w.handler()
 	r := w.run(stream.Options{Slots: 2, Handle: handle})
 	ids := w.add(5)
 	w.settle(next(w, got))
-	inHand := map[string]hand{}
+	inHand := map[string]work{}
 	for len(inHand) < 2 {
 		h := next(w, got)
 		inHand[h.ID] = h
 		go func() {
-			<-h.Context.Done() // the heartbeat finds that it is nobody's
+			<-h.Context.Done() // the heartbeat finds that no consumer has it
 			h.answer <- obedient
 		}()
 	}
@@ -142,9 +142,9 @@ func TestAVanishedGroupLosesNothingThatWasPending(t *testing.T) {
 	w.nothingIsLeft()
 }
 
-func TestAWipedRedisIsNoEnd(t *testing.T) {
+func TestAConsumerContinuesAfterRedisIsWiped(t *testing.T) {
 	w := newWorld(t)
-	handle, got := w.hands()
+	handle, got := w.handler()
 	r := w.run(stream.Options{Slots: 2, Handle: handle})
 	w.add(3)
 	for range 2 {
@@ -163,7 +163,7 @@ func TestAWipedRedisIsNoEnd(t *testing.T) {
 
 func TestAWipedStreamWhoseIdsBeginLowerIsReadFromItsStart(t *testing.T) {
 	w := newWorld(t)
-	handle, got := w.hands()
+	handle, got := w.handler()
 	r := w.run(stream.Options{Handle: handle})
 	w.add(1)
 	w.settle(next(w, got))
@@ -182,11 +182,11 @@ func TestAWipedStreamWhoseIdsBeginLowerIsReadFromItsStart(t *testing.T) {
 	w.nothingIsLeft()
 }
 
-func TestRedisBeingAwayIsNoEnd(t *testing.T) {
+func TestAConsumerContinuesAfterAnOutageOfRedis(t *testing.T) {
 	w := newWorld(t)
 	gate, url := testserver.RedisGate(t, w.url)
 	gate.Close()
-	handle, got := w.hands()
+	handle, got := w.handler()
 	r := w.run(stream.Options{Redis: w.client(url), Handle: handle})
 	w.add(2)
 	gate.Open()
@@ -203,7 +203,7 @@ func TestRedisBeingAwayIsNoEnd(t *testing.T) {
 	r.wait() // with Redis away, too
 }
 
-func TestTrimmingRemovesOnlyWhatEveryGroupHasSettledAndKeepsSome(t *testing.T) {
+func TestTrimmingRemovesOnlyEntriesThatEveryGroupHasSettledAndKeepsSome(t *testing.T) {
 	w := newWorld(t)
 	w.group("other")
 	r := w.run(stream.Options{Slots: 1, Batch: 1000, Keep: 250, Handle: func(ds []*stream.Delivery) {
@@ -256,7 +256,7 @@ func TestTrimmingRemovesOnlyWhatEveryGroupHasSettledAndKeepsSome(t *testing.T) {
 		w.rdb.XAck(t.Context(), w.stream, "other", p.ID)
 	}
 	r.upkeeps(3)
-	there(ids[550:]) // the newest 250 are for those who look
+	there(ids[550:]) // the newest 250 stay for the live view
 }
 
 func TestTrimmingKeepsUpWithABusyStream(t *testing.T) {

@@ -9,9 +9,9 @@ import (
 	"go.uber.org/zap"
 )
 
-// handBack gives what is still ours, and in nobody's hands here, to the others at once; it removes the consumer where
-// nothing is left.
-func (c *Consumer) handBack() {
+// giveBack lets others take over at once the entries of this consumer that no handler has. Where none is left, it removes
+// the consumer from the group.
+func (c *Consumer) giveBack() {
 	c.mu.Lock()
 	for _, p := range c.parked {
 		if c.known[p.d.ID] == p.d {
@@ -34,20 +34,20 @@ func (c *Consumer) handBack() {
 	}
 	for part := range slices.Chunk(ids, 500) {
 		if err == nil {
-			err = c.release(ctx, part)
+			err = c.makeIdle(ctx, part)
 		}
 	}
 	if err == nil {
 		err = forgetScript.Run(ctx, c.o.Redis, []string{c.o.Stream}, c.o.Group, c.o.Consumer).Err()
 	}
 	if err != nil {
-		c.o.Log.Warn("could not hand back entries; they are taken over when they have been idle", zap.Error(err))
+		c.o.Log.Warn("could not give back entries; others take them over after MinIdle", zap.Error(err))
 	}
 }
 
-// release makes entries that are still ours look idle, so that others take them over at once.
-func (c *Consumer) release(ctx context.Context, ids []string) error {
-	deleted, err := releaseScript.Run(ctx, c.o.Redis, []string{c.o.Stream, c.o.Backoff},
+// makeIdle makes this consumer's entries look idle, so that others take them over at once.
+func (c *Consumer) makeIdle(ctx context.Context, ids []string) error {
+	deleted, err := makeIdleScript.Run(ctx, c.o.Redis, []string{c.o.Stream, c.o.Backoff},
 		arguments(ids, c.o.Group, c.o.Consumer, c.o.MinIdle.Milliseconds())...).StringSlice()
 	for _, id := range deleted {
 		c.reportDeleted(id)
