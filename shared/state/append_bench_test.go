@@ -15,7 +15,7 @@ import (
 )
 
 // BenchmarkAppend appends groups of 256 events with their states, a connection for each partition (two for a single one),
-// as the api's lanes do.
+// as the queues of the api do.
 func BenchmarkAppend(b *testing.B) {
 	for _, c := range []struct {
 		name, url  string
@@ -33,10 +33,10 @@ func BenchmarkAppend(b *testing.B) {
 			keys := state.NewKeys(testserver.ClusterPrefix()).Partitioned(c.partitions)
 			s := state.NewStore(state.Options{Redis: rdb, Keys: keys, TTL: ttl, Lease: lease})
 			groups := make([][]event.View, max(c.partitions, 2))
-			for lane := range groups {
-				for id := item.ID(1); len(groups[lane]) < 256; id++ {
-					if keys.Partition(id) == lane%c.partitions {
-						groups[lane] = append(groups[lane], view(int(id), id, 1500, "silver", "bronze", fmt.Sprintf("videos/%d.mp4", id)))
+			for group := range groups {
+				for id := item.ID(1); len(groups[group]) < 256; id++ {
+					if keys.Partition(id) == group%c.partitions {
+						groups[group] = append(groups[group], view(int(id), id, 1500, "silver", "bronze", fmt.Sprintf("videos/%d.mp4", id)))
 					}
 				}
 			}

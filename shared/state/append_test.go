@@ -42,7 +42,7 @@ func TestAppendWritesTheEntryAndTheStateInOneStep(t *testing.T) {
 	}
 }
 
-func TestTheStateIsThatOfTheNewestEventOfABatch(t *testing.T) {
+func TestTheStateIsOfTheNewestEventOfABatch(t *testing.T) {
 	w := newWorld(t)
 	ids, err := w.Append(t.Context(), []event.View{view(1, 7, 1, "bronze", "bronze", "f"), view(2, 7, 1500, "silver", "bronze", "f")})
 	w.must(err)
@@ -52,7 +52,7 @@ func TestTheStateIsThatOfTheNewestEventOfABatch(t *testing.T) {
 	w.lives(7, 0) // the first one's time to live is gone
 }
 
-func TestRetryView(t *testing.T) {
+func TestARetriedViewIsAppendedOnceUnlessThereIsANewerEvent(t *testing.T) {
 	v := view(1, 7, 1500, "silver", "bronze", hostile)
 	again := view(2, 7, 1500, "bronze", "bronze", hostile) // decided again by the api, with an event id of its own
 	// dead makes an entry of dead whose source was a view.
@@ -88,7 +88,7 @@ func TestRetryView(t *testing.T) {
 			t.Error("dead or views are wrong")
 		}
 	})
-	t.Run("is refused when a newer event is there", func(t *testing.T) {
+	t.Run("is refused where there is a newer event", func(t *testing.T) {
 		w, id, source := dead(t)
 		w.append(view(3, 7, 9, "bronze", "bronze", hostile))
 		before := w.raw(7)
@@ -101,7 +101,7 @@ func TestRetryView(t *testing.T) {
 			t.Error("something has changed")
 		}
 	})
-	t.Run("works where the state is missing or cannot be read", func(t *testing.T) {
+	t.Run("works where the state is missing or unreadable", func(t *testing.T) {
 		for name, value := range unreadable {
 			w, id, source := dead(t)
 			w.must(w.rdb.Set(t.Context(), w.keys.Content(7), value, time.Hour).Err())
@@ -113,7 +113,7 @@ func TestRetryView(t *testing.T) {
 	})
 }
 
-func TestRetryOfAnotherStreamsEntry(t *testing.T) {
+func TestARetriedEntryGoesBackToItsOwnStream(t *testing.T) {
 	w := newWorld(t)
 	id, err := w.rdb.XAdd(t.Context(), &redis.XAddArgs{Stream: w.keys.Dead(), Values: []string{"a", "b"}}).Result()
 	w.must(err)
@@ -130,7 +130,7 @@ func TestRetryOfAnotherStreamsEntry(t *testing.T) {
 	}
 }
 
-// The client for ingest must not send a command twice: a lost reply is an error, and one event.
+// The client of ingest must not send a command twice: after a lost reply there is an error and one event.
 func TestALostReplyOfAppendIsOneEvent(t *testing.T) {
 	w := newWorld(t)
 	gate, url := testserver.RedisGate(t, testserver.Redis(t))

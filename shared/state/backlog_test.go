@@ -16,7 +16,7 @@ import (
 	"github.com/tierflow/tierflow/shared/testenv/testserver"
 )
 
-func TestUnsettledCountsWhatIsUnreadAndWhatIsPending(t *testing.T) {
+func TestUnsettledCountsUnreadAndPendingEntries(t *testing.T) {
 	w := newWorld(t)
 	unsettled := func(want int64) {
 		t.Helper()
@@ -44,7 +44,7 @@ func TestUnsettledCountsWhatIsUnreadAndWhatIsPending(t *testing.T) {
 	w.must(w.rdb.Del(t.Context(), w.keys.Views()).Err())
 	unsettled(0)
 
-	// What a committer or a releaser has not settled counts as well.
+	// Entries that a committer or a releaser has not settled count as well.
 	w.must(w.Stray(t.Context(), committed(view(1, 7, 1, "silver", "bronze", "f"), "silver", event.OutcomeStray)))
 	w.must(w.rdb.XAdd(t.Context(), &redis.XAddArgs{Stream: w.keys.Relocated(), Values: []string{"a", "b"}}).Err())
 	unsettled(2)
@@ -54,7 +54,7 @@ func TestUnsettledCountsWhatIsUnreadAndWhatIsPending(t *testing.T) {
 	unsettled(1)
 }
 
-func TestInFlightNamesEveryContentOfAnUnsettledEntry(t *testing.T) {
+func TestInFlightNamesEveryItemOfAnUnsettledEntry(t *testing.T) {
 	w := newWorld(t)
 	inFlight := func(want ...item.ID) {
 		t.Helper()
@@ -91,7 +91,7 @@ func TestInFlightNamesEveryContentOfAnUnsettledEntry(t *testing.T) {
 	inFlight(4, 5)
 }
 
-func TestDeadTellsWhichEventsFailedForGood(t *testing.T) {
+func TestDeadEventsNamesTheEventsThatAreDeadLetters(t *testing.T) {
 	w := newWorld(t)
 	for i := range 1200 {
 		w.must(w.rdb.XAdd(t.Context(), &redis.XAddArgs{Stream: w.keys.Dead(), Values: []any{"event_id", fmt.Sprintf("e%d", i)}}).Err())
@@ -102,7 +102,7 @@ func TestDeadTellsWhichEventsFailedForGood(t *testing.T) {
 	}
 }
 
-func TestInFlightSeesMoreThanOnePage(t *testing.T) {
+func TestInFlightReadsMoreThanOnePage(t *testing.T) {
 	w := newWorld(t)
 	var views []event.View
 	for i := range 2500 {
@@ -115,7 +115,7 @@ func TestInFlightSeesMoreThanOnePage(t *testing.T) {
 	}
 }
 
-func TestGet(t *testing.T) {
+func TestAnItemWithoutAReadableStateHasNone(t *testing.T) {
 	w := newWorld(t)
 	if _, ok, err := w.Get(t.Context(), 7); ok || err != nil {
 		t.Error("a state where there is none", err)
@@ -131,7 +131,7 @@ func TestGet(t *testing.T) {
 	}
 }
 
-func TestGetManyAnswersAsGetDoes(t *testing.T) {
+func TestGetManyReturnsTheSameAsGet(t *testing.T) {
 	w := newWorld(t)
 	if states, err := w.GetMany(t.Context(), nil); err != nil || len(states) != 0 {
 		t.Errorf("%v, %v", states, err)
@@ -145,7 +145,7 @@ func TestGetManyAnswersAsGetDoes(t *testing.T) {
 	}
 }
 
-func TestProgressIsReadAsItWasWrittenAndExpires(t *testing.T) {
+func TestProgressIsReadAsWrittenAndExpires(t *testing.T) {
 	w := newWorld(t)
 	if _, ok, err := w.GetProgress(t.Context(), 7); ok || err != nil {
 		t.Error("progress where there is none", err)
@@ -169,7 +169,7 @@ func TestProgressIsReadAsItWasWrittenAndExpires(t *testing.T) {
 	}
 }
 
-func TestPause(t *testing.T) {
+func TestRelocationsArePausedUntilTheyAreResumed(t *testing.T) {
 	w := newWorld(t)
 	for _, want := range []bool{true, true, false, false} {
 		w.must(w.SetPaused(t.Context(), want, "an operator"))
@@ -179,7 +179,7 @@ func TestPause(t *testing.T) {
 	}
 }
 
-func TestWithoutRedisEveryCallSaysUnavailable(t *testing.T) {
+func TestWithoutRedisEveryCallFailsAsUnavailable(t *testing.T) {
 	gate, url := testserver.RedisGate(t, testserver.Redis(t))
 	gate.Close()
 	rdb, err := state.Connect(url, -1)
@@ -228,7 +228,7 @@ func TestWithoutRedisEveryCallSaysUnavailable(t *testing.T) {
 	}
 }
 
-func TestTheHoldersOfManyContentsAreReadOnOneTrip(t *testing.T) {
+func TestTheHoldersOfManyItemsAreReadInOneRoundTrip(t *testing.T) {
 	w := newWorld(t)
 	ids := []item.ID{7, 8, 9}
 	for _, id := range []item.ID{7, 9} {

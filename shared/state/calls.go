@@ -25,7 +25,7 @@ type call struct {
 }
 
 // callBatcher sends the scripts of one partition that are called at the same time to Redis in one pipeline. Each partition has
-// its own, so one that does not answer holds up no other.
+// its own, so a partition that does not answer delays no other.
 type callBatcher = batch.Runner[call, *redis.Cmd]
 
 func newBatchers(rdb redis.UniversalClient, partitions int) []*callBatcher {

@@ -36,7 +36,7 @@ func clusterWorld(t *testing.T, maxRetries int) *world {
 	return w
 }
 
-// mate is another content of the same partition.
+// mate is another item of the same partition.
 func (w *world) mate(id item.ID) item.ID {
 	other := id + 1
 	for w.keys.Partition(other) != w.keys.Partition(id) {
@@ -45,7 +45,7 @@ func (w *world) mate(id item.ID) item.ID {
 	return other
 }
 
-// Redis Cluster refuses a script whose keys are in different slots, so running is the proof.
+// Redis Cluster refuses a script whose keys are in different slots, so a script that runs is the proof.
 func TestOnAClusterEveryScriptTouchesOneSlot(t *testing.T) {
 	w := clusterWorld(t, -1)
 	ctx := t.Context()
@@ -81,7 +81,7 @@ func TestOnAClusterEveryScriptTouchesOneSlot(t *testing.T) {
 		settle.EntryID = ids[1]
 		w.must(w.Settle(ctx, settle, "none"))
 		if p := w.pending(k.Views(), state.GroupRelocator); len(p) != 0 {
-			t.Fatalf("content %s: %v are pending", id, p)
+			t.Fatalf("item %s: %v are pending", id, p)
 		}
 		entry := w.read(k.Relocated(), state.GroupCommitter)[0].ID
 		p := w.keys.Partition(id)
@@ -99,7 +99,7 @@ func TestOnAClusterEveryScriptTouchesOneSlot(t *testing.T) {
 		}
 	}
 	if flying, err := w.InFlight(ctx); err != nil || len(flying) != 40 {
-		t.Fatalf("%d contents are in flight, %v", len(flying), err)
+		t.Fatalf("%d items are in flight, %v", len(flying), err)
 	}
 	for id := item.ID(1); id <= 40; id++ {
 		k := w.keys.Of(id)
@@ -153,9 +153,9 @@ func TestOnAClusterEveryScriptTouchesOneSlot(t *testing.T) {
 	}
 }
 
-// A reply that is lost after the script has run must not make the client send the script again: in a cluster, go-redis
+// The client must not send a script again when the reply is lost after the script has run. In a cluster, go-redis
 // repeats by default, and even with MaxRetries -1.
-func TestAClusterClientThatAppendsSendsNothingTwice(t *testing.T) {
+func TestAClusterClientThatAppendsSendsNoCommandTwice(t *testing.T) {
 	cluster := testserver.RedisCluster(t)
 	id := item.ID(1)
 	for ; ; id++ {
@@ -173,7 +173,7 @@ func TestAClusterClientThatAppendsSendsNothingTwice(t *testing.T) {
 	for _, c := range []struct {
 		maxRetries, entries int
 		fails               bool
-	}{{-1, 1, true}, {3, 2, false}} { // the second shows what would happen else
+	}{{-1, 1, true}, {3, 2, false}} { // the second shows a client with retries
 		w := clusterWorld(t, c.maxRetries)
 		views := w.keys.Of(id).Views()
 		if _, err := w.Append(t.Context(), []event.View{view(1, id, 5, "silver", "bronze", "f")}); err != nil { // the script is known now
@@ -188,7 +188,7 @@ func TestAClusterClientThatAppendsSendsNothingTwice(t *testing.T) {
 		if n := w.length(views); n != int64(1+c.entries) {
 			t.Errorf("retries %d: %d entries, want %d", c.maxRetries, n, 1+c.entries)
 		}
-		// The connection that was cut is not the end of it.
+		// The client works after the cut.
 		if _, err := w.Append(t.Context(), []event.View{view(3, id, 7, "silver", "bronze", "f")}); err != nil {
 			t.Error(err)
 		}
@@ -231,7 +231,7 @@ func TestAnAppendFollowsItsSlot(t *testing.T) {
 	}
 }
 
-func TestAClustersNodeBehindTheURLOfASingleRedisIsRefused(t *testing.T) {
+func TestTheURLOfASingleRedisMustNotNameANodeOfACluster(t *testing.T) {
 	rdb, err := state.Connect(testserver.RedisCluster(t).Masters[0].URL(), -1)
 	if err != nil {
 		t.Fatal(err)

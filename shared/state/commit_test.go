@@ -18,7 +18,7 @@ func committed(v event.View, to string, outcome event.Outcome) event.Committed {
 	return event.Committed{EventID: v.EventID, ID: v.ID, From: v.DBLevel, To: to, Filename: v.Filename, Generation: 4, Outcome: outcome, CommittedAt: posted}
 }
 
-func TestFinish(t *testing.T) {
+func TestFinishPublishesACommitAndSettlesItsEntry(t *testing.T) {
 	v := view(1, 7, 1500, "silver", "bronze", hostile)
 	// emitted makes an event that waits for its commit; its entry of relocated is pending.
 	emitted := func(t *testing.T) (w *world, entry string) {
@@ -39,12 +39,12 @@ func TestFinish(t *testing.T) {
 			w.must(err)
 		}
 	}
-	t.Run("of a commit clears from, names the new level, unlocks and acks", func(t *testing.T) {
+	t.Run("of a commit releases the old copy, names the new level, unlocks and acks", func(t *testing.T) {
 		w, entry := emitted(t)
 		want := w.get(7)
 		want.DBLevel = "silver"
 		c := committed(v, "silver", event.OutcomeCommitted)
-		for n := 1; n <= 2; n++ { // a repeat tells the releaser again, which is no harm
+		for n := 1; n <= 2; n++ { // a repeat orders the release again, which does no harm
 			finish(w, state.Finished{EntryID: entry, Event: c, RowLevel: "silver"})
 			w.same(w.get(7), want)
 			w.lives(7, ttl)
@@ -91,7 +91,7 @@ func TestFinish(t *testing.T) {
 			if w.raw(7) != w.get(7).JSON() || !stream.Newer(ids[2], newest) {
 				t.Errorf("state %s", w.raw(7))
 			}
-			// The older entries of the content are settled by it, the new one is the newest.
+			// The older entries of the item are settled, and the new entry is the newest.
 			w.read(w.keys.Views(), state.GroupRelocator)
 			for i, want := range []state.Taken{state.Settled, state.Settled, state.Mine} {
 				if got, _, err := w.Take(t.Context(), ids[i], 7, "next", "w"); err != nil || got != want {
@@ -134,7 +134,7 @@ func TestFinish(t *testing.T) {
 			t.Error("lock or entry are wrong")
 		}
 	})
-	t.Run("of a superseded move whose row is where it should be says done", func(t *testing.T) {
+	t.Run("of a superseded move whose row names the target sets the status to done", func(t *testing.T) {
 		w, entry := emitted(t)
 		finish(w, state.Finished{EntryID: entry, Event: committed(v, "silver", event.OutcomeSuperseded), RowLevel: "silver"})
 		if s := w.get(7); s.Status != state.Done || s.DBLevel != "silver" || w.length(w.keys.Views()) != 2 {
@@ -142,7 +142,7 @@ func TestFinish(t *testing.T) {
 		}
 		w.lives(7, ttl)
 	})
-	t.Run("of a superseded move leaves a newer event alone: its level may be an old one, read by a committer that was paused",
+	t.Run("of a superseded move does not change a newer event: the level may be an old one, read by a committer that was paused",
 		func(t *testing.T) {
 			w, entry := emitted(t)
 			newest := view(2, 7, 2500, "gold", "bronze", hostile)
@@ -161,7 +161,7 @@ func TestFinish(t *testing.T) {
 			t.Errorf("%+v", s)
 		}
 	})
-	t.Run("unlocks whichever attempt of this event emitted it, and nobody else", func(t *testing.T) {
+	t.Run("unlocks for any attempt of this event, and for no other event", func(t *testing.T) {
 		for value, freed := range map[string]bool{
 			"emitted " + uuid(1) + " other": true, "emitted " + uuid(2) + " other": false, "relocating " + uuid(1) + " w r": false, "releasing w r": false,
 			"emitted " + uuid(1): false,
@@ -174,7 +174,7 @@ func TestFinish(t *testing.T) {
 			}
 		}
 	})
-	t.Run("makes no state where there is none or none that can be read", func(t *testing.T) {
+	t.Run("writes no state where it is missing or unreadable", func(t *testing.T) {
 		good := state.State{ID: 7, Target: "gold", DBLevel: "bronze", Filename: "@", Status: state.Update, EventID: uuid(1), EntryID: "1-0", UpdatedAt: posted}.JSON()
 		values := map[string]string{"missing": ""}
 		for part, broken := range map[string]string{`"@"`: `"a"b"`, `null`: `oops`, `"entry_id": "1-0"`: `"entry_id": "\x"`, `"updated_at": "`: `"updated_at": "\x`} {
@@ -194,7 +194,7 @@ func TestFinish(t *testing.T) {
 			}
 		}
 	})
-	t.Run("of many fails only where it fails", func(t *testing.T) {
+	t.Run("of many fails only for the entry that fails", func(t *testing.T) {
 		w, entry := emitted(t)
 		w.must(w.rdb.LPush(t.Context(), w.keys.Content(8), "no string").Err())
 		bad := committed(view(2, 8, 1, "silver", "bronze", "f"), "silver", event.OutcomeCommitted)
@@ -230,9 +230,9 @@ func TestFinish(t *testing.T) {
 	})
 }
 
-func TestBury(t *testing.T) {
+func TestAFailedEntryBecomesADeadLetterOnce(t *testing.T) {
 	v := view(1, 7, 1500, "silver", "bronze", hostile)
-	bury := func(w *world, consumer, entry string) bool {
+	deadLetter := func(w *world, consumer, entry string) bool {
 		w.Helper()
 		_, entries := w.entries(w.keys.Views())
 		ok, err := w.DeadLetter(w.Context(), state.GroupRelocator, consumer, entries[0], event.Failure{
@@ -242,14 +242,14 @@ func TestBury(t *testing.T) {
 		w.must(err)
 		return ok
 	}
-	t.Run("settles an entry and keeps it, once", func(t *testing.T) {
+	t.Run("settles the entry and appends it to dead, once", func(t *testing.T) {
 		w := newWorld(t)
 		entry := w.append(v)
-		if !bury(w, "me", entry) {
-			t.Fatal("not buried")
+		if !deadLetter(w, "me", entry) {
+			t.Fatal("no dead letter")
 		}
-		if bury(w, "me", entry) {
-			t.Fatal("buried twice")
+		if deadLetter(w, "me", entry) {
+			t.Fatal("a dead letter twice")
 		}
 		_, dead := w.entries(w.keys.Dead())
 		if len(dead) != 1 || len(w.pending(w.keys.Views(), state.GroupRelocator)) != 0 {
@@ -264,14 +264,14 @@ func TestBury(t *testing.T) {
 			t.Errorf("%+v, %v", got, err)
 		}
 	})
-	t.Run("leaves another consumer's entry alone", func(t *testing.T) {
+	t.Run("does nothing to an entry of another consumer", func(t *testing.T) {
 		w := newWorld(t)
 		entry := w.append(v)
-		if bury(w, "late", entry) || w.length(w.keys.Dead()) != 0 || len(w.pending(w.keys.Views(), state.GroupRelocator)) != 1 {
-			t.Error("it was buried")
+		if deadLetter(w, "late", entry) || w.length(w.keys.Dead()) != 0 || len(w.pending(w.keys.Views(), state.GroupRelocator)) != 1 {
+			t.Error("it became a dead letter")
 		}
 	})
-	t.Run("leaves an entry that is too big to be kept pending", func(t *testing.T) {
+	t.Run("an entry that is too big for dead stays pending", func(t *testing.T) {
 		w := newWorld(t)
 		entry := w.append(v)
 		big := map[string]string{}

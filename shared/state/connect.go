@@ -12,25 +12,26 @@ import (
 	"github.com/redis/go-redis/v9/maintnotifications"
 )
 
-// clusterReload bounds how long a client may go by an old map of a cluster's slots. A node that fails, or that says
-// MOVED, makes it look at once.
+// clusterReload bounds how long a client may use an old map of a cluster's slots. It reads the map at once when a node fails
+// or answers MOVED.
 const clusterReload = 10 * time.Second
 
-// Connect parses the URL of a Redis and sets what Tierflow relies on. It talks to nobody yet. The URL is one of
+// Connect makes a client for the URL of a Redis, with the options that Tierflow relies on. It does not connect yet. The URL
+// is one of
 //
 //	redis://[user:password@]host[:port][/database]    rediss:// with TLS, unix:///path of a socket
 //	redis+cluster://[user:password@]host[:port][,host[:port]…]    rediss+cluster:// with TLS
 //
-// where the hosts of a cluster are any of its nodes: the others are found through them.
+// where the hosts of a cluster are any of its nodes: the client finds the others through them.
 //
-// maxRetries is how often a command may be sent again when its reply was lost or its server is away; -1 for the client
-// that appends views, because an XADD that is sent twice is two events. It then sends nothing twice: what a cluster
-// answers with MOVED, ASK, TRYAGAIN or CLUSTERDOWN was not run, and only that is sent again.
+// maxRetries is how often a command may be sent again when its reply was lost or its server is away. It is -1 for the client
+// that appends views, because an XADD that is sent twice makes two events. That client sends a command again only where a
+// cluster answers MOVED, ASK, TRYAGAIN or CLUSTERDOWN, which means that it was not run.
 func Connect(url string, maxRetries int) (redis.UniversalClient, error) {
 	return ConnectMany(url, maxRetries, 0)
 }
 
-// ConnectMany is Connect for those who need more than a few connections at once, each to one node; it opens no more
+// ConnectMany is Connect for callers that need up to conns connections to a node at the same time. The client opens no more
 // than it needs.
 func ConnectMany(url string, maxRetries, conns int) (redis.UniversalClient, error) {
 	redis.SetLogger(silent{})
@@ -50,10 +51,10 @@ func ConnectMany(url string, maxRetries, conns int) (redis.UniversalClient, erro
 	o.MaxRetries = maxRetries
 	o.ContextTimeoutEnabled = true
 	o.DialTimeout = 2 * time.Second
-	o.DialerRetries = 1 // whoever needs Redis tries again by himself, and the api must say at once that it is away
+	o.DialerRetries = 1 // all callers try again themselves, and the api must answer at once that Redis is away
 	o.PipelinePoolSize = -1
 	o.PoolSize = max(o.PoolSize, conns)
-	// Only managed Redis offers it; asking costs a command for each connection.
+	// Only managed Redis has these notifications, and each connection would cost a command more.
 	o.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
 	return redis.NewClient(o), nil
 }
@@ -110,7 +111,7 @@ func parseClusterURL(text string) (*redis.ClusterOptions, error) {
 	}
 	q := u.Query()
 	for _, name := range []string{"read_only", "route_by_latency", "route_by_latency_tolerance", "route_randomly", "max_redirects", "max_retries"} {
-		if q.Has(name) { // replicas answer with what was true once; sending again is not for a URL to decide
+		if q.Has(name) { // a replica may return old data, and maxRetries decides about repeats
 			return nil, fmt.Errorf("the parameter %s is not allowed", name)
 		}
 	}
@@ -121,8 +122,8 @@ func parseClusterURL(text string) (*redis.ClusterOptions, error) {
 	return redis.ParseClusterURL(u.String())
 }
 
-// clusterHook makes go-redis look for a promoted replica as soon as a node fails, and keeps it from sending twice
-// what may have been run.
+// clusterHook makes go-redis look for a promoted replica as soon as a node fails. With once, it also keeps go-redis from
+// sending a command twice that may have been run.
 type clusterHook struct {
 	client *redis.ClusterClient
 	once   bool
@@ -165,7 +166,8 @@ func (h clusterHook) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.P
 	}
 }
 
-// look has the map of slots read again where a node did not answer. It asks on the side, and not too often.
+// look makes go-redis read the map of slots again where a node did not answer. ReloadState works in the background and
+// limits its own rate.
 func (h clusterHook) look(ctx context.Context, err error) {
 	var answered redis.Error
 	if err != nil && !errors.As(err, &answered) {
@@ -178,12 +180,12 @@ type once struct{ redis.Cmder }
 
 func (once) NoRetry() bool { return true }
 
-// notRun tells whether the cluster has refused a command because a slot is being moved, or has no master now.
+// notRun reports whether the cluster has refused a command because a slot moves to another node, or has no master now.
 func notRun(err error) bool {
 	return redis.HasErrorPrefix(err, "TRYAGAIN") || redis.HasErrorPrefix(err, "CLUSTERDOWN")
 }
 
-// silent is go-redis' logger: what it would print, callers get as errors, and log once.
+// silent is go-redis' logger. It prints nothing, because callers get the same errors and log them.
 type silent struct{}
 
 func (silent) Printf(context.Context, string, ...any) {}

@@ -18,7 +18,7 @@ func (s *Store) DeadLetter(ctx context.Context, group, consumer string, entry ma
 	args = append(args, anys(f.Fields())...)
 	k, _, ok := s.keys.OfStream(f.SourceStream)
 	if !ok {
-		return false, fault.New(fault.Internal, "write dead letter of", f.SourceID, fmt.Errorf("%q is no stream of ours", f.SourceStream))
+		return false, fault.New(fault.Internal, "write dead letter of", f.SourceID, fmt.Errorf("%q is not a stream of Tierflow", f.SourceStream))
 	}
 	id, err := deadLetterScript.Run(ctx, s.rdb, []string{f.SourceStream, k.Dead()}, args...).Text()
 	if err != nil {

@@ -25,9 +25,8 @@ type Entry struct {
 	Fields map[string]string
 }
 
-// LastIDs reads where the streams end now: the id of the newest entry of each, "0-0" where a stream has none. "$" would be
-// another place at each read. One pipeline reads all. An id is "" where its partition did not answer; err is then the
-// first such error.
+// LastIDs reads the id of the newest entry of each stream, "0-0" where a stream has none. ("$" would mean another id at each
+// read.) One pipeline reads all. An id is "" where its partition did not answer. err is then the first such error.
 func (s *Store) LastIDs(ctx context.Context, streams []string) (ids []string, err error) {
 	newest := make([]*redis.XMessageSliceCmd, len(streams))
 	// The pipeline's error is that of its first failed command; each command has its own.
@@ -65,10 +64,12 @@ func (s *Store) EntriesAfter(ctx context.Context, stream, id string, limit int) 
 	return entries, nil
 }
 
-// ReadNew reads once what comes after the ids from the streams, calls take for each entry and moves the ids on. Streams of
-// one partition must stand together; a stream whose id is "" is left out. From one partition it waits up to a second for
-// an entry. Several partitions it polls: one command cannot wait for streams in different slots, and a connection for
-// each partition would be many. The error is that of the first partition that did not answer; the others were read.
+// ReadNew reads once the entries after the ids, calls take for each, and sets the ids to the last ones. The streams of a
+// partition must stand together. A stream whose id is "" is left out.
+//
+// ReadNew waits up to a second for an entry of a single partition. It polls several partitions, because one command cannot
+// wait for streams in different slots, and each partition would need a connection. The error is that of the first partition
+// that did not answer; ReadNew has read the others.
 func (s *Store) ReadNew(ctx context.Context, streams, after []string, take func(i int, e Entry)) error {
 	groups := s.byPartition(streams, after)
 	if len(groups) == 0 {
@@ -152,7 +153,7 @@ func hashTag(key string) string {
 	return tag
 }
 
-// texts are an entry's fields as package event takes them.
+// texts returns an entry's fields as package event takes them.
 func texts(values map[string]any) map[string]string {
 	fields := make(map[string]string, len(values))
 	for k, v := range values {

@@ -16,7 +16,7 @@ func NewForgetToken(random string) Token { return Token("deleting " + random) }
 //
 //	KEYS  lock:{cid}, content:{cid}
 //	ARGV  token, '1' where the row is gone and its state goes too
-//	->    1 where the lock was ours, else 0
+//	->    1 where the caller had the lock, else 0
 var forgetScript = redis.NewScript(`
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 if ARGV[2] == '1' then redis.call('DEL', KEYS[2]) end
@@ -24,7 +24,7 @@ redis.call('DEL', KEYS[1])
 return 1`)
 
 // Forget unlocks an item that Lock has locked with a NewForgetToken. Where its row is gone, Forget also deletes the item's state.
-// false: the lock was not ours any more, and nothing was done.
+// False: the caller had lost the lock, and nothing was done.
 func (s *Store) Forget(ctx context.Context, id item.ID, token Token, gone bool) (bool, error) {
 	flag := ""
 	if gone {
@@ -48,7 +48,7 @@ type Copies struct {
 // all services run, up to the backlog's bound where one is away.
 func (s *Store) CopiesUnderWay(ctx context.Context, id item.ID) (c Copies, err error) {
 	k := s.keys.Of(id)
-	// An entry of relocated becomes one of committed in one step: in this order it cannot slip by.
+	// An entry of relocated becomes one of committed in one step. So a search in this order cannot miss it.
 	if c.Uncommitted, err = s.unsettledOf(ctx, k.Relocated(), GroupCommitter, id); err == nil {
 		c.Unreleased, err = s.unsettledOf(ctx, k.Committed(), GroupReleaser, id)
 	}

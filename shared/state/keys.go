@@ -121,7 +121,7 @@ func (k Keys) Backoff(group string) string { return k.stream("backoff:" + group)
 // Content is an item's state, as JSON.
 func (k Keys) Content(id item.ID) string { return k.of("content:", id) }
 
-// Lock has the Token of whoever works on an item.
+// Lock is the lock of an item. Its value is the holder's Token.
 func (k Keys) Lock(id item.ID) string { return k.of("lock:", id) }
 
 // Progress is a hash with the bytes of an item's move in flight.

@@ -14,7 +14,7 @@ import (
 // Move is a view event that a relocator has read and not settled. The relocator works on it, or will try it again.
 type Move struct {
 	Entry      Ref
-	Worker     string // who read it last
+	Worker     string // the relocator that read it last
 	Idle       time.Duration
 	Deliveries int64
 	View       event.View

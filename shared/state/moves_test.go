@@ -74,7 +74,7 @@ func TestAPageOfMovesTakesThreeRoundTripsHoweverLongItIs(t *testing.T) {
 	}
 }
 
-func TestAProgressOfAnotherEventIsNotThatOfTheMove(t *testing.T) {
+func TestAMoveDoesNotShowTheProgressOfAnotherEvent(t *testing.T) {
 	w := newWorld(t)
 	w.append(view(1, 7, 1, "silver", "bronze", "f"))
 	w.must(w.SetProgress(t.Context(), 7, state.Progress{EventID: uuid(2)}))

@@ -15,12 +15,12 @@ import (
 	"github.com/tierflow/tierflow/shared/item"
 )
 
-// Agree records the number of partitions where none is recorded, and tells whether it is the recorded one: with
-// another, entries would be written and looked for where nobody reads them. Every service asks now and then, because
-// a wiped Redis takes a new number. fault.Conflict: it is another, and nothing may be read or written.
+// Agree records the number of partitions in Redis where none is recorded, and else compares the two. It returns
+// fault.Conflict where they differ: entries would be in streams that no consumer reads, so the caller must not read or write.
+// Every service calls it repeatedly, because a wiped Redis takes a new number.
 //
-// Where only the node of a cluster is away that has the number, what was agreed before stands: the partitions of the others
-// go on.
+// In a cluster, the node that has the number may be the only one away. An earlier agreement then stays valid, so that the
+// partitions of the other nodes are served.
 func (s *Store) Agree(ctx context.Context) error {
 	err := s.sameCount(ctx)
 	if fault.Is(err, fault.Unavailable) && s.agree.Load() && s.someNodeAnswers(ctx) {
@@ -30,7 +30,7 @@ func (s *Store) Agree(ctx context.Context) error {
 	return err
 }
 
-// pingTimeout is for a node that answers at once or is away.
+// pingTimeout is how long a node may take to answer before it counts as away.
 const pingTimeout = time.Second
 
 func (s *Store) someNodeAnswers(ctx context.Context) bool {
@@ -74,7 +74,7 @@ func (s *Store) sameCount(ctx context.Context) error {
 	return nil
 }
 
-// alone refuses a node of a cluster behind the URL of a single Redis: it answers for some keys and not for others.
+// alone returns an error where the URL of a single Redis names a node of a cluster: the node has only some of the keys.
 func (s *Store) alone(ctx context.Context) error {
 	if _, cluster := s.rdb.(*redis.ClusterClient); cluster {
 		return nil
@@ -85,11 +85,11 @@ func (s *Store) alone(ctx context.Context) error {
 			Err:  errors.New("this Redis is a node of a cluster"),
 			Hint: "begin the URL with redis+cluster:// or rediss+cluster://, and set TIERFLOW_PARTITIONS"}
 	}
-	return nil // whatever else is wrong, the next command says
+	return nil // where INFO failed, the next command fails as well
 }
 
-// unpartitioned refuses to begin with several partitions where the stream of a single one is: it may have entries that
-// nobody would read any more.
+// unpartitioned returns an error where this service has several partitions and Redis has the stream of a single one: it may
+// have entries that no consumer would read any more.
 func (s *Store) unpartitioned(ctx context.Context) error {
 	if s.keys.Partitions() == 1 {
 		return nil
@@ -110,27 +110,27 @@ func disagree(err error) error {
 		Hint: "give all services the same number; docs/scaling.md says how to change it"}
 }
 
-// agreed makes sure once that the number of partitions is the recorded one.
+// agreed calls Agree until it has succeeded once.
 func (s *Store) agreed(ctx context.Context) error {
 	if s.agree.Load() {
 		return nil
 	}
 	if err := s.Agree(ctx); err != nil {
-		// Whoever asks can only try again later: what is wrong is shown by /readyz.
+		// The caller can only try again later. /readyz shows what is wrong.
 		return fault.New(fault.Unavailable, "use", s.keys.Count(), err)
 	}
 	return nil
 }
 
-// CheckPlace tells whether a stream is one of a content's partition. fault.Malformed: somebody put an entry into the
-// wrong one, where a script would ack it in another stream than it came from.
+// CheckPlace returns fault.Malformed where a stream is not of an item's partition: somebody put an entry into the wrong
+// stream, and a script would ack it in another one.
 func (s *Store) CheckPlace(stream string, id item.ID) error {
 	if s.keys.Partitions() == 1 {
 		return nil
 	}
 	if _, p, ok := s.keys.OfStream(stream); !ok || p != s.keys.Partition(id) {
 		return fault.New(fault.Malformed, "read entry of", stream,
-			fmt.Errorf("content %s belongs to partition %s", id, PartitionName(s.keys.Partition(id))))
+			fmt.Errorf("item %s belongs to partition %s", id, PartitionName(s.keys.Partition(id))))
 	}
 	return nil
 }

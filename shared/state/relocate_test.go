@@ -22,7 +22,7 @@ var newerCases = []struct {
 	{"2-0", "1-18446744073709551615", true}, {"", "1-0", false}, {"later", "1-0", false},
 }
 
-func TestTake(t *testing.T) {
+func TestTakeLocksTheItemOfTheNewestEvent(t *testing.T) {
 	for name, filename := range filenames {
 		t.Run("takes the lock and names the worker: "+name, func(t *testing.T) {
 			w := newWorld(t)
@@ -61,7 +61,7 @@ func TestTake(t *testing.T) {
 		w.must(err)
 		w.lives(7, ttl)
 	})
-	t.Run("is busy while another one is at work, and changes nothing", func(t *testing.T) {
+	t.Run("is busy while another worker has the lock, and changes nothing", func(t *testing.T) {
 		w := newWorld(t)
 		entry := w.append(view(1, 7, 1500, "silver", "bronze", "f"))
 		before := w.raw(7)
@@ -97,7 +97,7 @@ func TestTake(t *testing.T) {
 			t.Error("lock or state have changed")
 		}
 	})
-	t.Run("finds the newer one by digits", func(t *testing.T) {
+	t.Run("compares entry ids as numbers", func(t *testing.T) {
 		w := newWorld(t)
 		for _, c := range newerCases {
 			w.set(state.State{ID: 7, Target: "a", DBLevel: "b", Filename: "f", Status: state.Update, EventID: uuid(1), EntryID: c.theirs, UpdatedAt: posted})
@@ -108,7 +108,7 @@ func TestTake(t *testing.T) {
 			}
 		}
 	})
-	t.Run("takes no state, and one that cannot be read, for no newer event", func(t *testing.T) {
+	t.Run("counts a missing or unreadable state as no newer event", func(t *testing.T) {
 		w := newWorld(t)
 		if got, _, err := w.Take(t.Context(), "1-0", 7, "t", "w"); err != nil || got != state.Mine {
 			t.Errorf("%d, %v", got, err)
@@ -128,7 +128,7 @@ func TestTake(t *testing.T) {
 	})
 }
 
-func TestSettle(t *testing.T) {
+func TestSettleEndsAViewEventWithoutAMove(t *testing.T) {
 	v := view(1, 7, 5, "bronze", "silver", hostile)
 	settled := func(entry string) state.State {
 		s := state.NewState(v)
@@ -155,7 +155,7 @@ func TestSettle(t *testing.T) {
 			t.Error("lock or entry are still there")
 		}
 	})
-	t.Run("leaves a lock that is somebody else's", func(t *testing.T) {
+	t.Run("does not delete the lock of another worker", func(t *testing.T) {
 		w := newWorld(t)
 		entry := w.append(v)
 		w.must(w.rdb.Set(t.Context(), w.keys.Lock(7), "another", time.Hour).Err())
@@ -164,7 +164,7 @@ func TestSettle(t *testing.T) {
 			t.Error("lock or entry are wrong")
 		}
 	})
-	t.Run("leaves a newer event's state", func(t *testing.T) {
+	t.Run("does not write over the state of a newer event", func(t *testing.T) {
 		w := newWorld(t)
 		entry := w.append(v)
 		w.append(view(2, 7, 2500, "gold", "bronze", hostile))
@@ -210,7 +210,7 @@ func moved(v event.View, to string) event.Relocated {
 	}
 }
 
-func TestEmit(t *testing.T) {
+func TestEmitReportsACopyOnlyUnderItsOwnLock(t *testing.T) {
 	v := view(1, 7, 1500, "silver", "bronze", hostile)
 	// holding makes an event whose lock is ours, with progress.
 	holding := func(t *testing.T) (w *world, st state.State) {
@@ -231,7 +231,7 @@ func TestEmit(t *testing.T) {
 			w.Fatalf("emitted: %v", ok)
 		}
 	}
-	t.Run("hands over once, however often it is called", func(t *testing.T) {
+	t.Run("emits once, however often it is called", func(t *testing.T) {
 		w, st := holding(t)
 		for range 3 {
 			emit(w, st, true)
@@ -280,7 +280,7 @@ func TestEmit(t *testing.T) {
 			}
 		})
 	}
-	t.Run("leaves a newer event's state", func(t *testing.T) {
+	t.Run("does not write over the state of a newer event", func(t *testing.T) {
 		w, st := holding(t)
 		w.append(view(2, 7, 2500, "gold", "bronze", hostile))
 		before := w.raw(7)
@@ -307,7 +307,7 @@ func TestEmit(t *testing.T) {
 	})
 }
 
-func TestStray(t *testing.T) {
+func TestAStrayIsAnEntryOfCommitted(t *testing.T) {
 	w := newWorld(t)
 	c := event.Committed{EventID: uuid(1), ID: 7, From: "bronze", To: "silver", Filename: hostile, CommittedAt: posted}
 	w.must(w.Stray(t.Context(), c))
@@ -319,7 +319,7 @@ func TestStray(t *testing.T) {
 	w.sameEntry(entries[0], c.Fields())
 }
 
-func TestTheLockOfARelease(t *testing.T) {
+func TestALockOfAReleaseIsRenewedAndDeletedByItsHolderOnly(t *testing.T) {
 	w := newWorld(t)
 	for range 2 {
 		if who, err := w.Lock(t.Context(), 7, "mine"); err != nil || who != "" {
@@ -355,7 +355,7 @@ func TestTheLockOfARelease(t *testing.T) {
 	}
 }
 
-func TestReleasedUnlocksAndAcks(t *testing.T) {
+func TestReleasedUnlocksTheItemAndAcksTheEntry(t *testing.T) {
 	w := newWorld(t)
 	w.must(w.Stray(t.Context(), event.Committed{ID: 7, To: "silver", Filename: "f"}))
 	entry := w.read(w.keys.Committed(), state.GroupReleaser)[0].ID

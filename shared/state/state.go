@@ -1,7 +1,7 @@
-// Package state is all of Tierflow that lives in Redis besides consuming: the names of the keys, the JSON of a
-// content's state, and every Lua script of the protocol (docs/design.md, "Protocol"), each headed by its keys,
-// arguments and results. A script is one atomic step; all are safe to run again when a reply was lost, except
-// append, which the api never repeats.
+// Package state has everything that Tierflow keeps in Redis, except the consumers of the streams: the names of the keys, the
+// JSON of an item's state, and the Lua scripts of the protocol (docs/design.md, "Protocol"). A comment before each script
+// lists its keys, arguments and results. A script is one atomic step. All are safe to run again when a reply was lost,
+// except those that append a view event, which the api never repeats.
 package state
 
 import (
@@ -14,30 +14,30 @@ import (
 	"github.com/tierflow/tierflow/shared/item"
 )
 
-// Status of a content's newest event.
+// Status of an item's newest event.
 type Status string
 
-// Update: a move is called for and not emitted yet. Done: nothing is left for a relocator to do.
+// Update: the item must move, and the move is not emitted yet. Done: a relocator has nothing left to do.
 const (
 	Update Status = "update"
 	Done   Status = "done"
 )
 
-// State is what `content:{cid}` holds: the newest event of a content and what became of it.
+// State is the value of `content:{cid}`: the newest event of an item and what became of it.
 type State struct {
 	ID        item.ID
 	Count     item.Count
 	Target    string // level that the count, or a pin, calls for
 	DBLevel   string // level that MySQL names
 	Filename  string
-	WorkerID  string // who is at work on it; "" is null
+	WorkerID  string // the relocator that works on it; "" is null
 	Status    Status
 	EventID   string
 	EntryID   string // id of the event's entry in `views`
 	UpdatedAt time.Time
 }
 
-// AppendAnswer appends the seven fields as POST /post_sentence answers them: what Python's json.dumps writes.
+// AppendAnswer appends the seven fields of the answer of POST /post_sentence, in the form of Python's json.dumps.
 func (s State) AppendAnswer(b []byte) []byte { return append(s.appendOpen(b), '}') }
 
 func (s State) appendOpen(b []byte) []byte {
@@ -62,8 +62,7 @@ func (s State) appendOpen(b []byte) []byte {
 	return append(b, '"')
 }
 
-// entry id and update time are known to different sides when an event is appended, so the JSON is made of
-// parts: head + entry id + tail.
+// The JSON is head + entry id + tail, because only Redis knows the entry id when it appends an event.
 func (s State) head() string { return string(s.appendHead(make([]byte, 0, 256))) }
 
 func (s State) appendHead(b []byte) []byte {
@@ -120,7 +119,7 @@ func Parse(value string) (State, error) {
 const hex = "0123456789abcdef"
 
 // appendString appends s as json.dumps does by default: ASCII only, surrogate pairs in lower-case hex, and no
-// escape for <, > and &. Invalid UTF-8 becomes U+FFFD; filenames are checked before they come here.
+// escape for <, > and &. Invalid UTF-8 becomes U+FFFD. Filenames are always valid: item.CheckFilename refuses others.
 func appendString(b []byte, s string) []byte {
 	b = append(b, '"')
 	for i := 0; i < len(s); {

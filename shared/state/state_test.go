@@ -18,7 +18,7 @@ import (
 	"github.com/tierflow/tierflow/shared/state"
 )
 
-func TestAnAnswerIsWhatPythonsJSONDumpsWrites(t *testing.T) {
+func TestAnAnswerHasTheFormOfPythonsJSONDumps(t *testing.T) {
 	worked := state.State{ID: 7, Count: 1964, Target: "silver", DBLevel: "bronze", Filename: "g.mp4", Status: state.Update}
 	for _, c := range []struct {
 		name string
@@ -49,7 +49,7 @@ func TestAnAnswerIsWhatPythonsJSONDumpsWrites(t *testing.T) {
 }
 
 // dumps.txt was written by Python (testdata/dumps.py).
-func TestAnAnswerIsByteForByteAsPythonHasWrittenIt(t *testing.T) {
+func TestAnAnswerEqualsPythonsOutputByteForByte(t *testing.T) {
 	f, err := os.Open("testdata/dumps.txt")
 	if err != nil {
 		t.Fatal(err)
@@ -97,7 +97,7 @@ func TestAnAnswerIsByteForByteAsPythonHasWrittenIt(t *testing.T) {
 	}
 }
 
-func TestAStateIsReadAsItWasWritten(t *testing.T) {
+func TestAStateIsReadAsWritten(t *testing.T) {
 	s := state.State{
 		ID: 1<<63 - 1, Count: 1<<63 - 1, Target: "gold", DBLevel: "bronze", Filename: hostile, WorkerID: `w"\1`, Status: state.Update,
 		EventID: uuid(1), EntryID: "18446744073709551615-18446744073709551615", UpdatedAt: posted,
@@ -118,7 +118,7 @@ func TestAStateIsReadAsItWasWritten(t *testing.T) {
 	}
 }
 
-func TestAStateThatIsNoneIsAnErrorThatNamesTheField(t *testing.T) {
+func TestAnErrorNamesTheFieldThatMakesAStateUnreadable(t *testing.T) {
 	good := state.State{ID: 7, Count: 5, Target: "silver", DBLevel: "bronze", Filename: "f", Status: state.Update, EventID: uuid(1), EntryID: "1-0", UpdatedAt: posted}.JSON()
 	for name, c := range map[string]struct{ value, names string }{
 		"empty":      {"", "state"},
@@ -146,7 +146,7 @@ func TestKeysAreThoseOfTheContract(t *testing.T) {
 	}
 }
 
-func TestKeysOfPartitionsCarryTheirTag(t *testing.T) {
+func TestTheKeysOfAPartitionHaveItsHashTag(t *testing.T) {
 	k := state.NewKeys("p:").Partitioned(16)
 	p7 := k.In(7)
 	id := item.ID(1)
@@ -183,8 +183,8 @@ func TestKeysOfPartitionsCarryTheirTag(t *testing.T) {
 	k.Views()
 }
 
-// The place of a content must never change: these are zlib.crc32(b"1") % 16 and so on, as Python computes them.
-func TestAContentsPartitionIsFixed(t *testing.T) {
+// The partition of an item must never change: these are zlib.crc32(b"1") % 16 and so on, as Python computes them.
+func TestThePartitionOfAnItemIsFixed(t *testing.T) {
 	k := state.NewKeys("p:").Partitioned(16)
 	for id, want := range map[item.ID]int{1: 7, 2: 13, 7: 2, 1964: 7, 9223372036854775807: 14} {
 		if got := k.Partition(id); got != want {
@@ -199,7 +199,7 @@ func TestAContentsPartitionIsFixed(t *testing.T) {
 				counts[k.Partition(1+i*step)]++
 			}
 			if slices.Min(counts) < 700 || slices.Max(counts) > 1300 {
-				t.Errorf("%d partitions, ids in steps of %d: from %d to %d contents instead of 1000", n, step, slices.Min(counts), slices.Max(counts))
+				t.Errorf("%d partitions, ids in steps of %d: from %d to %d items instead of 1000", n, step, slices.Min(counts), slices.Max(counts))
 			}
 		}
 	}
@@ -230,7 +230,7 @@ func FuzzAnyFilenameSurvivesTheStatesJSON(f *testing.F) {
 	})
 }
 
-func TestTheStateOfANewEventSaysWhetherAMoveIsCalledFor(t *testing.T) {
+func TestTheStateOfANewEventSaysWhetherTheItemMustMove(t *testing.T) {
 	v := view(1, 7, 5, "silver", "bronze", "f")
 	want := state.State{ID: 7, Count: 5, Target: "silver", DBLevel: "bronze", Filename: "f", Status: state.Update, EventID: uuid(1), UpdatedAt: posted}
 	if got := state.NewState(v); got != want {
@@ -242,7 +242,7 @@ func TestTheStateOfANewEventSaysWhetherAMoveIsCalledFor(t *testing.T) {
 	}
 }
 
-func TestConnectNamesAWrongURL(t *testing.T) {
+func TestConnectRefusesAWrongURL(t *testing.T) {
 	for _, url := range []string{"", "http://x", "redis://x:notaport", "redis://a:1,b:2", "redis://:pw@a:1,b:2/0", "redis+cluster://", "redis+cluster://a:1,",
 		"redis+cluster://a:1,b:port", "redis+cluster://a:1/3", "redis+cluster://a:1?read_only=true", "redis+cluster://a:1?max_redirects=9",
 		"unix+cluster:///x", "redis+cluster://a b:1"} {
@@ -253,7 +253,7 @@ func TestConnectNamesAWrongURL(t *testing.T) {
 	}
 }
 
-func TestConnectTakesTheURLOfACluster(t *testing.T) {
+func TestConnectAcceptsTheURLOfACluster(t *testing.T) {
 	c, err := state.Connect("rediss+cluster://me:p%40ss@a:1,b,[::1]:3/0?dial_timeout=3s", -1)
 	if err != nil {
 		t.Fatal(err)
@@ -270,7 +270,7 @@ func TestServicesMustAgreeOnTheNumberOfPartitions(t *testing.T) {
 	with := func(n int) *state.Store {
 		return state.NewStore(state.Options{Redis: w.rdb, Keys: w.keys.Partitioned(n), TTL: ttl, Lease: lease})
 	}
-	// A stream without partitions may hold entries that nobody would read.
+	// A stream without partitions may have entries that no consumer would read.
 	if err := with(4).Agree(t.Context()); !fault.Is(err, fault.Conflict) || !strings.Contains(err.Error(), w.keys.Views()) {
 		t.Errorf("beside a stream of a single partition: %v", err)
 	}
@@ -292,7 +292,7 @@ func TestServicesMustAgreeOnTheNumberOfPartitions(t *testing.T) {
 			t.Errorf("%d: %d entries were appended", n, n)
 		}
 	}
-	// A wiped Redis takes another number, and who goes on with the old one is told.
+	// A wiped Redis takes another number, and a service with the old one gets an error.
 	old := with(4)
 	w.must(old.Agree(t.Context()))
 	w.must(w.rdb.Del(t.Context(), w.keys.Count()).Err())

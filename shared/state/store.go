@@ -31,10 +31,10 @@ type Store struct {
 	lock time.Duration
 
 	batchers []*callBatcher // by partition
-	agree    atomic.Bool    // Redis has our number of partitions
+	agree    atomic.Bool    // Redis has the same number of partitions
 }
 
-// NewStore makes a Store. It talks to nobody yet.
+// NewStore makes a Store. It does not connect yet.
 func NewStore(o Options) *Store {
 	return &Store{rdb: o.Redis, keys: o.Keys, ttl: o.TTL, lock: o.Lease, batchers: newBatchers(o.Redis, o.Keys.Partitions())}
 }
@@ -77,7 +77,7 @@ func (s *Store) readKeys(ctx context.Context, ids []item.ID, key func(item.ID) s
 	if len(ids) == 0 {
 		return texts, nil
 	}
-	// One MGET for each partition: those of another would be in another slot.
+	// One MGET for each partition, because the keys of two partitions are in different slots.
 	of := make([][]int, s.keys.Partitions())
 	for i, id := range ids {
 		p := s.keys.Partition(id)
@@ -113,7 +113,7 @@ func (s *Store) readKeys(ctx context.Context, ids []item.ID, key func(item.ID) s
 	return texts, nil
 }
 
-// Now is the time of the server that has a stream, the only clock that its entries' ids know.
+// Now returns the time of the server that has a stream. The ids of the stream's entries are times of this clock.
 func (s *Store) Now(ctx context.Context, stream string) (time.Time, error) {
 	r, err := timeScript.Run(ctx, s.rdb, []string{stream}).Int64Slice()
 	if err == nil && len(r) != 2 {
@@ -125,7 +125,7 @@ func (s *Store) Now(ctx context.Context, stream string) (time.Time, error) {
 	return time.Unix(r[0], r[1]*1000), nil
 }
 
-// unavailable wraps an error of Redis: whatever it is, the way on is to try again later.
+// unavailable wraps an error of Redis. Whatever the error is, the caller can only try again later.
 func unavailable(op, subject string, err error) error {
 	return fault.New(fault.Unavailable, op, subject, err)
 }
