@@ -18,27 +18,32 @@ func committed(v event.View, to string, outcome event.Outcome) event.Committed {
 	return event.Committed{EventID: v.EventID, ID: v.ID, From: v.DBLevel, To: to, Filename: v.Filename, Generation: 4, Outcome: outcome, CommittedAt: posted}
 }
 
+// emittedView is the event of emitted.
+var emittedView = view(1, 7, 1500, "silver", "bronze", hostile)
+
+// emitted makes an event that waits for its commit. Its entry of relocated is pending.
+func emitted(t *testing.T) (w *world, entry string) {
+	w = newWorld(t)
+	st := state.NewState(emittedView)
+	st.EntryID = w.append(emittedView)
+	if got, _, err := w.Take(t.Context(), st.EntryID, 7, "mine", "w"); err != nil || got != state.Mine {
+		t.Fatal(got, err)
+	}
+	if ok, err := w.Emit(t.Context(), st, "mine", moved(emittedView, "silver")); err != nil || !ok {
+		t.Fatal(ok, err)
+	}
+	return w, w.read(w.keys.Relocated(), state.GroupCommitter)[0].ID
+}
+
+func finish(w *world, fs ...state.Finished) {
+	w.Helper()
+	for _, err := range w.Finish(w.Context(), fs) {
+		w.must(err)
+	}
+}
+
 func TestFinishPublishesACommitAndSettlesItsEntry(t *testing.T) {
-	v := view(1, 7, 1500, "silver", "bronze", hostile)
-	// emitted makes an event that waits for its commit; its entry of relocated is pending.
-	emitted := func(t *testing.T) (w *world, entry string) {
-		w = newWorld(t)
-		st := state.NewState(v)
-		st.EntryID = w.append(v)
-		if got, _, err := w.Take(t.Context(), st.EntryID, 7, "mine", "w"); err != nil || got != state.Mine {
-			t.Fatal(got, err)
-		}
-		if ok, err := w.Emit(t.Context(), st, "mine", moved(v, "silver")); err != nil || !ok {
-			t.Fatal(ok, err)
-		}
-		return w, w.read(w.keys.Relocated(), state.GroupCommitter)[0].ID
-	}
-	finish := func(w *world, fs ...state.Finished) {
-		w.Helper()
-		for _, err := range w.Finish(w.Context(), fs) {
-			w.must(err)
-		}
-	}
+	v := emittedView
 	t.Run("of a commit releases the old copy, names the new level, unlocks and acks", func(t *testing.T) {
 		w, entry := emitted(t)
 		want := w.get(7)
@@ -112,6 +117,10 @@ func TestFinishPublishesACommitAndSettlesItsEntry(t *testing.T) {
 			t.Error("it was appended again")
 		}
 	})
+}
+
+func TestFinishAppendsTheEventOfASupersededMoveAgain(t *testing.T) {
+	v := emittedView
 	t.Run("of a superseded move appends its event again while it is the newest", func(t *testing.T) {
 		w, entry := emitted(t)
 		c := committed(v, "silver", event.OutcomeSuperseded)
@@ -154,6 +163,10 @@ func TestFinishPublishesACommitAndSettlesItsEntry(t *testing.T) {
 				t.Error("it was appended again")
 			}
 		})
+}
+
+func TestFinishLeavesOtherStatesAndLocksAlone(t *testing.T) {
+	v := emittedView
 	t.Run("leaves the level where there is no row", func(t *testing.T) {
 		w, entry := emitted(t)
 		finish(w, state.Finished{EntryID: entry, Event: committed(v, "silver", event.OutcomeCommitted)})
@@ -194,6 +207,10 @@ func TestFinishPublishesACommitAndSettlesItsEntry(t *testing.T) {
 			}
 		}
 	})
+}
+
+func TestFinishFailsOnlyForTheEntriesThatFail(t *testing.T) {
+	v := emittedView
 	t.Run("of many fails only for the entry that fails", func(t *testing.T) {
 		w, entry := emitted(t)
 		w.must(w.rdb.LPush(t.Context(), w.keys.Content(8), "no string").Err())
