@@ -45,7 +45,7 @@ func newPlan(living []state.Worker, self state.Worker, n int) *plan {
 	return p
 }
 
-// madeFor tells whether the plan is the one of these workers. It is false for a nil plan.
+// madeFor reports whether the plan is the one of these workers. It is false for a nil plan.
 func (p *plan) madeFor(living []state.Worker) bool {
 	return p != nil && slices.EqualFunc(p.living, byID(living), func(a, b state.Worker) bool {
 		return a.ID == b.ID && tierSet(a) == tierSet(b)

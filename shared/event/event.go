@@ -243,7 +243,7 @@ func (p *parser) optionalEventID() string {
 	return v
 }
 
-// ValidEventID tells whether s is a UUID of 36 characters, in lower case.
+// ValidEventID reports whether s is a UUID of 36 characters, in lower case.
 func ValidEventID(s string) bool {
 	if len(s) != 36 {
 		return false

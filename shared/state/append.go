@@ -20,7 +20,7 @@ func NewState(v event.View) State {
 }
 
 // Append appends view events of one partition and writes their states, all in one step, and returns their entry ids.
-// On an error nobody knows whether they are in the stream: it must not be called again with the same events.
+// After an error the events may or may not be in the stream, so the caller must not call it again with them.
 func (s *Store) Append(ctx context.Context, views []event.View) ([]string, error) {
 	if err := s.agreed(ctx); err != nil {
 		return nil, err

@@ -13,7 +13,6 @@ import (
 	"github.com/tierflow/tierflow/shared/fault"
 	"github.com/tierflow/tierflow/shared/item"
 	"github.com/tierflow/tierflow/shared/state"
-	"github.com/tierflow/tierflow/shared/testenv/testserver"
 )
 
 func TestUnsettledCountsUnreadAndPendingEntries(t *testing.T) {
@@ -180,14 +179,7 @@ func TestRelocationsArePausedUntilTheyAreResumed(t *testing.T) {
 }
 
 func TestWithoutRedisEveryCallFailsAsUnavailable(t *testing.T) {
-	gate, url := testserver.RedisGate(t, testserver.Redis(t))
-	gate.Close()
-	rdb, err := state.Connect(url, -1)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer rdb.Close()
-	s := state.NewStore(state.Options{Redis: rdb, Keys: state.NewKeys("x:"), TTL: ttl, Lease: lease})
+	s := storeWithoutRedis(t)
 	v := view(1, 7, 1, "silver", "bronze", "f")
 	ctx := t.Context()
 	for name, call := range map[string]func() error{

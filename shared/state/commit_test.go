@@ -11,7 +11,6 @@ import (
 	"github.com/tierflow/tierflow/shared/fault"
 	"github.com/tierflow/tierflow/shared/state"
 	"github.com/tierflow/tierflow/shared/stream"
-	"github.com/tierflow/tierflow/shared/testenv/testserver"
 )
 
 func committed(v event.View, to string, outcome event.Outcome) event.Committed {
@@ -232,14 +231,7 @@ func TestFinishFailsOnlyForTheEntriesThatFail(t *testing.T) {
 		finish(w, state.Finished{EntryID: entry, Event: committed(v, "silver", event.OutcomeCommitted), RowLevel: "silver"})
 	})
 	t.Run("without Redis fails for each", func(t *testing.T) {
-		gate, url := testserver.RedisGate(t, testserver.Redis(t))
-		gate.Close()
-		rdb, err := state.Connect(url, -1)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer rdb.Close()
-		s := state.NewStore(state.Options{Redis: rdb, Keys: state.NewKeys("x:"), TTL: ttl, Lease: lease})
+		s := storeWithoutRedis(t)
 		errs := s.Finish(t.Context(), make([]state.Finished, 2))
 		if len(errs) != 2 || !fault.Is(errs[0], fault.Unavailable) || !fault.Is(errs[1], fault.Unavailable) {
 			t.Errorf("%v", errs)

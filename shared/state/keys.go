@@ -42,7 +42,7 @@ func (k Keys) Partitioned(n int) Keys { return Keys{prefix: k.prefix, n: n, boun
 func (k Keys) Partitions() int { return k.n }
 
 // Partition is the partition of an item: the CRC-32 (IEEE) of the decimal digits of its cid, modulo the number of
-// partitions. MySQL computes the same: CRC32(cid) MOD n. It must never change, or nobody would find the entries under way.
+// partitions. MySQL computes the same: CRC32(cid) MOD n. It must never change: no service would find the entries under way.
 func (k Keys) Partition(id item.ID) int {
 	if k.n == 1 {
 		return 0

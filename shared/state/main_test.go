@@ -194,3 +194,16 @@ var unreadable = map[string]string{
 }
 
 var filenames = map[string]string{"plain": "g.mp4", "hostile": hostile, "quotes": `"\"\\""`, "long": strings.Repeat("😀", 700)}
+
+// storeWithoutRedis makes a Store whose Redis does not answer.
+func storeWithoutRedis(t *testing.T) *state.Store {
+	t.Helper()
+	gate, url := testserver.RedisGate(t, testserver.Redis(t))
+	gate.Close()
+	rdb, err := state.Connect(url, -1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { rdb.Close() })
+	return state.NewStore(state.Options{Redis: rdb, Keys: state.NewKeys("x:"), TTL: ttl, Lease: lease})
+}

@@ -68,7 +68,7 @@ func (r Ref) start(p int) string {
 	return r.ID
 }
 
-// ValidEntryID tells whether s is the id of an entry: two numbers with a dash between.
+// ValidEntryID reports whether s is the id of an entry: two numbers with a dash between.
 func ValidEntryID(s string) bool {
 	ms, seq, ok := strings.Cut(s, "-")
 	digits := func(s string) bool {

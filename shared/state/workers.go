@@ -15,7 +15,7 @@ type Worker struct {
 	Tiers []string // names of the levels whose tiers it reaches; nil: all
 }
 
-// Reaches tells whether the worker reaches all these tiers.
+// Reaches reports whether the worker reaches all these tiers.
 func (w Worker) Reaches(tiers ...string) bool {
 	if w.Tiers == nil {
 		return true

@@ -173,7 +173,7 @@ func (c *Consumer) Resume() bool {
 	return !c.ended
 }
 
-// Ended tells whether a retired consumer has ended.
+// Ended reports whether a retired consumer has ended.
 func (c *Consumer) Ended() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -300,7 +300,7 @@ func (c *Consumer) turn(ctx context.Context, next *time.Time) error {
 	return nil
 }
 
-// nearlyFull tells whether some slots are free, but less than an eighth.
+// nearlyFull reports whether some slots are free, but less than an eighth.
 func (c *Consumer) nearlyFull() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -13,8 +13,8 @@ import (
 	"go.uber.org/zap"
 )
 
-// upkeep makes sure that the group exists, adopts pending entries of this consumer that it does not know, takes over entries
-// of dead consumers, trims the stream, and removes consumers that are gone. The goroutine of Run calls it.
+// upkeep makes sure that the group exists, and adopts pending entries of this consumer that it does not know. Then it takes
+// over entries of dead consumers, trims the stream, and removes consumers that are gone. The goroutine of Run calls it.
 func (c *Consumer) upkeep(ctx context.Context) error {
 	if err := c.createGroup(ctx); err != nil {
 		return err
