@@ -187,9 +187,10 @@ func (s *Server) locateItem(c echo.Context) error {
 	return c.JSON(http.StatusOK, client.Location{Level: l.Level, Path: l.Path, Generation: l.Generation})
 }
 
-// serveFile tells a web server in front of the api which file to send.
+// serveFile tells a web server in front of the api which file to send. It ignores the query, which players use for tokens and
+// for parameters of their own, such as _HLS_msn.
 func (s *Server) serveFile(c echo.Context) error {
-	id, err := s.onlyID(c)
+	id, err := pathID(c)
 	if err != nil {
 		return err
 	}

@@ -156,6 +156,9 @@ func readLine(r *bufio.Reader) ([]byte, error) {
 // take parses one line.
 func (b *batch) take(line []byte, long bool) {
 	b.line++
+	if b.line == 1 {
+		line = bytes.TrimPrefix(line, byteOrderMark)
+	}
 	line = bytes.TrimRight(line, "\r\n")
 	if long || len(line) > maxLine {
 		b.refuse(b.line, fault.New(fault.TooLarge, "", "", errLine))
@@ -171,6 +174,9 @@ func (b *batch) take(line []byte, long bool) {
 	}
 	b.ids, b.counts, b.lines = append(b.ids, id), append(b.counts, count), append(b.lines, b.line)
 }
+
+// byteOrderMark is what some programs write before the first line of a text in UTF-8.
+var byteOrderMark = []byte("\ufeff")
 
 var errLine = errors.New("the line has more than 4096 bytes")
 

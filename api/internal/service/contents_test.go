@@ -200,7 +200,7 @@ func TestBadInputUnderV1IsRefused(t *testing.T) {
 	}
 }
 
-func TestTheHandOver(t *testing.T) {
+func TestTheApiTellsAWebServerWhichFileToSend(t *testing.T) {
 	a := start(t, options{})
 	a.insert(1, "bronze", "a b/ü%?#.mp4")
 	a.insert(2, "gold", "hls")
@@ -210,6 +210,10 @@ func TestTheHandOver(t *testing.T) {
 		"2/file":                     "/tiers/gold/hls",
 		"2/file/index.m3u8":          "/tiers/gold/hls/index.m3u8",
 		"2/file/a/b%20c%2Fd/e%3F.ts": "/tiers/gold/hls/a/b%20c/d/e%3F.ts",
+		// The query is ignored, whatever it is.
+		"2/file?":                                "/tiers/gold/hls",
+		"2/file?token=a&token=b":                 "/tiers/gold/hls",
+		"2/file/index.m3u8?_HLS_msn=273&x=%zz;y": "/tiers/gold/hls/index.m3u8",
 	} {
 		for _, method := range []string{"GET", "HEAD"} {
 			resp := a.request(method, "/v1/contents/"+path, "", http.NoBody)

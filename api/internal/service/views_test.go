@@ -136,6 +136,30 @@ func TestABatchAcceptsWhatIsGoodAndNamesWhatIsNot(t *testing.T) {
 	}
 }
 
+func TestAByteOrderMarkBeforeTheFirstLineOfABatchIsSkipped(t *testing.T) {
+	a := start(t, options{})
+	a.insert(1, "bronze", "1.mp4")
+	const mark, line = "\ufeff", `{"cid":1,"count":2}`
+	for body, want := range map[string]string{
+		mark + line:                       "1 accepted, []",
+		mark + "\n" + line:                "1 accepted, []",
+		mark:                              "0 accepted, []",
+		line + "\n" + mark + line:         "1 accepted, [2]", // before another line it is an error
+		mark + mark + line + "\n" + line:  "1 accepted, [1]",
+		mark[:2] + line + "\n" + line:     "1 accepted, [1]",
+		mark + strings.Repeat(" ", 4<<10): "0 accepted, []", // the mark is not part of the line
+	} {
+		got := a.batch(strings.NewReader(body))
+		refused := []int64{}
+		for _, r := range got.Refused {
+			refused = append(refused, r.Line)
+		}
+		if s := fmt.Sprintf("%d accepted, %v", got.Accepted, refused); s != want {
+			t.Errorf("%.40q: %s, want %s", body, s, want)
+		}
+	}
+}
+
 func TestALongBatchKeepsTheOrderOfEachContent(t *testing.T) {
 	a := start(t, options{})
 	for cid := 1; cid <= 5; cid++ {

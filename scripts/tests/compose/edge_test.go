@@ -130,6 +130,8 @@ func TestTheEdgeServesContentsAndNothingElse(t *testing.T) {
 	}{
 		{http.MethodGet, "/v1/contents/" + id.String() + "/file", 200},
 		{http.MethodHead, "/v1/contents/" + id.String() + "/file", 200},
+		{http.MethodGet, "/v1/contents/" + id.String() + "/file?token=x", 200},
+		{http.MethodGet, "/v1/contents/" + id.String() + "/file/part", 404},
 		{http.MethodGet, "/v1/contents/999999/file", 404},
 		{http.MethodGet, "/v1/contents/" + id.String() + "/file/../location", 404},
 		{http.MethodPost, "/v1/contents/" + id.String() + "/file", 403},

@@ -160,8 +160,9 @@ func get(ctx context.Context, client *http.Client, address, bytesRange string, s
 	return b, err
 }
 
-// nginx starts a web server in front of the stack, as docs/nginx.conf describes it, and returns its address.
-func (w *world) nginx() (addr string) {
+// nginx starts a web server in front of the stack, as docs/nginx.conf describes it. It returns its address, and the folder of
+// its log of views.
+func (w *world) nginx() (addr, views string) {
 	w.t.Helper()
 	program, err := exec.LookPath("nginx")
 	w.must("find nginx (Debian's nginx-light)", err)
@@ -198,7 +199,7 @@ func (w *world) nginx() (addr string) {
 			w.t.Logf("nginx: %s (%v)", b[max(0, len(b)-4000):], err)
 		}
 	})
-	return addr
+	return addr, filepath.Join(dir, "views")
 }
 
 // hostile are names that a web server, or a URL, could take for something else.
@@ -236,7 +237,7 @@ func TestReadersOfContentsThatMoveAllTheTimeFindEveryFileWhole(t *testing.T) {
 		}
 		a.contents = append(a.contents, s)
 	}
-	a.web = a.w.nginx()
+	a.web, _ = a.w.nginx()
 	stop := a.start(2)
 	committed := func() (n int) {
 		a.w.must("count the moves", a.w.DB().QueryRow("SELECT COUNT(*) FROM update_history").Scan(&n))
