@@ -3,8 +3,11 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"crypto/sha1"
+	"encoding/hex"
 	"fmt"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/alicebob/miniredis/v2"
@@ -20,7 +23,8 @@ func startRedis(addr string) (url string, stop func(), err error) {
 	if err := redis.StartAddr(addr); err != nil {
 		return "", nil, err
 	}
-	redis.Server().SetPreHook(cures{redis.Server()}.hook)
+	c := cures{srv: redis.Server(), scripts: &scripts{plain: map[string]string{}}}
+	redis.Server().SetPreHook(c.hook)
 
 	end, ended := make(chan struct{}), make(chan struct{})
 	go func() {
@@ -53,7 +57,10 @@ func expire(redis *miniredis.Miniredis, end <-chan struct{}) {
 }
 
 // cures answer, in place of miniredis, the commands that it answers otherwise than Redis.
-type cures struct{ srv *server.Server }
+type cures struct {
+	srv     *server.Server
+	scripts *scripts
+}
 
 // inside is the client name of the commands that the cures themselves give; they go to miniredis as they are.
 const inside = "tierflow-embedded-cure"
@@ -63,6 +70,12 @@ func (r cures) hook(c *server.Peer, cmd string, args ...string) bool {
 	switch {
 	case c.ClientName == inside:
 		return false
+	case cmd == "EVAL" && len(args) > 0:
+		args[0] = r.scripts.withoutFlags(args[0])
+	case cmd == "EVALSHA" && len(args) > 0:
+		args[0] = r.scripts.hash(args[0])
+	case cmd == "SCRIPT" && len(args) == 2 && strings.EqualFold(args[0], "LOAD"):
+		args[1] = r.scripts.withoutFlags(args[1])
 	case cmd == "COMMAND":
 		// The reply of miniredis crashes redis-cli 7.0; with an error redis-cli does without.
 		c.WriteError("ERR unknown command 'COMMAND'")
@@ -182,4 +195,37 @@ func write(c *server.Peer, reply any, err error) {
 			write(c, element, nil)
 		}
 	}
+}
+
+// scripts lets miniredis run scripts whose first line gives Redis flags (#!lua flags=…): its Lua cannot read that line.
+type scripts struct {
+	mu    sync.Mutex
+	plain map[string]string // hash of a script with flags, to the hash of the same without
+}
+
+// withoutFlags returns the script without the line of flags.
+func (s *scripts) withoutFlags(script string) string {
+	first, plain, found := strings.Cut(script, "\n")
+	if !found || !strings.HasPrefix(first, "#!") {
+		return script
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.plain[hashOf(script)] = hashOf(plain)
+	return plain
+}
+
+// hash returns the hash by which miniredis knows the script.
+func (s *scripts) hash(hash string) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if plain, ok := s.plain[strings.ToLower(hash)]; ok {
+		return plain
+	}
+	return hash
+}
+
+func hashOf(script string) string {
+	sum := sha1.Sum([]byte(script)) // as Redis names scripts
+	return hex.EncodeToString(sum[:])
 }

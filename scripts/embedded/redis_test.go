@@ -225,3 +225,18 @@ func TestCommandIsRefusedBecauseItsReplyWouldCrashRedisCli(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+func TestAScriptWithALineOfFlagsRuns(t *testing.T) {
+	r := newRedis(t)
+	script := redis.NewScript("#!lua flags=allow-oom\nreturn redis.call('INCR', KEYS[1])")
+	for want := range 3 {
+		got, err := script.Run(t.Context(), r, []string{"n"}).Int()
+		must(t, err)
+		equal(t, "the answer", got, want+1)
+	}
+	must(t, r.Del(t.Context(), "n").Err())
+	must(t, script.Load(t.Context(), r).Err())
+	got, err := script.EvalSha(t.Context(), r, []string{"n"}).Int()
+	must(t, err)
+	equal(t, "the answer after SCRIPT LOAD", got, 1)
+}

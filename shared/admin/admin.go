@@ -24,6 +24,7 @@ import (
 type Check struct {
 	Name string
 	Do   func(ctx context.Context) error
+	Warn bool // the service works without it: /readyz shows the error as a warning and stays 200
 }
 
 // Ready runs checks repeatedly and knows what is missing. Before the first round everything is missing.
@@ -41,7 +42,9 @@ type Ready struct {
 func NewReady(log *zap.Logger, checks ...Check) *Ready {
 	r := &Ready{checks: checks, log: log, missing: map[string]string{}, warns: map[string]string{}, wake: make(chan struct{}, 1)}
 	for _, c := range checks {
-		r.missing[c.Name] = "not checked yet"
+		if !c.Warn {
+			r.missing[c.Name] = "not checked yet"
+		}
 	}
 	return r
 }
@@ -54,7 +57,11 @@ func (r *Ready) Run(ctx context.Context) {
 			wg.Go(func() {
 				cctx, cancel := context.WithTimeout(ctx, 3*time.Second)
 				defer cancel()
-				r.set(c.Name, c.Do(cctx))
+				if err := c.Do(cctx); c.Warn {
+					r.warn(c.Name, err)
+				} else {
+					r.set(c.Name, err)
+				}
 			})
 		}
 		wg.Wait()
@@ -85,6 +92,20 @@ func (r *Ready) set(name string, err error) {
 	r.missing[name] = err.Error()
 	if was != err.Error() {
 		r.log.Warn("is missing", zap.String("what", name), zap.Error(err))
+	}
+}
+
+// warn is Warn, with a log line when a warning begins and when it ends.
+func (r *Ready) warn(name string, err error) {
+	r.mu.Lock()
+	_, was := r.warns[name]
+	r.mu.Unlock()
+	r.Warn(name, err)
+	switch {
+	case err != nil && !was:
+		r.log.Warn("warning", zap.String("what", name), zap.Error(err))
+	case err == nil && was:
+		r.log.Info("warning is over", zap.String("what", name))
 	}
 }
 

@@ -17,6 +17,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/tierflow/tierflow/shared/admin"
 )
@@ -123,6 +124,30 @@ func TestAWarningIsShownAndTheServiceStaysReady(t *testing.T) {
 	if status, _, body := get(t, srv.URL+"/readyz"); status != 200 || body != `{"status":"ready"}`+"\n" {
 		t.Errorf("%d %q", status, body)
 	}
+}
+
+func TestAFailedCheckThatWarnsTakesNothingOutOfUseAndIsLoggedOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		core, logs := observer.New(zap.InfoLevel)
+		var memory toggle
+		memory.set("Redis is full")
+		check := memory.check("redis-memory")
+		check.Warn = true
+		r := admin.NewReady(zap.New(core), check)
+		defer run(t, r)()
+		time.Sleep(10 * time.Second)
+		if !r.OK() {
+			t.Errorf("missing: %v", r.Missing())
+		}
+		if n := logs.FilterMessage("warning").Len(); n != 1 {
+			t.Errorf("the warning was logged %d times", n)
+		}
+		memory.set("")
+		time.Sleep(10 * time.Second)
+		if n := logs.FilterMessage("warning is over").Len(); n != 1 {
+			t.Errorf("the end of the warning was logged %d times", n)
+		}
+	})
 }
 
 func get(t *testing.T, url string) (int, http.Header, string) {

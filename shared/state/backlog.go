@@ -50,7 +50,7 @@ func (s *Store) Unsettled(ctx context.Context) (int64, error) {
 // is missing. Without a group, Unsettled counts every entry that is still in the stream.
 func (s *Store) CreateRelocatorGroups(ctx context.Context) error {
 	for _, k := range s.keys.Each() {
-		err := s.rdb.XGroupCreateMkStream(ctx, k.Views(), GroupRelocator, "0").Err()
+		err := stream.CreateGroup(ctx, s.rdb, k.Views(), GroupRelocator, "0")
 		if err != nil && !redis.HasErrorPrefix(err, "BUSYGROUP") {
 			return unavailable("create group on", k.Views(), err)
 		}
@@ -158,7 +158,7 @@ func (s *Store) Paused(ctx context.Context) (bool, error) {
 func (s *Store) SetPaused(ctx context.Context, paused bool, by string) error {
 	var err error
 	if paused {
-		err = s.rdb.Set(ctx, s.keys.Paused(), by, 0).Err()
+		err = pauseScript.Run(ctx, s.rdb, []string{s.keys.Paused()}, by).Err()
 	} else {
 		err = s.rdb.Del(ctx, s.keys.Paused()).Err()
 	}

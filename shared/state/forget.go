@@ -17,7 +17,7 @@ func NewForgetToken(random string) Token { return Token("deleting " + random) }
 //	KEYS  lock:{cid}, content:{cid}
 //	ARGV  token, '1' where the row is gone and its state goes too
 //	->    1 where the caller had the lock, else 0
-var forgetScript = redis.NewScript(`
+var forgetScript = stream.Script(`
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 if ARGV[2] == '1' then redis.call('DEL', KEYS[2]) end
 redis.call('DEL', KEYS[1])

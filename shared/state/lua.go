@@ -7,6 +7,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/tierflow/tierflow/shared/event"
+	"github.com/tierflow/tierflow/shared/stream"
 )
 
 // library begins every script that reads states or entry ids.
@@ -94,7 +95,7 @@ return id`)
 //	->    'newer': a newer event has an entry of its own, this one is acked
 //	      'busy', lock: somebody else has the lock, whose value follows; the entry stays pending
 //	      'taken': the lock is the caller's
-var takeScript = redis.NewScript(library + `
+var takeScript = stream.Script(library + `
 local v = redis.call('GET', KEYS[1])
 local newest, at = entry(v)
 if newest and newer(newest, ARGV[1]) then
@@ -119,7 +120,7 @@ return {'taken'}`)
 //	KEYS  content:{cid}, lock:{cid}, views
 //	ARGV  entry id, token, group, the state if this is still the newest event, ttl
 //	->    1
-var doneScript = redis.NewScript(library + `
+var doneScript = stream.Script(library + `
 local newest = entry(redis.call('GET', KEYS[1]))
 if not (newest and newer(newest, ARGV[1])) then redis.call('SET', KEYS[1], ARGV[4], 'EX', ARGV[5]) end
 if redis.call('GET', KEYS[2]) == ARGV[2] then redis.call('DEL', KEYS[2]) end
@@ -132,7 +133,7 @@ return 1`)
 //	ARGV  entry id, token, the lock's value from now on, lease in ms, group,
 //	      the state if this is still the newest event, ttl, the entry's values
 //	->    'emitted': now or before; 'refused': the caller has lost the lock, nothing was done
-var emitScript = redis.NewScript(library + `
+var emitScript = stream.Script(library + `
 local held = redis.call('GET', KEYS[2])
 if held == ARGV[3] then return 'emitted' end
 if held ~= ARGV[2] then return 'refused' end
@@ -150,7 +151,7 @@ return 'emitted'`)
 //	ARGV  entry id, group, the lock's value while this event waited, outcome, to, level that the row names
 //	      ('' unknown), event id, now, ttl, the values of the entry of committed
 //	->    1 where the newest event was appended again, else 0
-var finishScript = redis.NewScript(library + `
+var finishScript = stream.Script(library + `
 local v = redis.call('GET', KEYS[1])
 local head, target, level, filename, worker, status, id, newest
 if v then
@@ -193,7 +194,7 @@ return again`)
 //	KEYS  lock:{cid}
 //	ARGV  token, lease in ms
 //	->    '' where the caller has the lock now, else the lock's value
-var lockScript = redis.NewScript(`
+var lockScript = stream.Script(`
 local held = redis.call('GET', KEYS[1])
 if held and held ~= ARGV[1] then return held end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
@@ -204,7 +205,7 @@ return ''`)
 //	KEYS  lock:{cid}
 //	ARGV  token, lease in ms
 //	->    1 renewed, 0 the caller has lost it
-var renewScript = redis.NewScript(`
+var renewScript = stream.Script(`
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 return redis.call('PEXPIRE', KEYS[1], ARGV[2])`)
 
@@ -213,7 +214,7 @@ return redis.call('PEXPIRE', KEYS[1], ARGV[2])`)
 //	KEYS  lock:{cid}, progress:{cid}, the entry's stream
 //	ARGV  token, group, entry id ('': it stays pending)
 //	->    1
-var unlockScript = redis.NewScript(`
+var unlockScript = stream.Script(`
 if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1], KEYS[2]) end
 if ARGV[3] ~= '' then redis.call('XACK', KEYS[3], ARGV[2], ARGV[3]) end
 return 1`)
@@ -224,7 +225,7 @@ return 1`)
 //	KEYS  the entry's stream, dead
 //	ARGV  group, consumer, entry id, fields and values of the entry of dead
 //	->    the id in dead, '' where the entry was settled before or is another consumer's now
-var deadLetterScript = redis.NewScript(`
+var deadLetterScript = stream.Script(`
 if #redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[3], ARGV[3], 1, ARGV[2]) == 0 then return '' end
 local id = redis.call('XADD', KEYS[2], '*', unpack(ARGV, 4)) -- first: an entry with too many fields must stay pending
 redis.call('XACK', KEYS[1], ARGV[1], ARGV[3])
@@ -236,7 +237,7 @@ return id`)
 //	ARGV  id in dead, id that the entry had in views, state up to its entry id, state after it,
 //	      the fields and values of the entry of views
 //	->    'gone', 'newer': a newer event of this item exists, or the new entry id
-var retryViewScript = redis.NewScript(library + `
+var retryViewScript = stream.Script(library + `
 if #redis.call('XRANGE', KEYS[1], ARGV[1], ARGV[1]) == 0 then return 'gone' end
 local newest = entry(redis.call('GET', KEYS[3]))
 if newest and newer(newest, ARGV[2]) then return 'newer' end
@@ -250,7 +251,7 @@ return id`)
 //	KEYS  dead, the entry's stream
 //	ARGV  id in dead, the fields and values of the entry
 //	->    'gone', or the new entry id
-var retryScript = redis.NewScript(`
+var retryScript = stream.Script(`
 if redis.call('XDEL', KEYS[1], ARGV[1]) == 0 then return 'gone' end
 return redis.call('XADD', KEYS[2], '*', unpack(ARGV, 2))`)
 
@@ -261,3 +262,17 @@ return redis.call('XADD', KEYS[2], '*', unpack(ARGV, 2))`)
 var timeScript = redis.NewScript(`
 local t = redis.call('TIME')
 return {tonumber(t[1]), tonumber(t[2])}`)
+
+// strayScript reports a copy that was published but that nothing names.
+//
+//	KEYS  committed
+//	ARGV  the values of the entry
+//	->    its id
+var strayScript = stream.Script("return " + xadd("KEYS[1]", 1, event.Committed{}.Fields()))
+
+// pauseScript pauses moves: an operator must be able to where Redis is full.
+//
+//	KEYS  paused
+//	ARGV  who pauses
+//	->    OK
+var pauseScript = stream.Script(`return redis.call('SET', KEYS[1], ARGV[1])`)

@@ -89,7 +89,7 @@ func (s *Store) Emit(ctx context.Context, st State, token Token, r event.Relocat
 // Stray orders the release of a copy that was published and that no row names (steps 5 and 9).
 func (s *Store) Stray(ctx context.Context, c event.Committed) error {
 	c.Outcome = event.OutcomeStray
-	err := s.rdb.XAdd(ctx, &redis.XAddArgs{Stream: s.keys.Of(c.ID).Committed(), Values: c.Fields()}).Err()
+	err := strayScript.Run(ctx, s.rdb, []string{s.keys.Of(c.ID).Committed()}, values(c.Fields())...).Err()
 	if err != nil {
 		return unavailable("report stray", c.ID.String(), err)
 	}

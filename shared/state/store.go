@@ -127,7 +127,11 @@ func (s *Store) Now(ctx context.Context, stream string) (time.Time, error) {
 
 // unavailable wraps an error of Redis. Whatever the error is, the caller can only try again later.
 func unavailable(op, subject string, err error) error {
-	return fault.New(fault.Unavailable, op, subject, err)
+	e := &fault.Error{Kind: fault.Unavailable, Op: op, Subject: subject, Err: err}
+	if redis.HasErrorPrefix(err, "OOM") {
+		e.Hint = "Redis is at its maxmemory: accepted views go on; wait until they have drained, or raise maxmemory"
+	}
+	return e
 }
 
 func isNoKey(err error) bool { return strings.Contains(err.Error(), "no such key") }

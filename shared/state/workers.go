@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/tierflow/tierflow/shared/stream"
 )
 
 // Worker is a living worker, as its heartbeat describes it.
@@ -46,7 +48,7 @@ func (w Worker) tiers() string {
 //	KEYS  workers:{group}
 //	ARGV  worker id, its tiers, how long a heartbeat counts in ms
 //	->    id and tiers of each living worker
-var heartbeatScript = redis.NewScript(`
+var heartbeatScript = stream.Script(`
 local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
 redis.call('HSET', KEYS[1], ARGV[1], string.format('%.0f %s', now, ARGV[2]))
@@ -102,7 +104,7 @@ func (s *Store) Leave(ctx context.Context, group, id string) error {
 //	KEYS  stream
 //	ARGV  group, the entry's consumer, entry id, the other consumer
 //	->    1 reassigned, 0 not this consumer's entry any more
-var reassignScript = redis.NewScript(`
+var reassignScript = stream.Script(`
 local p = redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[3], ARGV[3], 1, ARGV[2])
 if #p == 0 then return 0 end
 redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[4], 0, ARGV[3], 'JUSTID')

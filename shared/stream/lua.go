@@ -1,6 +1,28 @@
 package stream
 
-import "github.com/redis/go-redis/v9"
+import (
+	"context"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// Script makes a script that runs at Redis' maxmemory as well: all that settles entries, because it frees memory in the end.
+// By default Redis refuses a script there as soon as its first command may take memory. Only what accepts views is
+// made with redis.NewScript. Source: Redis' documentation of script flags, allow-oom (7.0).
+func Script(src string) *redis.Script { return redis.NewScript("#!lua flags=allow-oom\n" + src) }
+
+// CreateGroup makes a consumer group, and its stream where that is missing. start is the id after which the group reads. An
+// error with the prefix BUSYGROUP says that the group is there.
+func CreateGroup(ctx context.Context, rdb redis.UniversalClient, key, group, start string) error {
+	return createGroupScript.Run(ctx, rdb, []string{key}, group, start).Err()
+}
+
+// createGroupScript is XGROUP CREATE, which Redis refuses at maxmemory outside of a script.
+//
+//	KEYS  stream
+//	ARGV  group, id after which it reads
+//	->    OK, or the error BUSYGROUP
+var createGroupScript = Script(`return redis.pcall('XGROUP', 'CREATE', KEYS[1], ARGV[1], ARGV[2], 'MKSTREAM')`)
 
 // Results of scripts for an entry. XCLAIM drops an entry that was deleted from the stream, and does not return it.
 const (
@@ -14,7 +36,7 @@ const (
 //	KEYS  stream
 //	ARGV  group, consumer, 1 to renew or 0 only to check, ids
 //	->    for each id 1 (the consumer's), 0 (not the consumer's) or -1 (deleted from the stream)
-var renewScript = redis.NewScript(`
+var renewScript = Script(`
 local found = {}
 for i = 4, #ARGV do
   local r = 0
@@ -32,7 +54,7 @@ return found`)
 //	KEYS  stream, backoff
 //	ARGV  group, consumer, id, next attempt, ms until then, ms that a record stays after it is due
 //	->    1 (done), 0 (not the consumer's) or -1 (deleted from the stream)
-var failScript = redis.NewScript(`
+var failScript = Script(`
 if #redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[3], ARGV[3], 1, ARGV[2]) == 0 then return 0 end
 local mine = redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, ARGV[3], 'RETRYCOUNT', ARGV[4], 'JUSTID')
 if #mine == 0 then return -1 end
@@ -50,7 +72,7 @@ return 1`)
 //	ARGV  group, consumer, what to add to the count of an entry that has failed, and of another one, ids
 //	->    for each id its count, -2 (not the consumer's) or -1 (deleted from the stream), and the ms that are left of its
 //	      back-off, -1 where its last attempt has not failed
-var beginScript = redis.NewScript(`
+var beginScript = Script(`
 local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
 local found = {}
@@ -78,7 +100,7 @@ return found`)
 //	KEYS  stream, backoff
 //	ARGV  group, consumer, idle in ms, ids
 //	->    the ids that were deleted from the stream
-var makeIdleScript = redis.NewScript(`
+var makeIdleScript = Script(`
 local deleted = {}
 for i = 4, #ARGV do
   local p = redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[i], ARGV[i], 1, ARGV[2])
@@ -97,7 +119,7 @@ return deleted`)
 //	KEYS  stream
 //	ARGV  group, consumer
 //	->    1 removed, 0 not
-var forgetScript = redis.NewScript(`
+var forgetScript = Script(`
 if #redis.call('XPENDING', KEYS[1], ARGV[1], '-', '+', 1, ARGV[2]) ~= 0 then return 0 end
 redis.call('XGROUP', 'DELCONSUMER', KEYS[1], ARGV[1], ARGV[2])
 return 1`)
@@ -108,7 +130,7 @@ return 1`)
 //	KEYS  stream
 //	ARGV  id: entries from here on stay
 //	->    how many were removed
-var trimScript = redis.NewScript(`
+var trimScript = Script(`
 local function older(a, b)
   local am, as = string.match(a, '^(%d+)%-(%d+)$')
   local bm, bs = string.match(b, '^(%d+)%-(%d+)$')

@@ -43,7 +43,7 @@ func (c *Consumer) createGroup(ctx context.Context) error {
 			start = c.settledTo
 		}
 	}
-	err := c.o.Redis.XGroupCreateMkStream(ctx, c.o.Stream, c.o.Group, start).Err()
+	err := CreateGroup(ctx, c.o.Redis, c.o.Stream, c.o.Group, start)
 	if err != nil && strings.HasPrefix(err.Error(), "BUSYGROUP") {
 		return nil
 	}
