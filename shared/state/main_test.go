@@ -36,12 +36,17 @@ type world struct {
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	rdb, err := state.Connect(testserver.Redis(t), -1)
+	return newWorldOn(t, testserver.Redis(t), testserver.Prefix(t))
+}
+
+func newWorldOn(t *testing.T, url, prefix string) *world {
+	t.Helper()
+	rdb, err := state.Connect(url, -1)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { rdb.Close() })
-	w := &world{T: t, rdb: rdb, keys: state.NewKeys(testserver.Prefix(t))}
+	w := &world{T: t, rdb: rdb, keys: state.NewKeys(prefix)}
 	w.Store = state.NewStore(state.Options{Redis: rdb, Keys: w.keys, TTL: ttl, Lease: lease})
 	for stream, group := range map[string]string{
 		w.keys.Views(): state.GroupRelocator, w.keys.Relocated(): state.GroupCommitter, w.keys.Committed(): state.GroupReleaser,
