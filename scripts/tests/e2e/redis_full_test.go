@@ -1,0 +1,76 @@
+package e2e_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/tierflow/tierflow/scripts/testenv/stack"
+	"github.com/tierflow/tierflow/shared/item"
+	"github.com/tierflow/tierflow/shared/testenv/localserver"
+	"github.com/tierflow/tierflow/shared/testenv/testserver"
+)
+
+func TestARedisAtMaxmemoryRefusesNewViewsAndMakesEveryAcceptedMove(t *testing.T) {
+	server, err := localserver.StartRedis(t.Context(), localserver.Options{Dir: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { server.Close() })
+	w := start(t, options{redisURL: server.URL(), prefix: "tierflow:"})
+	maxmemory := func(bytes string) {
+		t.Helper()
+		w.must("set maxmemory", w.Redis.ConfigSet(t.Context(), "maxmemory", bytes).Err())
+	}
+
+	w.must("kill", w.Relocators[0].Kill())
+	const n = 200
+	for id := item.ID(1); id <= n; id++ {
+		w.add(id, "bronze", 1000)
+		w.post(id, 1500)
+	}
+	maxmemory("1")
+	status, retryAfter, body := w.postWithHeader(1, 5000)
+	if status != http.StatusServiceUnavailable || retryAfter == "" || !strings.Contains(body, "maxmemory") {
+		t.Fatalf("a new view: %d %s, Retry-After %q", status, body, retryAfter)
+	}
+	w.must("start", w.Relocators[0].Start(t.Context()))
+	for id := item.ID(1); id <= n; id++ {
+		w.waitLevel(id, "silver")
+	}
+	for _, s := range w.Services() {
+		w.waitWarning(s, "redis-memory", "maxmemory")
+	}
+	w.checkSettled()
+
+	maxmemory("0")
+	for _, s := range w.Services() {
+		w.waitWarning(s, "redis-memory", "")
+	}
+	w.post(1, 5000)
+	w.waitLevel(1, "gold")
+	w.checkSettled()
+}
+
+// waitWarning waits until a service's /readyz is 200 and has a warning that says this, or none where this is "".
+func (w *world) waitWarning(s *stack.Service, name, says string) {
+	w.t.Helper()
+	testserver.Eventually(w.t, s.Name+" warns of "+name, patience, func() error {
+		resp, err := http.Get("http://" + s.Addr + "/readyz")
+		if err != nil {
+			return err
+		}
+		defer resp.Body.Close()
+		var body struct{ Warnings map[string]string }
+		if err := json.NewDecoder(resp.Body).Decode(&body); err != nil {
+			return err
+		}
+		warning, there := body.Warnings[name]
+		if resp.StatusCode != http.StatusOK || there != (says != "") || !strings.Contains(warning, says) {
+			return fmt.Errorf("%d %v", resp.StatusCode, body)
+		}
+		return nil
+	})
+}
