@@ -53,6 +53,8 @@ func Run(ctx context.Context, c Config, log *zap.Logger, listening func(net.Addr
 	find := lookup.New(lookup.Options{Catalog: c.catalog, Log: log, Metrics: metrics})
 	ready := admin.NewReady(log,
 		admin.Check{Name: "redis", Do: redisCheck(writes, reads)},
+		admin.Check{Name: "redis-memory", Do: writes.CheckMemory, Warn: true},
+		admin.Check{Name: "redis-durability", Do: writes.CheckDurability, Warn: true},
 		admin.Check{Name: "mysql", Do: c.catalog.Ping},
 		admin.Check{Name: "schema", Do: func(ctx context.Context) error {
 			if err := c.catalog.CheckSchema(ctx); err != nil {

@@ -31,6 +31,8 @@ func Run(ctx context.Context, c Config, log *zap.Logger) error {
 	var committer *commit.Committer
 	ready := admin.NewReady(log,
 		admin.Check{Name: "redis", Do: store.Agree},
+		admin.Check{Name: "redis-memory", Do: store.CheckMemory, Warn: true},
+		admin.Check{Name: "redis-durability", Do: store.CheckDurability, Warn: true},
 		admin.Check{Name: "mysql", Do: c.catalog.CheckSchema},
 		admin.Check{Name: "workers", Do: func(ctx context.Context) error { return committer.CheckHeartbeat(ctx) }},
 	)

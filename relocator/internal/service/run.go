@@ -56,6 +56,8 @@ func Run(ctx context.Context, c Config, fs fsys.FS, log *zap.Logger) error {
 	var partitions *assignment.Assignment
 	ready := admin.NewReady(log,
 		admin.Check{Name: "redis", Do: store.Agree},
+		admin.Check{Name: "redis-memory", Do: store.CheckMemory, Warn: true},
+		admin.Check{Name: "redis-durability", Do: store.CheckDurability, Warn: true},
 		admin.Check{Name: "mysql", Do: c.catalog.CheckSchema},
 		admin.Check{Name: "tiers", Do: (&tiersCheck{catalog: c.catalog, fs: fs, only: c.tiers, suspects: tiers.Suspects}).do},
 		admin.Check{Name: "workers", Do: func(ctx context.Context) error { return partitions.CheckHeartbeat(ctx) }},
