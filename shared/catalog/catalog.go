@@ -24,7 +24,6 @@ package catalog
 import (
 	"context"
 	"database/sql"
-	"database/sql/driver"
 	"errors"
 	"fmt"
 	"strconv"
@@ -87,7 +86,7 @@ func parse(dsn string) (*mysql.Config, error) {
 	cfg.Loc = time.UTC
 	cfg.InterpolateParams = true // one round trip less for each statement
 	cfg.ClientFoundRows = true   // RowsAffected counts the rows found, changed or not
-	cfg.RejectReadOnly = true    // after a failover, look for the new primary
+	cfg.RejectReadOnly = false   // session does it, and keeps the server's words
 	cfg.MultiStatements = false
 	cfg.Timeout = 2 * time.Second
 	cfg.ReadTimeout = time.Minute // longer than InnoDB waits for a lock
@@ -108,23 +107,6 @@ func open(cfg *mysql.Config) (*sql.DB, error) {
 		return nil, fmt.Errorf("MySQL DSN: %w", err)
 	}
 	return sql.OpenDB(connector{c}), nil
-}
-
-// connector opens sessions with the isolation level of all of Tierflow's transactions. Setting it in each transaction would cost
-// one more round trip. A DSN cannot set it: MySQL and MariaDB have different names for the variable.
-type connector struct{ driver.Connector }
-
-func (c connector) Connect(ctx context.Context) (driver.Conn, error) {
-	conn, err := c.Connector.Connect(ctx)
-	if err != nil {
-		return nil, err
-	}
-	_, err = conn.(driver.ExecerContext).ExecContext(ctx, "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED", nil)
-	if err != nil {
-		_ = conn.Close() // the statement's error says more
-		return nil, err
-	}
-	return conn, nil
 }
 
 // DB is the pool, for the services' writes. Its sessions are strict, in UTC and utf8mb4. RowsAffected of an UPDATE counts the rows

@@ -1,0 +1,94 @@
+package catalog
+
+import (
+	"context"
+	"database/sql/driver"
+	"errors"
+
+	"github.com/go-sql-driver/mysql"
+)
+
+// connector opens sessions with the isolation level of all of Tierflow's transactions. Setting it in each transaction would cost
+// one more round trip. A DSN cannot set it: MySQL and MariaDB have different names for the variable.
+type connector struct{ driver.Connector }
+
+func (c connector) Connect(ctx context.Context) (driver.Conn, error) {
+	conn, err := c.Connector.Connect(ctx)
+	if err != nil {
+		return nil, connectError{err}
+	}
+	s := session{conn.(mysqlConn)}
+	_, err = s.ExecContext(ctx, "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED", nil)
+	if err != nil {
+		_ = conn.Close() // the statement's error says more
+		return nil, connectError{err}
+	}
+	return s, nil
+}
+
+// connectError is why there is no session: whatever it says, no row is at fault.
+type connectError struct{ error }
+
+func (e connectError) Unwrap() error { return e.error }
+
+// mysqlConn is what the driver's connections can do.
+type mysqlConn interface {
+	driver.Conn
+	driver.ConnBeginTx
+	driver.ConnPrepareContext
+	driver.ExecerContext
+	driver.NamedValueChecker
+	driver.Pinger
+	driver.QueryerContext
+	driver.SessionResetter
+	driver.Validator
+}
+
+// session leaves a server that has become read-only: after a failover, a new connection leads to the new primary. The
+// driver's RejectReadOnly does the same, but drops what the server has said.
+type session struct{ mysqlConn }
+
+func (s session) ExecContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Result, error) {
+	r, err := s.mysqlConn.ExecContext(ctx, query, args)
+	return r, s.checked(err)
+}
+
+func (s session) QueryContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Rows, error) {
+	r, err := s.mysqlConn.QueryContext(ctx, query, args)
+	return r, s.checked(err)
+}
+
+func (s session) BeginTx(ctx context.Context, opts driver.TxOptions) (driver.Tx, error) {
+	tx, err := s.mysqlConn.BeginTx(ctx, opts)
+	if err != nil {
+		return nil, s.checked(err)
+	}
+	return transaction{tx, s}, nil
+}
+
+type transaction struct {
+	driver.Tx
+	session session
+}
+
+func (t transaction) Commit() error { return t.session.checked(t.Tx.Commit()) }
+
+// checked closes the connection where the server refuses writes.
+func (s session) checked(err error) error {
+	var m *mysql.MySQLError
+	if errors.As(err, &m) && (m.Number == 1290 || m.Number == 1792 || m.Number == 1836) {
+		_ = s.Close() // the server's error says more
+		return readOnlyError{m}
+	}
+	return err
+}
+
+// readOnlyError is a driver.ErrBadConn that says why: database/sql drops the connection, and repeats the statement on
+// another one where that is safe.
+type readOnlyError struct{ *mysql.MySQLError }
+
+func (e readOnlyError) Unwrap() error { return e.MySQLError }
+
+func (e readOnlyError) Is(target error) bool {
+	return target == driver.ErrBadConn || e.MySQLError.Is(target)
+}
