@@ -45,7 +45,8 @@ const IdleSession = 30 * time.Second
 
 // Options of Open. The zero value is valid.
 type Options struct {
-	MaxConns int // most connections of the pool; 16 by default
+	MaxConns int           // most connections of the pool; 16 by default
+	LockWait time.Duration // how long a statement waits for a row lock, in whole seconds; the server's default for 0
 }
 
 // Open parses the DSN (https://github.com/go-sql-driver/mysql#dsn-data-source-name). The DSN must name a database and needs no
@@ -54,6 +55,9 @@ func Open(dsn string, o Options) (*Catalog, error) {
 	cfg, err := parse(dsn)
 	if err != nil {
 		return nil, err
+	}
+	if o.LockWait > 0 {
+		cfg.Params["innodb_lock_wait_timeout"] = strconv.Itoa(int(o.LockWait.Seconds()))
 	}
 	db, err := open(cfg)
 	if err != nil {

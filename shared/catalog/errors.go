@@ -30,9 +30,8 @@ var (
 
 	away     = class{kind: fault.Unavailable, known: true}
 	again    = class{kind: fault.Unavailable, known: true, retry: true}
-	locked   = class{kind: fault.Unavailable, known: true, retry: true, hint: "another transaction holds a lock: end it, see information_schema.innodb_trx"}
 	readOnly = class{kind: fault.Unavailable, known: true, retry: true, hint: "make MySQL writable, or give the primary in TIERFLOW_MYSQL_DSN"}
-	format   = class{kind: fault.Unavailable, known: true, hint: "set binlog_format=ROW"}
+	format   = class{kind: fault.Unavailable, known: true, retry: true, hint: "set binlog_format=ROW"}
 	plugin   = class{kind: fault.Unavailable, known: true, hint: "see MySQL's error log: a replication plugin refuses writes"}
 	full     = class{kind: fault.Unavailable, known: true, hint: "make room on MySQL's disk"}
 	large    = class{kind: fault.Unavailable, large: true, hint: "raise the server's limit for one packet or transaction"}
@@ -66,13 +65,13 @@ var classes = map[uint16]class{
 	1265: refused, // truncated
 	1292: refused, // not a time
 
-	1213: again,  // deadlock
-	1205: locked, // lock wait timeout
-	1020: again,  // MariaDB 11.6: the row has changed since the snapshot
-	3101: again,  // group replication rolled it back
-	1053: again,  // shutdown in progress
-	1927: again,  // MariaDB: connection killed
-	4031: again,  // MySQL: disconnected for inactivity
+	1213: again, // deadlock
+	1205: again, // lock wait timeout
+	1020: again, // MariaDB 11.6: the row has changed since the snapshot
+	3101: again, // group replication rolled it back
+	1053: again, // shutdown in progress
+	1927: again, // MariaDB: connection killed
+	4031: again, // MySQL: disconnected for inactivity
 
 	1317: away, // query interrupted
 	3024: away, // MySQL: maximum execution time

@@ -3,6 +3,7 @@ package catalog_test
 import (
 	"context"
 	"database/sql"
+	"database/sql/driver"
 	"errors"
 	"fmt"
 	"strings"
@@ -35,14 +36,14 @@ func TestWhatTheServerRefusesHasItsKind(t *testing.T) {
 		"INSERT INTO contents (cid, content_level, filename) VALUES (2, 'bronze', '')":                           fault.Unprocessable,
 		"INSERT INTO contents (cid, content_level, filename) VALUES (2, 'bronze', NULL)":                         fault.Unprocessable,
 		"INSERT INTO contents (cid, content_level, filename) VALUES (2, 'bronze', REPEAT('x', 701))":             fault.Unprocessable,
-		"INSERT INTO contents (cid, content_level) VALUES (2, 'bronze')":                                         fault.Unprocessable,
+		"INSERT INTO contents (cid, content_level) VALUES (2, 'bronze')":                                         fault.Unavailable,
 		"INSERT INTO contents (cid, content_level, filename) VALUES (9223372036854775808, 'bronze', 'b')":        fault.Unprocessable,
 		"INSERT INTO contents (cid, content_level, filename, update_time) VALUES (2, 'bronze', 'b', 'tomorrow')": fault.Unprocessable,
 		"UPDATE contents SET view_count = -1":                                                                    fault.Unprocessable,
 		"UPDATE `level` SET max_counts = 1 WHERE content_level = 'silver'":                                       fault.Unprocessable,
 		"SELECT nothing FROM contents":                                                                           fault.Unavailable,
 		"SELECT 1 FROM nowhere":                                                                                  fault.Unavailable,
-		"SELEKT 1":                                                                                               fault.Internal,
+		"SELEKT 1":                                                                                               fault.Unavailable,
 	} {
 		_, err := c.DB().ExecContext(t.Context(), statement)
 		if got := catalog.Kind(err); got != want {
@@ -167,5 +168,35 @@ func TestFaultsKeepTheirKind(t *testing.T) {
 	}
 	if k := catalog.Kind(errors.New("what")); k != fault.Internal {
 		t.Error(k)
+	}
+}
+
+func TestAServerThatRefusesWritesIsUnavailableInItsOwnWords(t *testing.T) {
+	c := migrated(t)
+	conn, err := c.DB().Conn(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if _, err := conn.ExecContext(t.Context(), "SET SESSION TRANSACTION READ ONLY"); err != nil {
+		t.Fatal(err)
+	}
+	_, err = conn.ExecContext(t.Context(), "UPDATE contents SET view_count = 1")
+	if err = catalog.Wrap("write", "", err); !fault.Is(err, fault.Unavailable) || !strings.Contains(err.Error(), "Error 1792") ||
+		!errors.Is(err, driver.ErrBadConn) {
+		t.Errorf("%s: %v", fault.KindOf(err), err)
+	}
+	if err := c.Ping(t.Context()); err != nil {
+		t.Errorf("another connection: %v", err)
+	}
+}
+
+func TestANumberThatNobodyKnowsIsTheServersAndMayConcernOneRow(t *testing.T) {
+	for number, divisible := range map[uint16]bool{9999: true, 1105: true, 1064: true, 1153: true, 3100: false, 1290: false, 1213: false} {
+		err := catalog.Wrap("commit", "", &mysql.MySQLError{Number: number, Message: "not now"})
+		if !fault.Is(err, fault.Unavailable) || !strings.Contains(err.Error(), fmt.Sprintf("Error %d: not now", number)) ||
+			catalog.Divisible(err) != divisible {
+			t.Errorf("%d: %s, divisible: %v: %v", number, fault.KindOf(err), catalog.Divisible(err), err)
+		}
 	}
 }

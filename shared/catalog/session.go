@@ -44,8 +44,9 @@ type mysqlConn interface {
 	driver.Validator
 }
 
-// session leaves a server that has become read-only: after a failover, a new connection leads to the new primary. The
-// driver's RejectReadOnly does the same, but drops what the server has said.
+// session ends where the server refuses writes: after a failover, a new connection leads to the new primary, and a new
+// session has the settings that an operator has corrected. The driver's RejectReadOnly does the same for some errors, but
+// drops what the server has said.
 type session struct{ mysqlConn }
 
 func (s session) ExecContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Result, error) {
@@ -76,19 +77,23 @@ func (t transaction) Commit() error { return t.session.checked(t.Tx.Commit()) }
 // checked closes the connection where the server refuses writes.
 func (s session) checked(err error) error {
 	var m *mysql.MySQLError
-	if errors.As(err, &m) && (m.Number == 1290 || m.Number == 1792 || m.Number == 1836) {
+	if !errors.As(err, &m) {
+		return err
+	}
+	switch m.Number {
+	case 1290, 1792, 1836, 1665: // read-only in three ways, and the session's binlog_format
 		_ = s.Close() // the server's error says more
-		return readOnlyError{m}
+		return refusedError{m}
 	}
 	return err
 }
 
-// readOnlyError is a driver.ErrBadConn that says why: database/sql drops the connection, and repeats the statement on
+// refusedError is a driver.ErrBadConn that says why: database/sql drops the connection, and repeats the statement on
 // another one where that is safe.
-type readOnlyError struct{ *mysql.MySQLError }
+type refusedError struct{ *mysql.MySQLError }
 
-func (e readOnlyError) Unwrap() error { return e.MySQLError }
+func (e refusedError) Unwrap() error { return e.MySQLError }
 
-func (e readOnlyError) Is(target error) bool {
+func (e refusedError) Is(target error) bool {
 	return target == driver.ErrBadConn || e.MySQLError.Is(target)
 }

@@ -11,7 +11,9 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"github.com/tierflow/tierflow/shared/catalog"
@@ -24,6 +26,8 @@ const (
 	maxTries = 5
 	// firstWait follows the first try; it doubles after each.
 	firstWait = 10 * time.Millisecond
+	// maxRefused is how many entries are tried alone, and none is committed, before the server is taken to refuse all.
+	maxRefused = 8
 )
 
 // Result is what became of one entry.
@@ -35,49 +39,141 @@ type Result struct {
 	At         time.Time     // of the commit, or of the refusal; UTC, whole microseconds
 
 	// Err is a fault: Conflict or Unprocessable where this entry can never be committed; Busy where
-	// another transaction has locked the row; Unavailable where MySQL is away, or did not say whether it has
+	// another transaction has locked the row or its new level; Unavailable where MySQL could not be asked, or did not say whether it has
 	// committed; else Internal. Only the first two say for certain that this entry has not been committed.
 	Err error
 }
 
-// Applier commits batches. Any number of Appliers may work on one database.
-type Applier struct{ db *sql.DB }
+// Applier commits batches. Any number of them may work on one database.
+type Applier struct {
+	db     *sql.DB
+	locked lockedLevels
+}
 
-// New makes an Applier. db must be the pool of a catalog: its sessions count rows that are found as affected, have times in
-// UTC, and are READ COMMITTED.
-func New(db *sql.DB) *Applier { return &Applier{db} }
+// New takes the pool of a catalog, whose settings it relies on (rows found count as affected; times in UTC; READ
+// COMMITTED).
+func New(db *sql.DB) *Applier { return &Applier{db: db} }
 
 // Apply commits the entries that can be committed, and returns one result for each entry, in their order. Entries that were
 // committed before may be among them: update_history has them.
 //
-// Apply repeats a transaction that failed for a reason that passes by itself, such as a deadlock. It splits a transaction
-// that failed for its data, so that a bad entry fails alone. When MySQL is away, all entries that are left have its error.
+// A transaction that failed for something that passes is repeated a few times. One that failed for its data, or for a
+// reason that nobody knows, is split, so that a bad entry fails alone. When MySQL is away or refuses all writes, the entries
+// that were not reached share its error. Where a lock holds up a level, only the entries of that level wait.
 func (a *Applier) Apply(ctx context.Context, entries []event.Relocated) []Result {
 	results := make([]Result, len(entries))
-	if len(entries) > 0 {
-		a.apply(ctx, entries, results)
+	free := make([]int, 0, len(entries))
+	trials := map[string][]int{}
+	waits := map[string]error{}
+	for i, e := range entries {
+		if _, asked := trials[e.To]; !asked && waits[e.To] == nil {
+			if trial, err := a.locked.check(e.To); trial {
+				trials[e.To] = nil
+			} else {
+				waits[e.To] = err
+			}
+		}
+		switch _, trial := trials[e.To]; {
+		case trial:
+			trials[e.To] = append(trials[e.To], i)
+		case waits[e.To] != nil:
+			results[i].Err = waits[e.To]
+		default:
+			free = append(free, i)
+		}
+	}
+	b := batch{Applier: a}
+	if !b.part(ctx, entries, results, free) {
+		for _, some := range trials {
+			for _, i := range some {
+				results[i].Err = results[free[len(free)-1]].Err
+			}
+		}
+		return results
+	}
+	for _, some := range trials {
+		b.part(ctx, entries, results, some)
 	}
 	return results
 }
 
-// apply fills results in. false: MySQL is away, and the caller need not try more.
-func (a *Applier) apply(ctx context.Context, entries []event.Relocated, results []Result) bool {
-	decided, err := a.persist(ctx, entries)
+// batch is one call of Apply.
+type batch struct {
+	*Applier
+	committed bool // a transaction of it has succeeded
+	refused   int  // entries that were tried alone, and failed for a reason of the server
+}
+
+// part applies some of the entries.
+func (b *batch) part(ctx context.Context, entries []event.Relocated, results []Result, some []int) bool {
+	if len(some) == 0 {
+		return true
+	}
+	es, rs := make([]event.Relocated, len(some)), make([]Result, len(some))
+	for i, of := range some {
+		es[i] = entries[of]
+	}
+	usable := b.apply(ctx, es, rs)
+	for i, of := range some {
+		results[of] = rs[i]
+	}
+	return usable
+}
+
+// apply fills results. It tells whether MySQL can be used; if not, what follows need not be tried.
+func (b *batch) apply(ctx context.Context, entries []event.Relocated, results []Result) bool {
+	decided, err := b.persist(ctx, entries)
 	if err == nil {
+		b.committed = true
+		b.locked.free(entries)
 		copy(results, decided)
 		return true
 	}
-	away := fault.Is(err, fault.Unavailable)
-	if away || len(entries) == 1 {
+	if catalog.IsLocked(err) {
+		return b.byLevel(ctx, entries, results, err)
+	}
+	unavailable, divisible := fault.Is(err, fault.Unavailable), catalog.Divisible(err)
+	switch {
+	case unavailable && !divisible:
 		refuse(results, err)
-		return !away
+		return false
+	case len(entries) == 1:
+		refuse(results, err)
+		if unavailable {
+			b.refused++
+		}
+		return b.committed || b.refused < maxRefused
 	}
 	half := len(entries) / 2
-	if !a.apply(ctx, entries[:half], results[:half]) {
+	if !b.apply(ctx, entries[:half], results[:half]) {
 		refuse(results[half:], results[half-1].Err)
 		return false
 	}
-	return a.apply(ctx, entries[half:], results[half:])
+	return b.apply(ctx, entries[half:], results[half:])
+}
+
+// byLevel applies the entries of each level alone, after a lock has held up all of them. Those of the level that is locked
+// wait.
+func (b *batch) byLevel(ctx context.Context, entries []event.Relocated, results []Result, err error) bool {
+	levels := map[string][]int{}
+	for i, e := range entries {
+		levels[e.To] = append(levels[e.To], i)
+	}
+	if level := entries[0].To; len(levels) == 1 {
+		var f *fault.Error
+		if errors.As(err, &f) {
+			err = f.Err
+		}
+		err = levelLocked(level, err)
+		b.locked.lock(level, err)
+		refuse(results, err)
+		return true
+	}
+	usable := true
+	for _, level := range slices.Sorted(maps.Keys(levels)) {
+		usable = b.part(ctx, entries, results, levels[level]) && usable
+	}
+	return usable
 }
 
 func refuse(results []Result, err error) {
@@ -93,7 +189,7 @@ func (a *Applier) persist(ctx context.Context, entries []event.Relocated) ([]Res
 		if err == nil {
 			return results, nil
 		}
-		again := catalog.Retryable(err) || errors.Is(err, errMoved)
+		again := catalog.Retryable(err) && !catalog.IsLocked(err) || errors.Is(err, errMoved)
 		if !again || try == maxTries || ctx.Err() != nil {
 			return nil, explain(entries, err)
 		}

@@ -40,7 +40,7 @@ func newDatabase(t testing.TB, items int) database {
 
 func open(t testing.TB, dsn string) *catalog.Catalog {
 	t.Helper()
-	c, err := catalog.Open(dsn, catalog.Options{})
+	c, err := catalog.Open(dsn, catalog.Options{LockWait: apply.LockWait})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -61,13 +61,16 @@ type Committer struct {
 	budget     time.Duration // of Apply, and of all calls of Redis after it
 	assignment *assignment.Assignment
 	failure    *failure.Handler
+	refused    *failure.Outage // MySQL commits nothing
+	waiting    *failure.Outage // some entries wait, and others are committed
 }
 
 // New makes a Committer.
 func New(o Options) *Committer {
 	// Other workers take over an entry that shows no progress for MinIdle. Apply and what follows it show progress before
 	// they begin, and have a third of MinIdle each.
-	c := &Committer{o: o, budget: max(o.MinIdle/3, minBudget)}
+	c := &Committer{o: o, budget: max(o.MinIdle/3, minBudget),
+		refused: failure.NewOutage("commits", o.Log), waiting: failure.NewOutage("some commits", o.Log)}
 	c.assignment = assignment.New(assignment.Options{Store: o.Store, Group: state.GroupCommitter, Self: state.Worker{ID: o.WorkerID},
 		MinIdle: o.MinIdle, Consumers: c.consumers, Log: o.Log})
 	c.failure = failure.New(failure.Options{
@@ -86,6 +89,12 @@ func (c *Committer) CheckHeartbeat(ctx context.Context) error {
 	return c.assignment.CheckHeartbeat(ctx)
 }
 
+// CheckCommit is a readiness check: the error of the last commit, where MySQL refused all of it.
+func (c *Committer) CheckCommit(ctx context.Context) error { return c.refused.Check(ctx) }
+
+// Waiting returns why some entries wait while others are committed, nil where none does.
+func (c *Committer) Waiting(ctx context.Context) error { return c.waiting.Check(ctx) }
+
 // Partitions are those that this committer has now.
 func (c *Committer) Partitions() []int { return c.assignment.Partitions() }
 
@@ -94,7 +103,7 @@ func (c *Committer) consumers(k state.Keys) []assignment.Consumer {
 	o.consumer = stream.New(stream.Options{
 		Redis: c.o.Redis, Stream: k.Relocated(), Backoff: k.Backoff(state.GroupCommitter), Group: state.GroupCommitter,
 		Consumer: c.o.WorkerID, MinIdle: c.o.MinIdle, Slots: 1, Batch: batchSize, Drain: c.o.Drain,
-		Hold: c.o.Hold, Handle: func(ds []*stream.Delivery) { c.handle(o, ds) }, Log: c.o.Log,
+		Hold: func() bool { return c.o.Hold() || c.refused.Rests() }, Handle: func(ds []*stream.Delivery) { c.handle(o, ds) }, Log: c.o.Log,
 		Lost: func(string) { c.o.Metrics.lost.Inc() },
 	})
 	return []assignment.Consumer{o.consumer}
@@ -215,17 +224,31 @@ func (c *Committer) apply(ctx context.Context, jobs []job) {
 	ctx, cancel := context.WithTimeout(ctx, c.budget)
 	defer cancel()
 	began := time.Now()
-	var away error
+	var away, waits error
+	committed := false
 	for i, r := range c.o.Apply(ctx, entries) {
 		of[i].result = r
 		of[i].d.Progress()
-		if fault.Is(r.Err, fault.Unavailable) {
+		switch {
+		case r.Err == nil:
+			committed = true
+		case fault.Is(r.Err, fault.Unavailable):
 			away = r.Err
+		case apply.IsLevelLocked(r.Err):
+			waits = r.Err
 		}
 	}
 	c.o.Metrics.seconds.Observe(time.Since(began).Seconds())
-	if away != nil {
-		c.o.Log.Warn("could not commit, trying again", zap.Int("entries", len(entries)), zap.Error(away))
+	if committed {
+		c.refused.Succeeded()
+	}
+	switch {
+	case away != nil && !committed:
+		c.refused.Failed(away)
+	case away != nil:
+		c.waiting.Failed(away)
+	case waits != nil:
+		c.waiting.Failed(waits)
 	}
 }
 

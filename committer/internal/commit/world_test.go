@@ -34,14 +34,23 @@ type world struct {
 	dsn      string
 	metrics  *prometheus.Registry
 	attempts int64
-	looked   atomic.Int64 // how often a committer found a server away
+	minIdle  time.Duration
+	log      *zap.Logger       // of the committers; may be nil
+	last     *commit.Committer // that was started
+	looked   atomic.Int64      // how often a worker found a server away
 	apply    func(next func(context.Context, []event.Relocated) []apply.Result) func(context.Context, []event.Relocated) []apply.Result
 	hook     redis.Hook // of the committers' clients; may be nil
 }
 
 func newWorld(t testing.TB, items int) *world {
 	t.Helper()
-	w := &world{t: t, redisURL: testserver.Redis(t), dsn: testserver.MySQL(t), attempts: 8, metrics: prometheus.NewRegistry()}
+	return newWorldOn(t, testserver.MySQL(t), items)
+}
+
+// newWorldOn makes a world in an empty database of the test's own.
+func newWorldOn(t testing.TB, dsn string, items int) *world {
+	t.Helper()
+	w := &world{t: t, redisURL: testserver.Redis(t), dsn: dsn, attempts: 8, minIdle: 3 * time.Second, metrics: prometheus.NewRegistry()}
 	w.rdb = connect(t, w.redisURL)
 	w.store = state.NewStore(state.Options{Redis: w.rdb, Keys: state.NewKeys(testserver.Prefix(t)), TTL: time.Hour, Lease: 30 * time.Second})
 	w.db = open(t, w.dsn)
@@ -66,7 +75,7 @@ func connect(t testing.TB, url string) redis.UniversalClient {
 
 func open(t testing.TB, dsn string) *catalog.Catalog {
 	t.Helper()
-	c, err := catalog.Open(dsn, catalog.Options{})
+	c, err := catalog.Open(dsn, catalog.Options{LockWait: apply.LockWait})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -96,13 +105,18 @@ func (w *world) start(name, redisURL, dsn string) (stop func()) {
 	if name == "w1" {
 		reg = w.metrics
 	}
+	log := w.log
+	if log == nil {
+		log = zaptest.NewLogger(w.t, zaptest.Level(zap.WarnLevel))
+	}
 	c := commit.New(commit.Options{
 		Redis: rdb,
 		Store: state.NewStore(state.Options{Redis: rdb, Keys: w.store.Keys(), TTL: time.Hour, Lease: 30 * time.Second}),
-		Apply: do, WorkerID: name, MinIdle: 3 * time.Second, Drain: 5 * time.Second, MaxAttempts: w.attempts,
+		Apply: do, WorkerID: name, MinIdle: w.minIdle, Drain: 5 * time.Second, MaxAttempts: w.attempts,
 		Hold: func() bool { return false }, ServerFailed: func() { w.looked.Add(1) },
-		Metrics: commit.NewMetrics(reg), Log: zaptest.NewLogger(w.t, zaptest.Level(zap.WarnLevel)),
+		Metrics: commit.NewMetrics(reg), Log: log,
 	})
+	w.last = c
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	go func() { defer close(done); c.Run(ctx) }()

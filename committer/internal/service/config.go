@@ -3,6 +3,7 @@ package service
 import (
 	"github.com/redis/go-redis/v9"
 
+	"github.com/tierflow/tierflow/committer/internal/apply"
 	"github.com/tierflow/tierflow/shared/catalog"
 	"github.com/tierflow/tierflow/shared/settings"
 	"github.com/tierflow/tierflow/shared/state"
@@ -42,7 +43,7 @@ func (s Settings) Check() (Config, error) {
 	if c.redis, err = state.ConnectMany(c.RedisURL, 3, 2*c.Partitions+4); err != nil {
 		p.Add("TIERFLOW_REDIS_URL", "%v", err)
 	}
-	if c.catalog, err = catalog.Open(c.MySQLDSN, catalog.Options{MaxConns: 4}); err != nil {
+	if c.catalog, err = catalog.Open(c.MySQLDSN, catalog.Options{MaxConns: 4, LockWait: apply.LockWait}); err != nil {
 		p.Add("TIERFLOW_MYSQL_DSN", "%v", err)
 	}
 	return c, p.Err()

@@ -20,7 +20,7 @@ import (
 //	                    ▲                      │    └───▶ state.Store ──▶ Redis: committed, views, states; dead
 //	                    │ holds                │ requests a check
 //	                    └──── admin.Ready ◀────┘
-//	                          redis, mysql, workers ──▶ /readyz
+//	                          redis, mysql, workers, commit ──▶ /readyz
 //
 // With --migrate, Run also brings the schema up to date. Until it is, mysql is not ready.
 func Run(ctx context.Context, c Config, log *zap.Logger) error {
@@ -29,12 +29,17 @@ func Run(ctx context.Context, c Config, log *zap.Logger) error {
 		Redis: c.redis, Keys: state.NewKeys(c.RedisPrefix).Partitioned(c.Partitions), TTL: c.StateTTL, Lease: c.MinIdle,
 	})
 	var committer *commit.Committer
-	ready := admin.NewReady(log,
+	var ready *admin.Ready
+	ready = admin.NewReady(log,
 		admin.Check{Name: "redis", Do: store.Agree},
 		admin.Check{Name: "redis-memory", Do: store.CheckMemory, Warn: true},
 		admin.Check{Name: "redis-durability", Do: store.CheckDurability, Warn: true},
 		admin.Check{Name: "mysql", Do: c.catalog.CheckSchema},
 		admin.Check{Name: "workers", Do: func(ctx context.Context) error { return committer.CheckHeartbeat(ctx) }},
+		admin.Check{Name: "commit", Do: func(ctx context.Context) error {
+			ready.Warn("commit", committer.Waiting(ctx))
+			return committer.CheckCommit(ctx)
+		}},
 	)
 	committer = commit.New(commit.Options{
 		Redis: c.redis, Store: store, Apply: apply.New(c.catalog.DB()).Apply,

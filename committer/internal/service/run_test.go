@@ -177,6 +177,44 @@ func (s *serving) stop() {
 	}
 }
 
+func TestReadyzSaysWhatTheLastCommitSaid(t *testing.T) {
+	redisURL, dsn, prefix := testserver.Redis(t), testserver.MySQL(t), testserver.Prefix(t)
+	s := startServing(t, "serve", "--migrate", "--redis-url", redisURL, "--mysql-dsn", dsn, "--redis-prefix", prefix)
+	s.eventuallyReady()
+	db, err := catalog.Open(dsn, catalog.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	exec := func(statement string) {
+		t.Helper()
+		if _, err := db.DB().Exec(statement); err != nil {
+			t.Fatal(err)
+		}
+	}
+	exec("INSERT INTO contents (cid, content_level, filename) VALUES (7, 'bronze', 'g.mp4')")
+	exec("CREATE TRIGGER refuse BEFORE UPDATE ON contents FOR EACH ROW SIGNAL SQLSTATE 'HY000' SET MYSQL_ERRNO = 3100, MESSAGE_TEXT = 'not now'")
+	rdb, err := state.Connect(redisURL, -1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer rdb.Close()
+	now := time.Now()
+	if err := rdb.XAdd(t.Context(), &redis.XAddArgs{Stream: state.NewKeys(prefix).Relocated(), Values: event.Relocated{
+		EventID: "0198a5b0-0000-7000-8000-000000000001", ID: 7, From: "bronze", To: "gold", Filename: "g.mp4", Count: 2000,
+		Method: "link", WorkerID: "r1", StartedAt: now, FinishedAt: now,
+	}.Fields()}).Err(); err != nil {
+		t.Fatal(err)
+	}
+	s.eventuallyMisses("commit", "Error 3100", "not now")
+	exec("DROP TRIGGER refuse")
+	s.eventuallyReady()
+	if row, err := db.Content(t.Context(), 7); err != nil || row.Level != "gold" {
+		t.Errorf("it is ready, and the row is %+v, %v", row, err)
+	}
+	s.stop()
+}
+
 func TestServeBeginsWhenRedisAndMySQLAnswer(t *testing.T) {
 	redisURL, dsn, prefix := testserver.Redis(t), testserver.MySQL(t), testserver.Prefix(t)
 	redisGate, gatedRedis := testserver.RedisGate(t, redisURL)

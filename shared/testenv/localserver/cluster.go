@@ -77,7 +77,7 @@ func nodeOptions(i int, o Options) (Options, error) {
 	if o.Dir != "" {
 		o.Dir = filepath.Join(o.Dir, "node-"+strconv.Itoa(i+1))
 	}
-	o.arguments = []string{"--cluster-enabled", "yes", "--cluster-port", strconv.Itoa(bus), "--cluster-node-timeout", nodeTimeout,
+	o.Arguments = []string{"--cluster-enabled", "yes", "--cluster-port", strconv.Itoa(bus), "--cluster-node-timeout", nodeTimeout,
 		"--cluster-require-full-coverage", "no", "--cluster-replica-no-failover", "yes", "--repl-diskless-sync-delay", "0"}
 	if o.Announce != nil {
 		if o.Port, err = FreePort(); err != nil {
@@ -87,7 +87,7 @@ func nodeOptions(i int, o Options) (Options, error) {
 		if err != nil {
 			return o, err
 		}
-		o.arguments = append(o.arguments, "--cluster-announce-port", strconv.Itoa(announced))
+		o.Arguments = append(o.Arguments, "--cluster-announce-port", strconv.Itoa(announced))
 	}
 	return o, nil
 }

@@ -65,7 +65,7 @@ func StartMySQL(ctx context.Context, o Options) (*MySQL, error) {
 			// Each commit is written to the log file but not synced: 2, because 0 would lose a second at Kill.
 			args = append(args, "--innodb-flush-log-at-trx-commit=2", "--innodb-flush-method=nosync")
 		}
-		cmd := exec.Command(binary, args...)
+		cmd := exec.Command(binary, append(args, o.Arguments...)...)
 		cmd.Dir = data
 		return cmd
 	}

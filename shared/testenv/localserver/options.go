@@ -26,5 +26,6 @@ type Options struct {
 	// others shall know it, such as that of a proxy in front of it. nil: its own.
 	Announce func(addr string) (port int, err error)
 
-	arguments []string // further ones of redis-server
+	// Arguments are further ones of the server's program.
+	Arguments []string
 }

@@ -44,7 +44,7 @@ func StartRedis(ctx context.Context, o Options) (*Redis, error) {
 	}
 	s.command = func() *exec.Cmd {
 		cmd := exec.Command(binary, append([]string{"--bind", "127.0.0.1", "--port", strconv.Itoa(s.port), "--dir", s.dir,
-			"--appendonly", "yes", "--appendfsync", fsync, "--save", ""}, o.arguments...)...)
+			"--appendonly", "yes", "--appendfsync", fsync, "--save", ""}, o.Arguments...)...)
 		cmd.Dir = s.dir
 		return cmd
 	}
