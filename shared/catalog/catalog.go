@@ -56,10 +56,7 @@ func Open(dsn string, o Options) (*Catalog, error) {
 	if err != nil {
 		return nil, err
 	}
-	if o.LockWait > 0 {
-		cfg.Params["innodb_lock_wait_timeout"] = strconv.Itoa(int(o.LockWait.Seconds()))
-	}
-	db, err := open(cfg)
+	db, err := open(cfg, o.LockWait)
 	if err != nil {
 		return nil, err
 	}
@@ -105,12 +102,12 @@ func parse(dsn string) (*mysql.Config, error) {
 	return cfg, nil
 }
 
-func open(cfg *mysql.Config) (*sql.DB, error) {
+func open(cfg *mysql.Config, lockWait time.Duration) (*sql.DB, error) {
 	c, err := mysql.NewConnector(cfg)
 	if err != nil {
 		return nil, fmt.Errorf("MySQL DSN: %w", err)
 	}
-	return sql.OpenDB(connector{c}), nil
+	return sql.OpenDB(connector{c, lockWait}), nil
 }
 
 // DB is the pool, for the services' writes. Its sessions are strict, in UTC and utf8mb4. RowsAffected of an UPDATE counts the rows

@@ -36,7 +36,7 @@ const migrateHint = "run `committer migrate`"
 func (c *Catalog) Migrate(ctx context.Context) ([]string, error) {
 	cfg := c.cfg.Clone()
 	cfg.ReadTimeout = 0 // a change of a big table takes as long as it takes
-	db, err := open(cfg)
+	db, err := open(cfg, 0)
 	if err != nil {
 		return nil, err
 	}

@@ -4,13 +4,18 @@ import (
 	"context"
 	"database/sql/driver"
 	"errors"
+	"fmt"
+	"time"
 
 	"github.com/go-sql-driver/mysql"
 )
 
 // connector opens sessions with the isolation level of all of Tierflow's transactions. Setting it in each transaction would cost
 // one more round trip. A DSN cannot set it: MySQL and MariaDB have different names for the variable.
-type connector struct{ driver.Connector }
+type connector struct {
+	driver.Connector
+	lockWait time.Duration // 0: the server's
+}
 
 func (c connector) Connect(ctx context.Context) (driver.Conn, error) {
 	conn, err := c.Connector.Connect(ctx)
@@ -22,6 +27,15 @@ func (c connector) Connect(ctx context.Context) (driver.Conn, error) {
 	if err != nil {
 		_ = conn.Close() // the statement's error says more
 		return nil, connectError{err}
+	}
+	if c.lockWait > 0 {
+		// go-mysql-server refuses this one: there the variable is the server's alone.
+		_, err = s.ExecContext(ctx, fmt.Sprintf("SET SESSION innodb_lock_wait_timeout = %d", int(c.lockWait.Seconds())), nil)
+		var refused *mysql.MySQLError
+		if err != nil && !errors.As(err, &refused) {
+			_ = conn.Close()
+			return nil, connectError{err}
+		}
 	}
 	return s, nil
 }
