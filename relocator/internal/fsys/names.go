@@ -30,6 +30,11 @@ func (s FS) RenameNew(step Step, from *File, name string, to *File, newName stri
 	})
 }
 
+// CannotRenameNew tells whether an error of RenameNew says that the file system has no RENAME_NOREPLACE.
+func CannotRenameNew(err error) bool {
+	return errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EOPNOTSUPP)
+}
+
 // Unlink removes a name. A folder is EISDIR.
 func (s FS) Unlink(step Step, dir *File, name string) error {
 	return s.doIn(step, dir, name, func() error { return unix.Unlinkat(dir.fd, name, 0) })

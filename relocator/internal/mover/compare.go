@@ -54,7 +54,7 @@ func (m *Mover) compare(ctx context.Context, c Comparison) (there bool, err erro
 	// folder, there is nothing to compare: Release finds that out itself.
 	notOpened := func(i int, err error) (bool, error) {
 		var kind *fsys.KindError
-		if missing(err) || i == 1 && errors.As(err, &kind) {
+		if missing(err) || otherSpelling(err) || i == 1 && errors.As(err, &kind) {
 			return i > 0, nil
 		}
 		return i > 0, err
@@ -68,12 +68,15 @@ func (m *Mover) compare(ctx context.Context, c Comparison) (there bool, err erro
 		if seen[i].st, err = m.fs.StatPath(fsys.LookReleased, roots[i].Dir, c.Filename); err != nil {
 			return notOpened(i, err)
 		}
+		if err := m.CheckSpelling(ctx, fsys.LookReleased, roots[i], c.Filename); err != nil {
+			return notOpened(i, err)
+		}
 	}
 	if !seen[0].isDir() && asCopied(&seen[1], &seen[0], c.OldIsOriginal) { // no need to open them
 		return true, roots[0].Check(fsys.RecheckTier)
 	}
 	for i := range items {
-		if items[i], err = m.find(fsys.LookReleased, roots[i], c.Filename); err != nil {
+		if items[i], err = m.find(ctx, fsys.LookReleased, roots[i], c.Filename); err != nil {
 			return notOpened(i, err)
 		}
 		defer items[i].Close()

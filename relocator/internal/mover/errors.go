@@ -25,6 +25,8 @@ func wrap(op, subject string, err error) error {
 	e := fault.New(fault.Internal, op, subject, err)
 	var kind *fsys.KindError
 	switch {
+	case otherSpelling(err):
+		e.Kind = fault.Conflict
 	case errors.As(err, &kind):
 		e.Kind, e.Hint = fault.Unsupported, "only regular files and folders of them can be moved"
 	case isAny(err, unix.ENOSPC, unix.EDQUOT):

@@ -194,6 +194,10 @@ func (m *Mover) make(ctx context.Context, r Request) (*Copy, error) {
 	if err := tier.CheckDistinct(from, to); err != nil {
 		return nil, err
 	}
+	traits, err := to.Traits()
+	if err != nil {
+		return nil, err
+	}
 
 	j := &job{Mover: m, r: r, from: from, to: to, attempt: tempName(r.ID, r.EventID, r.Token)}
 	src, err := j.source(ctx)
@@ -201,11 +205,14 @@ func (m *Mover) make(ctx context.Context, r Request) (*Copy, error) {
 		return nil, err
 	}
 	defer func() { src.Close() }()
-	if err := m.clearReleased(ctx, to, r.ID); err != nil {
+	if err := j.clearReleased(ctx); err != nil {
 		return nil, err
 	}
 	if made, err := j.adopt(ctx, src); made != nil || err != nil {
 		return made, err
+	}
+	if src.tree != nil && traits.NoRename { // found out before the copy is made, not after it
+		return nil, j.noDirectories(tier.NoDirectories)
 	}
 	made := &Copy{Bytes: j.total, mover: m, level: r.To, attempt: j.attempt}
 	for try := 1; ; try++ {
@@ -258,8 +265,8 @@ func (i *opened) Close() {
 	}
 }
 
-// find opens an item's file or folder on a tier.
-func (m *Mover) find(step fsys.Step, root *tier.Root, filename string) (*opened, error) {
+// find opens an item's file or folder on a tier. A *fsys.SpellingError: what is there has another name.
+func (m *Mover) find(ctx context.Context, step fsys.Step, root *tier.Root, filename string) (*opened, error) {
 	parent, _, err := m.fs.OpenDir(step, root.Dir, path.Dir(filename))
 	if err != nil {
 		return nil, err
@@ -267,6 +274,10 @@ func (m *Mover) find(step fsys.Step, root *tier.Root, filename string) (*opened,
 	i := &opened{parent: parent, base: path.Base(filename)}
 	if i.file, i.st, err = m.openIn(step, parent, i.base); err != nil {
 		parent.Close()
+		return nil, err
+	}
+	if err := m.CheckSpelling(ctx, step, root, filename); err != nil {
+		i.Close()
 		return nil, err
 	}
 	return i, nil
@@ -298,8 +309,8 @@ func (m *Mover) inPlace(step fsys.Step, root *tier.Root, filename string, i *ope
 
 // source opens the item on its present tier and adds up its size.
 func (j *job) source(ctx context.Context) (*opened, error) {
-	src, err := j.find(fsys.OpenSource, j.from, j.r.Filename)
-	if missing(err) {
+	src, err := j.find(ctx, fsys.OpenSource, j.from, j.r.Filename)
+	if missing(err) || otherSpelling(err) {
 		return nil, fault.New(fault.MissingFile, "read", j.from.Dir.At(j.r.Filename), err)
 	}
 	if err != nil {
@@ -317,8 +328,15 @@ func (j *job) source(ctx context.Context) (*opened, error) {
 	return src, nil
 }
 
-// clearReleased removes every folder of the item in released/, so that no earlier releaser can rename a copy into it.
-func (m *Mover) clearReleased(ctx context.Context, root *tier.Root, id item.ID) error {
+// clearReleased removes every folder of the item in the target's released/, so that no earlier releaser can rename a copy
+// into it. Where the target folds names, an earlier releaser of another item could rename this copy: it checked the
+// spelling of its own copy, which was there then. So clearReleased removes the folders of all items there.
+func (j *job) clearReleased(ctx context.Context) error {
+	m, root, mine := j.Mover, j.to, j.r.ID.String()+"."
+	folds, err := j.folds()
+	if err != nil {
+		return err
+	}
 	for removed := false; ; removed = true {
 		names, err := m.fs.ListShared(fsys.ClearReleased, root.InReleased)
 		if err != nil {
@@ -326,7 +344,7 @@ func (m *Mover) clearReleased(ctx context.Context, root *tier.Root, id item.ID) 
 		}
 		left := false
 		for _, n := range names {
-			if strings.HasPrefix(n, id.String()+".") {
+			if folds || strings.HasPrefix(n, mine) {
 				left = true
 				if err := m.fs.RemoveAll(ctx, fsys.ClearReleased, root.Released, n); err != nil {
 					return err

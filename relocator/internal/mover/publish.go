@@ -4,12 +4,14 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/tierflow/tierflow/relocator/internal/fsys"
+	"github.com/tierflow/tierflow/relocator/internal/tier"
 	"github.com/tierflow/tierflow/shared/fault"
 )
 
@@ -20,7 +22,7 @@ func (j *job) publish(ctx context.Context, src *opened, made *Copy) (*Copy, erro
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
 		}
-		folders, err := j.folders()
+		folders, err := j.folders(ctx)
 		if errors.Is(err, unix.ENOENT) {
 			continue
 		}
@@ -48,9 +50,8 @@ func (j *job) publish(ctx context.Context, src *opened, made *Copy) (*Copy, erro
 			if j.swept(src) {
 				return nil, fault.New(fault.Lost, "publish", j.attempt, errors.New("the sweep has removed the attempt"))
 			}
-		case src.tree != nil && isAny(err, unix.EINVAL, unix.ENOSYS, unix.EOPNOTSUPP):
-			return nil, &fault.Error{Kind: fault.TierRefused, Op: "publish", Subject: j.to.Dir.At(j.r.Filename), Err: err,
-				Hint: "the tier's file system cannot rename without replacing, which directories need"}
+		case src.tree != nil && fsys.CannotRenameNew(err):
+			return nil, j.noDirectories(fmt.Errorf("%w: %w", tier.NoDirectories, err))
 		default:
 			return made, err // after some errors (EIO) the name may be there
 		}
@@ -106,8 +107,9 @@ func (j *job) makeDurable(src *opened, folders []*fsys.File) error {
 }
 
 // folders opens the folders above the final name, from the tier's root down. It makes the missing ones with the owner,
-// mode and attributes of the source's folders. ENOENT: a releaser removed an empty one meanwhile.
-func (j *job) folders() ([]*fsys.File, error) {
+// mode and attributes of the source's folders. ENOENT: a releaser removed an empty one meanwhile. A *fsys.SpellingError: a
+// folder with another name has the place.
+func (j *job) folders(ctx context.Context) ([]*fsys.File, error) {
 	folders := []*fsys.File{j.to.Dir}
 	parts := strings.Split(j.r.Filename, "/")
 	for i, part := range parts[:len(parts)-1] {
@@ -115,6 +117,11 @@ func (j *job) folders() ([]*fsys.File, error) {
 		sub, _, err := j.fs.OpenDir(fsys.MakeFolder, dir, part)
 		if errors.Is(err, unix.ENOENT) {
 			sub, err = j.folder(dir, part, strings.Join(parts[:i+1], "/"))
+		}
+		if err == nil {
+			if err = j.to.CheckSpelling(ctx, fsys.MakeFolder, dir, part); err != nil {
+				sub.Close()
+			}
 		}
 		if err != nil {
 			j.closeFolders(folders)
@@ -157,7 +164,7 @@ func (j *job) folderLike(path, temp string, dir *fsys.File, name string) (*fsys.
 	if err = j.metadata(sub, like, &st); err == nil {
 		err = j.writable(fsys.MakeFolder, sub, func() error {
 			err := j.fs.RenameNew(fsys.MakeFolder, j.to.Tmp, temp, dir, name)
-			if isAny(err, unix.EINVAL, unix.ENOSYS, unix.EOPNOTSUPP) { // rename(2) replaces an empty folder at most
+			if fsys.CannotRenameNew(err) { // rename(2) replaces an empty folder at most
 				err = j.fs.Rename(fsys.MakeFolder, j.to.Tmp, temp, dir, name)
 			}
 			return err
@@ -213,6 +220,10 @@ func (j *job) closeFolders(folders []*fsys.File) {
 // that name.
 func (j *job) nameTaken(err error) error {
 	var kind *fsys.KindError
+	if otherSpelling(err) {
+		return &fault.Error{Kind: fault.Conflict, Op: "publish", Subject: j.to.Dir.At(j.r.Filename), Err: err,
+			Hint: "give one of the two items another filename, or put the tier on a file system that tells the names apart"}
+	}
 	if errors.Is(err, unix.ENOTDIR) || errors.As(err, &kind) {
 		return conflict(j.to.Dir.At(j.r.Filename), "something else has the name, or the name of a folder above it: %w", err)
 	}
@@ -222,7 +233,7 @@ func (j *job) nameTaken(err error) error {
 // adopt takes over an existing copy under the final name if it holds the source's bytes, and makes it durable. An earlier
 // attempt that was cut short, or an operator's cp, may have left it. Both results are nil where the name is free.
 func (j *job) adopt(ctx context.Context, src *opened) (*Copy, error) {
-	have, err := j.find(fsys.LookTarget, j.to, j.r.Filename)
+	have, err := j.find(ctx, fsys.LookTarget, j.to, j.r.Filename)
 	if errors.Is(err, unix.ENOENT) {
 		return nil, nil
 	}
@@ -248,9 +259,9 @@ func (j *job) adopt(ctx context.Context, src *opened) (*Copy, error) {
 			made.Digest = digest(n.digest())
 		}
 	}
-	folders, err := j.folders()
+	folders, err := j.folders(ctx)
 	if err != nil {
-		return nil, err
+		return nil, j.nameTaken(err)
 	}
 	defer j.closeFolders(folders)
 	if err := j.fsyncFolders(folders); err != nil {

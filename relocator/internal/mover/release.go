@@ -99,6 +99,9 @@ func (m *Mover) attemptFolder(root *tier.Root, name string) error {
 			return m.fs.Mkdir(fsys.MkdirReleased, root.Released, name, 0o700)
 		}
 		err := m.fs.RenameNew(fsys.MkdirReleased, root.Released, spare, root.Released, name)
+		if fsys.CannotRenameNew(err) { // no other attempt has this name, so rename(2) replaces nothing
+			err = m.fs.Rename(fsys.MkdirReleased, root.Released, spare, root.Released, name)
+		}
 		if !errors.Is(err, unix.ENOENT) {
 			return err
 		}
@@ -151,6 +154,12 @@ func (m *Mover) rename(ctx context.Context, r ReleaseRequest, root *tier.Root, n
 	st, err := m.fs.Lstat(fsys.LookReleased, parent, base)
 	if err == nil && !fsys.IsFile(&st) && !fsys.IsDir(&st) {
 		return "", &fsys.KindError{Path: parent.At(base), Kind: fsys.Kind(&st)}
+	}
+	if err == nil {
+		err = m.CheckSpelling(ctx, fsys.LookReleased, root, r.Filename)
+	}
+	if otherSpelling(err) {
+		return Gone, nil // what is there is not the item's copy
 	}
 	if err == nil {
 		err = m.takeCopy(parent, base, &st, folder)

@@ -201,8 +201,8 @@ func (m *Mover) digest(ctx context.Context, root *tier.Root, filename string) ([
 	if err := item.CheckFilename(filename); err != nil {
 		return nil, fault.New(fault.InvalidName, "read", filename, err)
 	}
-	i, err := m.find(fsys.ReadDigest, root, filename)
-	if missing(err) {
+	i, err := m.find(ctx, fsys.ReadDigest, root, filename)
+	if missing(err) || otherSpelling(err) {
 		return nil, fault.New(fault.MissingFile, "read", root.Dir.At(filename), err)
 	}
 	if err != nil {
@@ -264,10 +264,10 @@ func (j *job) entry(ctx context.Context, k *node, src, dst *fsys.File) error {
 	}
 	defer f.Close()
 	if k.isDir() {
-		return j.subtree(ctx, k, f, dst, k.name)
+		return j.twoNames(j.subtree(ctx, k, f, dst, k.name), f.Path())
 	}
 	k.method, k.sum, err = j.file(ctx, &opened{parent: src, base: k.name, file: f, st: st}, dst, k.name)
-	return err
+	return j.twoNames(err, f.Path())
 }
 
 // sameTree tells whether a source directory is as it was. A linked file only has to be the same inode: the link changed

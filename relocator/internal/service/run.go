@@ -54,14 +54,21 @@ func Run(ctx context.Context, c Config, fs fsys.FS, log *zap.Logger) error {
 	counters := metrics.New(registry)
 	tiers := tierhealth.New(tierhealth.Options{Probe: move.Probe, Metrics: counters, Log: log})
 	var partitions *assignment.Assignment
+	onTiers := &tiersCheck{catalog: c.catalog, fs: fs, only: c.tiers, suspects: tiers.Suspects}
 	ready := admin.NewReady(log,
 		admin.Check{Name: "redis", Do: store.Agree},
 		admin.Check{Name: "redis-memory", Do: store.CheckMemory, Warn: true},
 		admin.Check{Name: "redis-durability", Do: store.CheckDurability, Warn: true},
 		admin.Check{Name: "mysql", Do: c.catalog.CheckSchema},
-		admin.Check{Name: "tiers", Do: (&tiersCheck{catalog: c.catalog, fs: fs, only: c.tiers, suspects: tiers.Suspects}).do},
+		admin.Check{Name: "tiers", Do: onTiers.do},
 		admin.Check{Name: "workers", Do: func(ctx context.Context) error { return partitions.CheckHeartbeat(ctx) }},
 	)
+	onTiers.warn = func(err error) {
+		ready.Warn("tiers", err)
+		if err != nil {
+			log.Warn("a tier cannot be used for everything", zap.Error(err))
+		}
+	}
 	self := state.Worker{ID: c.workerID, Tiers: c.tiers}
 	reached := reach.New(reach.Options{
 		Store: store, Self: self, Lease: c.MinIdle, ServerFailed: ready.Look, Metrics: counters, Log: log,

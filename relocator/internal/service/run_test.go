@@ -12,12 +12,13 @@ import (
 	"time"
 
 	"github.com/tierflow/tierflow/relocator/internal/fsys"
+	"github.com/tierflow/tierflow/relocator/internal/testdisk"
 	"github.com/tierflow/tierflow/shared/catalog"
 	"github.com/tierflow/tierflow/shared/testenv/localserver"
 	"github.com/tierflow/tierflow/shared/testenv/testserver"
 )
 
-func TestMain(m *testing.M) { testserver.Main(m) }
+func TestMain(m *testing.M) { testdisk.Main(func() { testserver.Main(m) }) }
 
 // call runs the program as main does.
 func call(ctx context.Context, args ...string) (code int, stdout, stderr string) {
@@ -120,6 +121,45 @@ func TestInitTiersMakesIdentitiesOnceAndRefusesAForeignOne(t *testing.T) {
 	if code, _, errs := call(t.Context(), "init-tiers"); code != 1 || !strings.Contains(errs, "gold") {
 		t.Errorf("another tier's identity: exit code %d, %q", code, errs)
 	}
+}
+
+func TestWhatATierCannotDoIsSaidByInitTiersAndReadyz(t *testing.T) {
+	cat, root := environment(t)
+	for level, mode := range map[string]string{"gold": "case", "silver": "rewrite"} {
+		if err := os.Symlink(testdisk.Folding(t, mode), root+"/"+level); err != nil {
+			t.Fatal(err)
+		}
+	}
+	migrate(t, cat, root)
+	const cannot = "cannot rename without replacing (RENAME_NOREPLACE)"
+	code, out, errs := call(t.Context(), "init-tiers")
+	if code != 1 || strings.Count(out, "\n") != 2 {
+		t.Errorf("exit code %d, %q", code, out)
+	}
+	for _, want := range []string{"warning: gold", cannot, "takes names for one that differ in case", "silver (" + root + "/silver): its folders list a name in another spelling"} {
+		if !strings.Contains(errs, want) {
+			t.Errorf("%s does not say %q", errs, want)
+		}
+	}
+	var id string
+	if err := cat.DB().QueryRow("SELECT tier_id FROM level WHERE content_level = 'silver'").Scan(&id); err != nil || id != "" {
+		t.Errorf("the refused tier has the id %q, %v", id, err)
+	}
+	if _, err := cat.DB().Exec("UPDATE level SET path = ? WHERE content_level = 'silver'", t.TempDir()); err != nil {
+		t.Fatal(err)
+	}
+	if code, _, errs := call(t.Context(), "init-tiers"); code != 0 {
+		t.Fatal(errs)
+	}
+	readyz, stop := serveNow(t)
+	testserver.Eventually(t, "readyz warns", 20*time.Second, func() error {
+		code, body := readyz()
+		if code != 200 || !strings.Contains(body, `"warnings":{"tiers":"gold (`+root+`/gold): `) || !strings.Contains(body, cannot) {
+			return fmt.Errorf("%d %s", code, body)
+		}
+		return nil
+	})
+	stop()
 }
 
 func TestVerifyHasAnExitCodeForEachAnswer(t *testing.T) {

@@ -7,6 +7,7 @@
 package testdisk
 
 import (
+	_ "embed"
 	"errors"
 	"fmt"
 	"os"
@@ -118,4 +119,80 @@ func Detach(t testing.TB, at string) {
 	if err := unix.Unmount(at, unix.MNT_DETACH); err != nil {
 		t.Fatalf("umount -l %s: %v", at, err)
 	}
+}
+
+//go:embed folding.py
+var folding []byte
+
+// Folding mounts a folder on FUSE in which different spellings of a name are one. mode is "case", "forms" (NFC and NFD) or
+// "rewrite" (the same, and names are stored as NFD); folding.py says which file systems do so. It has no
+// RENAME_NOREPLACE.
+func Folding(t testing.TB, mode string) string {
+	t.Helper()
+	program, below, at := filepath.Join(t.TempDir(), "folding.py"), t.TempDir(), t.TempDir()
+	if err := os.WriteFile(program, folding, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	FUSE(t, at, "/usr/bin/python3", program, mode, below, at) // Debian's, which has the library for FUSE
+	return at
+}
+
+// FUSE runs a program that mounts a FUSE file system at a folder, and unmounts it when the test ends.
+func FUSE(t testing.TB, at string, args ...string) {
+	t.Helper()
+	if _, err := os.Stat("/dev/fuse"); err != nil {
+		t.Fatalf("%v (these tests need FUSE)", err)
+	}
+	var before, now unix.Stat_t
+	if err := unix.Stat(at, &before); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(args[0], args[1:]...)
+	cmd.Stderr = os.Stderr // not a pipe: a program that goes on in the background would keep it open
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	t.Cleanup(func() {
+		Unmount(at)
+		<-ended
+	})
+	for end := time.Now().Add(30 * time.Second); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+		if err := unix.Stat(at, &now); err == nil && now.Dev != before.Dev {
+			return
+		}
+		select {
+		case err := <-ended:
+			ended <- err
+			if err != nil {
+				t.Fatalf("%v: %v", args, err)
+			}
+		default:
+		}
+	}
+	t.Fatalf("%v has mounted nothing", args)
+}
+
+// CaseFolded mounts an ext4 that folds case and Unicode forms in folders with the flag of chattr +F, and returns one. It
+// skips the test where the kernel was built without CONFIG_UNICODE.
+func CaseFolded(t testing.TB) string {
+	t.Helper()
+	image := filepath.Join(t.TempDir(), "ext4.image")
+	if err := errors.Join(os.WriteFile(image, nil, 0o600), os.Truncate(image, 64<<20)); err != nil {
+		t.Fatal(err)
+	}
+	Run(t, "mkfs.ext4", "-q", "-F", "-O", "casefold", image)
+	at := t.TempDir()
+	if err := Command("mount", "-o", "loop", image, at); err != nil {
+		if _, kernel := os.Stat("/sys/fs/ext4/features/casefold"); kernel != nil {
+			t.Skipf("this kernel was built without CONFIG_UNICODE: %v", err)
+		}
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { Unmount(at) })
+	folded := filepath.Join(at, "folded")
+	Run(t, "mkdir", folded)
+	Run(t, "chattr", "+F", folded)
+	return folded
 }

@@ -24,10 +24,21 @@ type Opener struct {
 	mu       sync.Mutex
 	open     map[policy.Level]*Root
 	expected int // jobs; see Expect
+	traits   map[place]Traits
 }
 
+// place is a tier in its folder. A tier that was copied to another disk has its old id, and other traits.
+type place struct {
+	id       string
+	dev, ino uint64
+}
+
+func (r *Root) place() place { return place{r.ID, r.st.Dev, r.st.Ino} }
+
 // NewOpener makes an Opener.
-func NewOpener(fs fsys.FS) *Opener { return &Opener{fs: fs, open: map[policy.Level]*Root{}} }
+func NewOpener(fs fsys.FS) *Opener {
+	return &Opener{fs: fs, open: map[policy.Level]*Root{}, traits: map[place]Traits{}}
+}
 
 // Expect tells the Opener that a release will come, or a move that a release will follow. The release may wait for
 // servers before it opens a tier. Until done is called, a Root and its spare folders stay for up to maxIdle after its
@@ -137,6 +148,26 @@ func (o *Opener) expire(r *Root) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	r.checked = time.Time{}
+}
+
+// traits returns the traits as far as they are known.
+func (r *Root) traits() Traits {
+	if r.opener == nil {
+		return r.own
+	}
+	r.opener.mu.Lock()
+	defer r.opener.mu.Unlock()
+	return r.opener.traits[r.place()]
+}
+
+func (r *Root) remember(t Traits) {
+	if r.opener == nil {
+		r.own = t
+		return
+	}
+	r.opener.mu.Lock()
+	defer r.opener.mu.Unlock()
+	r.opener.traits[r.place()] = t
 }
 
 // PutSpare keeps an empty folder in released/, whose attempt is over, for reuse. It returns false where no other job

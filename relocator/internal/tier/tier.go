@@ -55,6 +55,8 @@ type Root struct {
 	st       unix.Stat_t
 	identSt  unix.Stat_t // the stat of tier.json when it was read
 	resolved func() (string, error)
+	naming   naming
+	own      Traits // where there is no opener
 
 	opener *Opener // nil: one job has the Root to itself
 
@@ -105,6 +107,9 @@ func (r *Root) finish(id *Identity) error {
 		*d.file = f
 	}
 	r.InReleased = fsys.NewLister(r.Released)
+	if err := r.lookAtNames(); err != nil {
+		return fail(r.Level, err)
+	}
 	return nil
 }
 
@@ -270,8 +275,8 @@ func CheckDistinct(roots ...*Root) error {
 
 func within(p, parent string) bool { return strings.HasPrefix(p+"/", parent+"/") }
 
-// Probe tests whether the tier accepts writes: it makes a hard link, and writes and syncs a file. Only a hard link can
-// publish a file without replacing an existing one. A full tier passes. Kinds: TierRefused, Suspect.
+// Probe tests whether the tier accepts writes: it makes a hard link, finds out the Traits, and writes and syncs a file.
+// Only a hard link can publish a file without replacing an existing one. A full tier passes. Kinds: TierRefused, Suspect.
 func (r *Root) Probe() error {
 	// EEXIST: another process, or one that crashed, has made the link. That is proof enough.
 	err := r.fs.Link(fsys.ProbeLink, r.meta, identityName, r.meta, probeName)
@@ -280,6 +285,9 @@ func (r *Root) Probe() error {
 	}
 	if err := r.fs.Unlink(fsys.ProbeUnlink, r.meta, probeName); err != nil && !errors.Is(err, unix.ENOENT) {
 		return fail(r.Level, err)
+	}
+	if _, err := r.Traits(); err != nil {
+		return err
 	}
 	return r.probeWrite()
 }

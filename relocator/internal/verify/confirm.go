@@ -160,7 +160,7 @@ func (r *run) recheck(ctx context.Context, suspects []Finding) ([]suspicion, err
 	for _, f := range suspects {
 		switch f.Kind {
 		case LeftOver, Orphaned:
-			_, why, err := r.stat(r.roots[f.Level], f.Path)
+			_, why, err := r.stat(ctx, r.roots[f.Level], f.Path)
 			if err != nil {
 				return nil, err
 			}
@@ -283,7 +283,7 @@ func (r *run) sweep(ctx context.Context, f Finding, now *present) (string, error
 			now.swept = "left: " + err.Error()
 		}
 	}
-	_, why, err := r.stat(r.roots[f.Level], f.Path)
+	_, why, err := r.stat(ctx, r.roots[f.Level], f.Path)
 	if err == nil && why == "" && now.swept == "swept" {
 		return "left: its name is not one of Tierflow's, or an attempt uses it by now", nil
 	}

@@ -63,7 +63,7 @@ func (r *run) compareRow(ctx context.Context, row catalog.Row, st *state.State) 
 	var fs []Finding
 	detail := "the row names level " + row.Level // of duplicates
 	for _, l := range r.policy.Levels() {
-		st, why, err := r.stat(r.roots[l.Name], row.Filename)
+		st, why, err := r.stat(ctx, r.roots[l.Name], row.Filename)
 		switch {
 		case err != nil:
 			return nil, err
@@ -139,8 +139,8 @@ func (r *run) differs(ctx context.Context, row catalog.Row, root *tier.Root, st 
 }
 
 // stat returns the stat of a filename on a tier. It follows no symbolic link. why says why no file is there; an error says
-// that it is unknown whether one is.
-func (r *run) stat(root *tier.Root, name string) (st unix.Stat_t, why string, err error) {
+// that it is unknown whether one is. A file whose name the file system only takes for this one is another file.
+func (r *run) stat(ctx context.Context, root *tier.Root, name string) (st unix.Stat_t, why string, err error) {
 	dir, base := path.Split(name)
 	d := root.Dir
 	if dir != "" {
@@ -152,6 +152,9 @@ func (r *run) stat(root *tier.Root, name string) (st unix.Stat_t, why string, er
 	if err == nil {
 		st, err = r.o.FS.Lstat(fsys.ReadDigest, d, base)
 	}
+	if err == nil {
+		err = r.o.Mover.CheckSpelling(ctx, fsys.ReadDigest, root, name)
+	}
 	if err != nil {
 		why, err = notThere(err)
 	}
@@ -161,9 +164,12 @@ func (r *run) stat(root *tier.Root, name string) (st unix.Stat_t, why string, er
 // notThere turns an error of opening a name into a reason why no file is there. It returns errors of the disk unchanged.
 func notThere(err error) (why string, _ error) {
 	var kind *fsys.KindError
+	var other *fsys.SpellingError
 	switch {
 	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENOTDIR):
 		return "there is no such file", nil
+	case errors.As(err, &other):
+		return other.Error(), nil
 	case errors.As(err, &kind):
 		return kind.Error(), nil
 	case errors.Is(err, unix.EXDEV):

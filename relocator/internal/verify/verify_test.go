@@ -17,6 +17,7 @@ import (
 
 	"github.com/tierflow/tierflow/relocator/internal/fsys"
 	"github.com/tierflow/tierflow/relocator/internal/mover"
+	"github.com/tierflow/tierflow/relocator/internal/testdisk"
 	"github.com/tierflow/tierflow/relocator/internal/tier"
 	"github.com/tierflow/tierflow/relocator/internal/verify"
 	"github.com/tierflow/tierflow/shared/catalog"
@@ -28,7 +29,7 @@ import (
 	"github.com/tierflow/tierflow/shared/testenv/testserver"
 )
 
-func TestMain(m *testing.M) { testserver.Main(m) }
+func TestMain(m *testing.M) { testdisk.Main(func() { testserver.Main(m) }) }
 
 type world struct {
 	t     *testing.T
@@ -43,7 +44,10 @@ type world struct {
 	summary verify.Summary // of the last run
 }
 
-func newWorld(t *testing.T) *world {
+func newWorld(t *testing.T) *world { return newWorldIn(t, t.TempDir()) }
+
+// newWorldIn makes a world whose tiers are folders of root.
+func newWorldIn(t *testing.T, root string) *world {
 	t.Helper()
 	rdb, err := state.Connect(testserver.Redis(t), 3)
 	if err != nil {
@@ -58,7 +62,7 @@ func newWorld(t *testing.T) *world {
 	if _, err := cat.Migrate(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	w := &world{t: t, rdb: rdb, cat: cat, root: t.TempDir(), mover: mover.New(mover.Options{}),
+	w := &world{t: t, rdb: rdb, cat: cat, root: root, mover: mover.New(mover.Options{}),
 		store: state.NewStore(state.Options{Redis: rdb, Keys: state.NewKeys(testserver.Prefix(t)), TTL: time.Hour, Lease: time.Minute})}
 	for _, name := range []string{"bronze", "silver", "gold"} {
 		path := w.path(name, "")
@@ -185,6 +189,17 @@ func TestEveryKindOfDisagreementIsFound(t *testing.T) {
 	}
 	w.want(false, rest...)
 	w.want(true, append(rest, "differing 4 gold rotten")...)
+}
+
+func TestAFileWithAnotherSpellingIsNotTheRowsFile(t *testing.T) {
+	w := newWorldIn(t, testdisk.Folding(t, "case"))
+	w.row(1, "bronze", "Show/1.mkv")
+	w.row(2, "bronze", "show/1.mkv")
+	w.row(3, "gold", "x.mkv")
+	w.file("bronze", "Show/1.mkv", "1")
+	w.file("gold", "x.mkv", "3")
+	w.file("silver", "X.mkv", "4")
+	w.want(true, "missing 2 bronze show/1.mkv", "orphaned 0 silver X.mkv")
 }
 
 func TestAnItemInFlightIsNoFinding(t *testing.T) {
