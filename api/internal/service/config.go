@@ -53,7 +53,7 @@ func (s Settings) Check() (Config, error) {
 			"files. Make keys with api new-key and name their file in TIERFLOW_API_KEYS_FILE, listen on 127.0.0.1, or set "+
 			"TIERFLOW_INSECURE_NO_AUTH=true where a network or a proxy keeps others out", c.Listen)
 	}
-	// Two connections for each lane of package ingest, and some for the other scripts.
+	// Two connections for each queue of package ingest, and some for the other scripts.
 	if c.writes, err = state.ConnectMany(c.RedisURL, -1, 2*c.Partitions+8); err != nil {
 		p.Add("TIERFLOW_REDIS_URL", "%v", err)
 	} else if c.reads, err = state.Connect(c.RedisURL, 1); err != nil {

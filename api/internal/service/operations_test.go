@@ -76,7 +76,7 @@ func TestTheDead(t *testing.T) {
 	store := state.NewStore(state.Options{Redis: a.redis, Keys: a.keys, TTL: time.Hour, Lease: time.Minute})
 	a.insert(1, "bronze", "1.mp4")
 	a.insert(2, "bronze", "2.mp4")
-	bury := func(stream, group string, fields []string) string {
+	deadLetter := func(stream, group string, fields []string) string {
 		t.Helper()
 		a.redis.XGroupCreateMkStream(t.Context(), stream, group, "0")
 		if fields != nil {
@@ -104,7 +104,7 @@ func TestTheDead(t *testing.T) {
 		return last[0].ID
 	}
 	a.post("cid=1&count=1500")
-	first := bury(a.keys.Views(), state.GroupRelocator, nil)
+	first := deadLetter(a.keys.Views(), state.GroupRelocator, nil)
 	var list struct {
 		Dead []struct {
 			ID, Stage, Reason, Error string
@@ -130,14 +130,14 @@ func TestTheDead(t *testing.T) {
 	}
 	a.wantProblem("POST", "/v1/dead/"+first+"/retry", "", "", 404, "not-found", first)
 
-	second := bury(a.keys.Views(), state.GroupRelocator, nil)
+	second := deadLetter(a.keys.Views(), state.GroupRelocator, nil)
 	a.post("cid=1&count=1600")
 	a.wantProblem("POST", "/v1/dead/"+second+"/retry", "", "", 409, "conflict", "newer")
 	a.want(204, "DELETE", "/v1/dead/"+second, "", nil)
 	a.wantProblem("DELETE", "/v1/dead/"+second, "", "", 404, "not-found", second)
 
 	c := event.Committed{EventID: oldEvent, ID: 2, From: "bronze", To: "gold", Filename: "2.mp4", Outcome: event.OutcomeCommitted, CommittedAt: time.Now()}
-	third := bury(a.keys.Committed(), state.GroupReleaser, c.Fields())
+	third := deadLetter(a.keys.Committed(), state.GroupReleaser, c.Fields())
 	a.want(202, "POST", "/v1/dead/"+third+"/retry", "", &retried)
 	ms, err := a.redis.XRevRangeN(t.Context(), a.keys.Committed(), "+", "-", 1).Result()
 	if err != nil || ms[0].ID != retried.EntryID || ms[0].Values["event_id"] != oldEvent || len(ms[0].Values) != 8 {
@@ -145,8 +145,8 @@ func TestTheDead(t *testing.T) {
 	}
 
 	a.post("cid=2&count=1600")
-	bury(a.keys.Views(), state.GroupRelocator, nil) // content 1, 1600
-	fourth := bury(a.keys.Views(), state.GroupRelocator, nil)
+	deadLetter(a.keys.Views(), state.GroupRelocator, nil) // content 1, 1600
+	fourth := deadLetter(a.keys.Views(), state.GroupRelocator, nil)
 	a.exec("DELETE FROM contents WHERE cid = 2")
 	a.wantProblem("POST", "/v1/dead/"+fourth+"/retry", "", "", 422, "unprocessable", "register")
 	a.want(200, "GET", "/v1/dead?limit=1", "", &list)
