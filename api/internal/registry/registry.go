@@ -258,7 +258,7 @@ func replace(ctx context.Context, tx *sql.Tx, before []policy.Level, p policy.Po
 		return slices.ContainsFunc(before, func(l policy.Level) bool { return l.Name == name })
 	}
 	for _, l := range p.Levels() {
-		top := sql.NullInt64{Int64: int64(l.Max), Valid: l.Max != policy.Open}
+		top := sql.NullInt64{Int64: l.Max, Valid: l.Max != policy.Open}
 		var err error
 		if named(l.Name) {
 			err = exec(l.Name, "UPDATE `level` SET min_counts = ?, max_counts = ?, path = ? WHERE content_level = ?",

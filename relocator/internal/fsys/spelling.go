@@ -30,7 +30,7 @@ func (s FS) CaseFolded(step Step, dir *File) (bool, error) {
 func (s FS) Type(step Step, f *File) (int64, error) {
 	var st unix.Statfs_t
 	err := s.do(step, f.path, func() error { return unix.Fstatfs(f.fd, &st) })
-	return int64(st.Type), err
+	return int64(st.Type), err //nolint:unconvert // int32 on some architectures
 }
 
 // SpellingError says that a name leads to an entry that its folder lists under another name. The file system takes the

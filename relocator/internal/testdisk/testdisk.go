@@ -153,10 +153,12 @@ func FUSE(t testing.TB, at string, args ...string) {
 		t.Fatal(err)
 	}
 	ended := make(chan error, 1)
-	go func() { ended <- cmd.Wait() }()
+	go func() { ended <- cmd.Wait(); close(ended) }()
 	t.Cleanup(func() {
 		Unmount(at)
-		<-ended
+		if err := <-ended; err != nil {
+			t.Logf("%s: %v", args[0], err)
+		}
 	})
 	for end := time.Now().Add(30 * time.Second); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
 		if err := unix.Stat(at, &now); err == nil && now.Dev != before.Dev {
