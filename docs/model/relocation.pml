@@ -1,66 +1,68 @@
 /*
- * relocation.pml: the relocation protocol of one content, for the model checker Spin. docs/model/check runs it;
- * README.md says what came out. It follows docs/design.md, "Protocol", step by step.
+ * relocation.pml: the relocation protocol of one item, for the model checker Spin. docs/model/check runs it; README.md
+ * lists the results. The model follows docs/design.md, "Protocol", step by step.
  *
- * The world. Three tiers (0, 1, 2; the content starts on 0), two or three view events that are posted in order, two
- * relocator workers (each of them mover and releaser), one or two committers, the sweep, Redis and MySQL. Every `::`
- * line that changes something is one atomic step of the real system: one script of shared/state, one statement or
- * transaction of MySQL, one operation of relocator/internal/fsys. Between two steps anything may happen to anybody.
+ * The world. There are three tiers (0, 1, 2); the item starts on 0. Two or three view events are posted in order. Two
+ * relocator workers each act as mover and as releaser. One or two committers, the sweep, Redis and MySQL complete it.
+ * Every `::` line that changes something is one atomic step of the real system: one script of shared/state, one
+ * statement or transaction of MySQL, or one operation of relocator/internal/fsys. Anything may happen to any process
+ * between two steps.
  *
- * Faults. A process dies and forgets everything (locks, files and entries stay); the lock of a living holder expires;
- * an entry that somebody holds is delivered to somebody else as well; a script's reply is lost, so that it runs
- * again. FAULTS is how many of these one run may have, in any mixture. To be paused costs nothing: who does not step
- * is paused. A COMMIT whose reply is lost is a crash after the COMMIT. WIPE adds: Redis loses everything, once.
+ * Faults. A process dies and forgets everything; its locks, files and entries stay. The lock of a living holder
+ * expires. An entry that one process holds is delivered to another one as well. The reply of a script is lost, so the
+ * script runs again. FAULTS limits how many of these one run may have, in any mixture. Pauses are free: a process that
+ * takes no step is paused. A COMMIT whose reply is lost is a crash after the COMMIT. With WIPE, Redis also loses
+ * everything, once.
  *
  * What is simpler than in the code, and why that is safe.
- *  - A stream is a set. A second entry for the same event joins one that is pending, but an ack settles only the
- *    entry that its process has read (own, rown).
- *  - A generation is a bit at every copy of the number: "is still the row's". newGen() clears them all.
- *  - The two tokens of one event's emitted lock are not told apart: a wrong unlock is an early expiry.
- *  - The bytes never change, and what was written is durable: power cuts are relocator/internal/powercut's. The grace
- *    may last for any time, also none; so a release that the code puts off, because the row was changed after its
- *    look-up, is one that comes later here.
- *  - An attempt is named by its worker: a crash makes its temporary, or its folder, one that nobody owns.
- *  - The mover reads its source in one step. If a releaser has taken the source's name away by then, what is read may
- *    be a part (a directory that is being deleted), else it is whole. A comparison before an adoption is one step with
- *    the look whether both names are still there, which the code does after it.
+ *  - A stream is a set. A second entry of an event joins the one that is pending, but an ack settles only the entry
+ *    that its process has read (own, rown).
+ *  - A generation is a bit at every copy of the number: "this is still the row's". newGen() clears them all.
+ *  - The two tokens of one event's emitted lock are the same here: a wrong unlock is an early expiry.
+ *  - Bytes never change, and what was written is durable: relocator/internal/powercut tests power cuts. The grace may
+ *    last for any time, or for none. A release that the code puts off, because the row was changed after its look-up,
+ *    is a release that comes later here.
+ *  - An attempt has the name of its worker. A crash turns its temporary or its folder into one without an owner.
+ *  - The mover reads its source in one step. If a releaser has removed the source's name by then, the mover may have
+ *    read a part (of a directory that is being deleted); otherwise it has read all of it. The comparison before an
+ *    adoption and the check that both names are still there are one step; the code checks afterwards.
  *
  * What is checked.
- *  check()      at every change of row or files: never lost (some whole copy under some name) and G1 (the tier that
- *               the row names has the file). With G1W a copy on its way out of that same tier counts as found.
- *  m_link       nothing but a whole copy is ever published.
+ *  check()      at every change of the row or of files: some whole copy exists under some name, and the tier that the
+ *               row names has the file (G1). With G1W a copy that is leaving that same tier counts as found.
+ *  m_link       only a whole copy is published.
  *  G5           by the form of the transaction: history row and level are one step, guarded by both.
- *  last option  of Env: when all are idle, every entry is settled and the sweep has nothing left: exactly one copy, on
- *               the row's tier (G2), which is the one that the newest event calls for (G3).
+ *  last option  of Env: when all processes are idle, every entry is settled and the sweep has nothing left, exactly
+ *               one copy exists, on the row's tier (G2). This tier is the one that the newest event asks for (G3).
  *
- * On the tiers: f[t] is the content's name; tmp[w] the attempt's temporary, which stays until the emit and so records
- * what may have been published; d[w] the attempt's own folder in released/.
+ * Files. f[t] is the item's name on tier t. tmp[w] is the attempt's temporary; it stays until the emit, as the record
+ * of what may have been published. d[w] is the attempt's own folder in released/.
  *
- * Without options this is the protocol as it stands (FENCE=1). Each option takes one rule out, or tries another
- * reading, and then something is violated, unless the line says otherwise:
+ * Without options this is the protocol as it stands (FENCE=1). Each option removes one rule, or tries another variant.
+ * Spin then finds a violation, unless the line says "clean".
  *  FENCE=0          rename to released/, check lock and row again, rename back (clean with G1W and BACKAPPENDS)
  *  FENCE=2          an flock around {row, rename} and around {adopt}, {publish} (clean)
- *  NOBUMP           the release reads the row instead of raising its generation
+ *  NOBUMP           the release reads the row and does not raise its generation
  *  NOREVOKE         the mover leaves releasers' folders alone; REVOKEFIRST: it clears them before its look-up
- *  NOSTILL          the mover does not look whether what it has read still has its name
+ *  NOSTILL          the mover does not check that what it has read still has its name
  *  KEEPLOCK         with NOBUMP: the lock has no expiry between emit and commit
  *  BUSYSETTLES      an event that finds the lock busy is settled; UNLOCKREAPPENDS: every unlock appends it again
- *  ANYORDER         a worker moves for an event that is not the newest
- *  NOEMITFENCE      the emit does not ask whose lock it is
+ *  ANYORDER         a worker moves the item for an event that is not the newest
+ *  NOEMITFENCE      the emit does not check whose lock it is
  *  REAPPENDLOCKED   finish appends the newest event again only if the lock is still this event's
  *  NOSUPREAPPEND    finish does not append a superseded newest event again
  *  NOSUPCLEAR       finish does not have a superseded move's copy cleared
  *  NORECORD         the temporary goes before the emit, and the sweep only unlinks
  *  SHAREDTMP        one temporary for an event, not for an attempt
- *  RESEND           event 1 is posted again after event 2; RESENDIGNORED (clean): what is not newer is ignored
- *  BACKAPPENDS      with FENCE=0: who renames back has the name looked at again
+ *  RESEND           event 1 is posted again after event 2; RESENDIGNORED (clean): the repeat is ignored
+ *  BACKAPPENDS      with FENCE=0: a releaser that renames back asks for the clearing again
  *  SWEEPLIVE        the sweep also takes what is in use (clean)
- *  LOSTONLY         only never-lost is checked
+ *  LOSTONLY         only "some whole copy exists" is checked
  *  REACH            is violated when a good end after all events have been committed is reachable: it must be
  */
 
 #ifndef T1
-#define T1 1            /* targets of events 1, 2, 3; tiers are 0 (A), 1 (B), 2 (C); the content starts on 0 */
+#define T1 1            /* targets of events 1, 2, 3; tiers are 0 (A), 1 (B), 2 (C); the item starts on 0 */
 #endif
 #ifndef T2
 #define T2 0
@@ -75,17 +77,17 @@
 #define NC 1            /* committers */
 #endif
 #ifndef FENCE
-#define FENCE 1         /* 0 the draft: rename, check again, rename back; 1 a folder per attempt; 2 flock */
+#define FENCE 1         /* 0 rename, check again, rename back; 1 a folder for each attempt; 2 flock */
 #endif
 #ifndef FAULTS
-#define FAULTS 255      /* how many faults, 255: any number */
+#define FAULTS 255      /* how many faults; 255: any number */
 #endif
 #define NW 2            /* relocator workers */
 #define NR 2            /* entries that the model's `relocated` can hold at once */
 
 #define TGT(e) ((e)==1 -> T1 : ((e)==2 -> T2 : T3))
-#define EV(e)  (NW+(e))          /* lock value after the emit: waits for the commit of event e */
-#define DEAD   9                 /* lock value: its holder is gone */
+#define EV(e)  (NW+(e))          /* lock value after the emit: event e waits for its commit */
+#define DEAD   9                 /* lock value: the holder is gone */
 
 /* ---- MySQL ---- */
 byte lev;                        /* contents.content_level */
@@ -97,19 +99,19 @@ byte posted;                     /* events accepted */
 byte state;                      /* content:{cid}: the newest event, 0 none */
 byte lock;                       /* 0 free, w+1 worker w, EV(e) */
 bit  vp[4];                      /* `views`: an entry of event e is not settled */
-bit  cp[3];                      /* `committed`: an entry that asks to clear tier t is not settled */
+bit  cp[3];                      /* `committed`: an entry that clears tier t is not settled */
 byte re[NR]; byte rfrom[NR]; bit rok[NR];   /* `relocated`: event (0: free), from, generation is the row's */
 
 /* ---- files ---- */
 byte f[3];                       /* the name in the tier's root: 0 absent, 1 partial, 2 complete */
-byte tmp[NW];  byte tmpt[NW];    /* the attempt's temporary name and its tier */
-bit  strayT[3];                  /* temporary names left by a dead worker */
+byte tmp[NW];  byte tmpt[NW];    /* the attempt's temporary and its tier */
+bit  strayT[3];                  /* temporaries left by a dead worker */
 byte d[NW];    byte dt[NW];      /* released/<attempt>: 0 absent, 1 empty, 2 holds the copy; its tier */
 byte strayD[3];                  /* the same, left by a dead worker */
-byte src[NW];                    /* tier+1 of the source that w has open, 0 when that has lost its name */
+byte src[NW];                    /* tier+1 of the source that w has open; 0 once the source has lost its name */
 
-/* ---- who holds what: an ack settles the entry that was read, never a later one ---- */
-byte hv[NW]; byte hc[NW];        /* event / tier+1 in hand */
+/* ---- entries in hand: an ack settles the entry that was read, never a later one ---- */
+byte hv[NW]; byte hc[NW];        /* event, tier+1 in hand */
 bit  own[NW];                    /* the entry in hand is the pending one */
 byte hr[NC]; bit rown[NC]; bit cok[NC];      /* committer: slot+1 in hand, still pending, generation still the row's */
 byte faults;
@@ -172,16 +174,16 @@ inline addR(e_,l_,o_) {
 }
 #define ROOM (re[0]==0 || re[1]==0)
 
-/* the generation goes up: every copy of the old one is stale */
+/* the generation rises: every copy of the old one is stale */
 inline newGen() { gok[0]=0; gok[1]=0; rok[0]=0; rok[1]=0; CSTALE }
 
-inline revoke(t_) {	/* take every attempt's folder under released/ away, with what is in it */
+inline revoke(t_) {	/* remove every attempt's folder in released/ with all in it */
 	if :: d[0] && dt[0]==t_ -> d[0]=0; dt[0]=0 :: else fi;
 	if :: d[1] && dt[1]==t_ -> d[1]=0; dt[1]=0 :: else fi;
 	strayD[t_]=0;
 	check()
 }
-inline shut(t_) {	/* the name is gone: whoever reads what it named may read less than all of it */
+inline shut(t_) {	/* the name is gone: a reader of the source may read only a part */
 	if :: src[0]==t_+1 -> src[0]=0 :: else fi;
 	if :: src[1]==t_+1 -> src[1]=0 :: else fi
 }
@@ -201,8 +203,7 @@ inline clr() { if :: lock==w+1 -> lock=DEAD :: else fi; src[w]=0; e=0; t=0; L=0;
 
 proctype Worker(byte w) {
 	byte e, t, L;
-	/* an entry that another worker holds is taken only as a fault (the other one is paused); idle workers are
-	   alike, so the first idle one takes */
+	/* Only a fault delivers an entry that another worker holds. Idle workers are alike: the first one takes. */
 #define MAY (w==0 || hv[0] || hc[0])
 #define HELDV(x) (hv[1-w]==x && own[1-w])
 #define HELDC(x) (hc[1-w]==x+1 && own[1-w])
@@ -224,7 +225,7 @@ take:	if
 /* ------------------------------------------------ mover ------------------------------------------------ */
 m_lock:	if		/* one script */
 #ifndef ANYORDER
-	:: d_step { state>e -> ackV(); clr() }; goto take		/* a newer event has an entry of its own */
+	:: d_step { state>e -> ackV(); clr() }; goto take		/* a newer event has its own entry */
 	:: d_step { state<=e && lock==0 -> lock=w+1 }
 #else
 	:: d_step { lock==0 -> lock=w+1 }
@@ -232,7 +233,7 @@ m_lock:	if		/* one script */
 #ifdef BUSYSETTLES
 	:: d_step { lock!=0 -> ackV(); clr() }; goto take
 #else
-	:: d_step { lock!=0 -> clr() }; goto take			/* busy: stays pending */
+	:: d_step { lock!=0 -> clr() }; goto take			/* busy: the entry stays pending */
 #endif
 	CRASH
 	fi;
@@ -248,7 +249,7 @@ m_look:	if		/* one SELECT */
 m_rev:	if :: d_step { revoke(t) } CRASH fi;
 #endif
 m_have:	if
-	:: f[t]!=0 && FLFREE(t) -> goto m_emit			/* the name is taken, same bytes: adopt */
+	:: f[t]!=0 && FLFREE(t) -> goto m_emit			/* the name is taken by the same bytes: adopt */
 	:: f[t]==0 && FLFREE(t)
 	CRASH
 	fi;
@@ -268,15 +269,15 @@ m_have:	if
 #else
 m_open:	if		/* open the source */
 	:: d_step { f[L]==2 -> src[w]=L+1 }
-	:: f[L]!=2 -> goto m_drop					/* the source has gone: look again later */
+	:: f[L]!=2 -> goto m_drop					/* the source is gone: again later */
 	CRASH
 	fi;
 m_copy:	if		/* create the temporary file or tree, fill it, sync it, read it back */
 	:: d_step { tmp[w]=2; tmpt[w]=t }
-	:: d_step { src[w]==0 -> tmp[w]=1; tmpt[w]=t }			/* a releaser was deleting what was read */
+	:: d_step { src[w]==0 -> tmp[w]=1; tmpt[w]=t }			/* a releaser was deleting the source */
 	CRASH
 	fi;
-m_still:if		/* the source still has its name: what was read is whole */
+m_still:if		/* the source still has its name, so the copy is whole */
 #ifdef NOSTILL
 	:: d_step { src[w]=0 }
 #else
@@ -287,7 +288,7 @@ m_still:if		/* the source still has its name: what was read is whole */
 	fi;
 m_link:	if		/* link(temporary name, name) */
 	:: tmp[w]==0 -> goto m_drop					/* swept: ENOENT */
-	:: d_step { tmp[w]!=0 && f[t]==0 && FLFREE(t) -> f[t]=tmp[w]; assert(f[t]==2) }	/* nothing partial is published */
+	:: d_step { tmp[w]!=0 && f[t]==0 && FLFREE(t) -> f[t]=tmp[w]; assert(f[t]==2) }	/* only a whole copy is published */
 	:: tmp[w]!=0 && f[t]!=0 && FLFREE(t)				/* EEXIST, same bytes: adopt */
 	CRASH
 	fi;
@@ -307,7 +308,7 @@ m_emit:	if		/* one script */
 	CRASH
 	fi;
 m_drop:	if :: d_step { tmp[w]=0; tmpt[w]=0; unlock(); clr() }; goto take CRASH fi;
-m_clear:if		/* not my lock any more: what was published goes through the releaser; the entry stays pending */
+m_clear:if		/* the lock is lost: the releaser clears what was published; the entry stays pending */
 #ifdef NORECORD
 	:: d_step { addC(t) }
 #else
@@ -344,7 +345,7 @@ x_row:	if		/* UPDATE contents SET generation = generation + 1 WHERE cid = ? AND 
 	fi;
 x_ren:	if		/* rename the old copy into released/ */
 #if FENCE==1
-	:: d_step { d[w]==0 -> unlock(); clr() }; goto take		/* the folder was taken away: again later */
+	:: d_step { d[w]==0 -> unlock(); clr() }; goto take		/* the folder was removed: again later */
 	:: d[w]!=0 && f[t]==0 -> goto x_end
 	:: d_step { d[w]!=0 && f[t]!=0 -> d[w]=f[t]; f[t]=0; shut(t); check() }
 #else
@@ -374,7 +375,7 @@ x_end:	if		/* remove the empty folder; one script: unlock, ack */
 	CRASH
 	fi;
 #if FENCE==0
-x_back:	if		/* link back, never over a name; then the released name goes; the entry stays pending */
+x_back:	if		/* link back, never over a name; remove the released name; the entry stays pending */
 	:: d_step { if :: f[t]==0 -> f[t]=d[w] :: else fi; d[w]=0; dt[w]=0; unlock();
 #ifdef BACKAPPENDS
 		addC(t);
@@ -473,7 +474,7 @@ proctype Env() {
 #endif
 	:: d_step { lock!=0 && lock!=DEAD && FAULT && KEPT -> lock=0; FAULTED }		/* the lock of a paused worker expires */
 	:: d_step { lock==DEAD -> lock=0 }
-	/* the sweep of .tierflow/, run by every relocator: it may meet any state */
+	/* the sweep of .tierflow/: every relocator runs it, at any time */
 #ifdef NORECORD
 	:: d_step { strayT[0] -> strayT[0]=0 }
 	:: d_step { strayT[1] -> strayT[1]=0 }
@@ -536,7 +537,7 @@ proctype Env() {
 		!(f[lev]==2 && (f[0]!=0)+(f[1]!=0)+(f[2]!=0)==1 && (state==0 || lev==(state==1 -> T1 : (state==2 -> T2 : T3)))) ->
 		assert(f[lev]==2);
 		assert((f[0]!=0)+(f[1]!=0)+(f[2]!=0)==1);			/* G2: one copy */
-		assert(state==0 || lev==TGT(state)) }				/* G2, G3: where the newest event wants it */
+		assert(state==0 || lev==TGT(state)) }				/* G2, G3: where the newest event asks for it */
 #endif
 	od
 }
