@@ -6,12 +6,12 @@
 // and it runs until its standard input is closed (so it ends with the process that started it, however that
 // one ends) or until SIGTERM or SIGINT; then it exits 0. A start that fails exits 1, a wrong flag 2.
 //
-// The servers are imitations (miniredis and go-mysql-server). What they do otherwise than the real ones, as far
-// as Tierflow can see it, is put right here and not in the services. All data is in memory; nothing that is found
-// out with these servers says anything about the real ones.
+// The servers are imitations (miniredis and go-mysql-server). Where they differ from the real ones in a way that
+// Tierflow can see, this program corrects them; the services have no code for it. All data is in memory. A test with
+// these servers proves nothing about the real ones.
 //
-// It is a module of its own, outside go.work, because the two servers bring more dependencies than all the
-// rest; build it with GOWORK=off.
+// It is a module of its own, outside go.work, because the two servers have more dependencies than everything else
+// together. Build it with GOWORK=off.
 package main
 
 import (
@@ -45,7 +45,7 @@ func main() {
 	}
 }
 
-// usageError is a wrong flag, or a call for help; the flag package has told the user already.
+// usageError is a wrong flag, or a call for help. The flag package has already printed the message.
 type usageError struct{ error }
 
 func (e usageError) Unwrap() error { return e.error }
@@ -89,7 +89,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout io.Writer) 
 
 	closed := make(chan struct{})
 	go func() {
-		io.Copy(io.Discard, stdin) // any end of it is the end of whoever holds the other side
+		io.Copy(io.Discard, stdin) // it ends when the process that holds the other side ends
 		close(closed)
 	}()
 	select {

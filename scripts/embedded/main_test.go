@@ -49,7 +49,7 @@ func TestTheReadyLineNamesServersThatAnswer(t *testing.T) {
 	ends(t, ended)
 }
 
-func TestItEndsWithItsContext(t *testing.T) {
+func TestTheProgramEndsWithItsContext(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	_, _, ended := start(t, ctx)
 	cancel()

@@ -14,16 +14,16 @@ import (
 	"github.com/sirupsen/logrus"
 )
 
-// database is the name of the database, of its user, and of that user's password.
+// database is the name of the database, the name of its user, and the password of this user.
 const database = "tierflow"
 
-// startMySQL starts a MySQL with an empty database on addr and returns the DSN of its user, who may do
-// everything, and what stops it. A statement waits at most wait for another connection's transaction.
+// startMySQL starts a MySQL with an empty database on addr. It returns the DSN of a user with all rights, and a function
+// that stops the server. A statement waits at most wait for another connection's transaction.
 func startMySQL(addr string, wait time.Duration) (dsn string, stop func(), err error) {
-	// The engine logs every refused statement, which the client is told anyway. A panic is logged by others.
+	// The engine logs every refused statement, but the client gets the error anyway. Other code logs a panic.
 	logrus.SetLevel(logrus.FatalLevel)
 
-	// Without native indexes a foreign key to a primary key is refused.
+	// Without native indexes the engine refuses a foreign key to a primary key.
 	databases := memory.NewDBProviderWithOpts(memory.NativeIndexProvider(true)).(*memory.DbProvider)
 	if err := databases.CreateDatabase(nil, database); err != nil {
 		return "", nil, err
@@ -31,8 +31,8 @@ func startMySQL(addr string, wait time.Duration) (dsn string, stop func(), err e
 	engine := sqle.NewDefault(databases)
 
 	globals := map[string]any{
-		"secure_file_priv": "/dev/null", // the default opens every file of this process to SQL; none is under this
-		"time_zone":        "+00:00",    // for rows that are inserted by hand
+		"secure_file_priv": "/dev/null", // the default lets SQL read every file that this process can read; this path has none
+		"time_zone":        "+00:00",    // for rows that a user inserts
 	}
 	if err := sql.SystemVariables.AssignValues(globals); err != nil {
 		return "", nil, err

@@ -13,7 +13,7 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// settings are what the services add to every DSN.
+// settings are the parameters that the services add to every DSN.
 const settings = "?interpolateParams=true&parseTime=true&clientFoundRows=true&collation=utf8mb4_bin" +
 	"&time_zone=%27%2B00%3A00%27&sql_mode=%27STRICT_TRANS_TABLES%2CNO_ZERO_DATE%2CNO_ZERO_IN_DATE%2CERROR_FOR_DIVISION_BY_ZERO%27" +
 	"&transaction_isolation=%27READ-COMMITTED%27"
@@ -46,7 +46,7 @@ type execer interface {
 	ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error)
 }
 
-// exec runs the statement and returns how many rows it says.
+// exec runs the statement and returns the number of affected rows.
 func exec(t *testing.T, db execer, query string, args ...any) int64 {
 	t.Helper()
 	result, err := db.ExecContext(t.Context(), query, args...)
@@ -61,7 +61,7 @@ type querier interface {
 	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
 }
 
-// value returns the one column of the one row, as text.
+// value returns the only column of the only row, as text.
 func value(t *testing.T, db querier, query string, args ...any) string {
 	t.Helper()
 	var v sql.NullString
@@ -71,7 +71,7 @@ func value(t *testing.T, db querier, query string, args ...any) string {
 	return v.String
 }
 
-// code is the error's MySQL number, 0 for others.
+// code returns the error's MySQL number, and 0 for other errors.
 func code(err error) uint16 {
 	var e *mysql.MySQLError
 	if errors.As(err, &e) {
@@ -215,7 +215,7 @@ func TestATableMadeInsideATransactionEndsIt(t *testing.T) {
 	equal(t, "rows", value(t, first, "SELECT COUNT(*) FROM counters"), "2")
 }
 
-func TestAConnectionThatBreaksOffGivesItsTransactionUp(t *testing.T) {
+func TestABrokenConnectionGivesUpItsTransaction(t *testing.T) {
 	dsn := newMySQL(t, 20*time.Second)
 	db, leaving := open(t, dsn), open(t, dsn)
 	exec(t, db, "CREATE TABLE counters (id INT PRIMARY KEY, n INT NOT NULL)")
@@ -254,7 +254,7 @@ func TestANamedLockIsHeldWhileOthersWork(t *testing.T) {
 	})
 }
 
-// schema has design.md's three tables, as a migration would make them.
+// schema makes the three tables of design.md, as a migration would.
 var schema = []string{
 	`CREATE TABLE level (
 		content_level VARCHAR(64)   NOT NULL,
@@ -302,8 +302,8 @@ var schema = []string{
 		('gold', 2000, NULL, '/srv/tierflow/gold')`,
 }
 
-// migrate does what goose does with a lock of its session: the lock on one connection, the migrations on another,
-// each in a transaction with its row in the table of versions.
+// migrate does what goose does with a session lock: it takes the lock on one connection and runs the migrations on
+// another. Each migration is in one transaction with its row in the table of versions.
 func migrate(t *testing.T, db *sql.DB) {
 	t.Helper()
 	locked := conn(t, db)
@@ -342,7 +342,7 @@ func TestTheSchemaAndTheServicesStatementsWork(t *testing.T) {
 			(SELECT cid FROM contents WHERE content_level = 'bronze' AND cid > ? ORDER BY cid LIMIT 10) page`, 7), "8")
 	})
 
-	t.Run("keys and levels that must not be are refused by number", func(t *testing.T) {
+	t.Run("statements that break a key are refused with the error number of MySQL", func(t *testing.T) {
 		for statement, want := range map[string]uint16{
 			"INSERT INTO contents (cid, content_level, filename) VALUES (7, 'bronze', 'x')":                           1062,
 			"INSERT INTO contents (cid, content_level, filename) VALUES (11, 'bronze', 'g.mp4')":                      1062,
@@ -400,13 +400,13 @@ func TestTheSchemaAndTheServicesStatementsWork(t *testing.T) {
 		equal(t, "the time, to the microsecond", updated, now)
 	})
 
-	t.Run("a name is compared with those below it, and with none beside it", func(t *testing.T) {
+	t.Run("a range of names finds the names below a folder and no others", func(t *testing.T) {
 		exec(t, db, "INSERT INTO contents (cid, content_level, filename) VALUES (20, 'bronze', 'show10'), (21, 'bronze', 'show1/\tx'), (22, 'bronze', 'show10\tx')")
 		equal(t, "below show1", value(t, db, "SELECT GROUP_CONCAT(cid) FROM contents WHERE filename >= ? AND filename < ? AND filename <> ?",
 			"show1/\x00", "show10\x00", "show10"), "21")
 	})
 
-	t.Run("a count is written into rows that are locked", func(t *testing.T) {
+	t.Run("a count is written into locked rows", func(t *testing.T) {
 		tx, err := db.BeginTx(t.Context(), &sql.TxOptions{Isolation: sql.LevelReadCommitted})
 		must(t, err)
 		defer tx.Rollback()
@@ -417,7 +417,7 @@ func TestTheSchemaAndTheServicesStatementsWork(t *testing.T) {
 		equal(t, "counts", value(t, db, "SELECT GROUP_CONCAT(view_count ORDER BY cid) FROM contents WHERE cid IN (20, 21)"), "5,6")
 	})
 
-	t.Run("a release takes a row that lives elsewhere only", func(t *testing.T) {
+	t.Run("a release changes a row only if it is on another level", func(t *testing.T) {
 		release := "UPDATE contents SET generation = generation + 1 WHERE cid = ? AND content_level <> ?"
 		equal(t, "lives there", exec(t, db, release, 7, "silver"), 0)
 		equal(t, "lives elsewhere", exec(t, db, release, 7, "bronze"), 1)

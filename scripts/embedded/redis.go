@@ -14,10 +14,10 @@ import (
 	"github.com/alicebob/miniredis/v2/server"
 )
 
-// tick is how often Redis' clock moves, and so how exactly keys expire.
+// tick is the step of Redis' clock: a key expires at most this late.
 const tick = 100 * time.Millisecond
 
-// startRedis starts an empty Redis on addr and returns its URL and what stops it.
+// startRedis starts an empty Redis on addr. It returns its URL and a function that stops it.
 func startRedis(addr string) (url string, stop func(), err error) {
 	redis := miniredis.NewMiniRedis()
 	if err := redis.StartAddr(addr); err != nil {
@@ -39,8 +39,8 @@ func startRedis(addr string) (url string, stop func(), err error) {
 	return "redis://" + redis.Addr() + "/0", stop, nil
 }
 
-// expire moves the clock by which keys expire, which miniredis leaves to its user. (Its ClockTTL does it too,
-// but looks at every key at every command.)
+// expire moves the clock by which keys expire; miniredis does not move it by itself. (Its ClockTTL does, but it looks at
+// every key at every command.)
 func expire(redis *miniredis.Miniredis, end <-chan struct{}) {
 	ticker := time.NewTicker(tick)
 	defer ticker.Stop()
@@ -56,13 +56,13 @@ func expire(redis *miniredis.Miniredis, end <-chan struct{}) {
 	}
 }
 
-// cures answer, in place of miniredis, the commands that it answers otherwise than Redis.
+// cures answers those commands that miniredis answers differently from Redis.
 type cures struct {
 	srv     *server.Server
 	scripts *scripts
 }
 
-// inside is the client name of the commands that the cures themselves give; they go to miniredis as they are.
+// inside is the client name of the commands that cures itself sends. They go to miniredis unchanged.
 const inside = "tierflow-embedded-cure"
 
 // hook answers the command and returns true, or leaves it to miniredis.
@@ -77,7 +77,7 @@ func (r cures) hook(c *server.Peer, cmd string, args ...string) bool {
 	case cmd == "SCRIPT" && len(args) == 2 && strings.EqualFold(args[0], "LOAD"):
 		args[1] = r.scripts.withoutFlags(args[1])
 	case cmd == "COMMAND":
-		// The reply of miniredis crashes redis-cli 7.0; with an error redis-cli does without.
+		// The reply of miniredis crashes redis-cli 7.0. After an error redis-cli works without the reply.
 		c.WriteError("ERR unknown command 'COMMAND'")
 		return true
 	case cmd == "XINFO" && len(args) == 2 && strings.EqualFold(args[0], "GROUPS"):
@@ -90,8 +90,8 @@ func (r cures) hook(c *server.Peer, cmd string, args ...string) bool {
 	return false
 }
 
-// groups is XINFO GROUPS with a lag that is the number of undelivered entries; miniredis gives the length of the
-// whole stream.
+// groups is XINFO GROUPS whose lag is the number of undelivered entries. miniredis returns the length of the whole
+// stream.
 func (r cures) groups(c *server.Peer, key string) {
 	reply, err := r.ask(c, "XINFO", "GROUPS", key)
 	groups, ok := reply.([]any)
@@ -120,9 +120,9 @@ func (r cures) groups(c *server.Peer, key string) {
 	}
 }
 
-// claim is XCLAIM that heeds its min-idle-time, and that leaves the delivery count alone with JUSTID; in
-// miniredis it does neither. Between the look and the claim another connection may claim as well, except in a
-// script, which has Redis for itself.
+// claim is XCLAIM that obeys its min-idle-time and, with JUSTID, does not change the delivery count. miniredis does
+// neither. Another connection may claim an entry between the XPENDING and the XCLAIM here, except in a script, during
+// which Redis runs nothing else.
 func (r cures) claim(c *server.Peer, args []string) {
 	key, group, options := args[0], args[1], len(args)
 	for i, arg := range args[4:] {
@@ -163,7 +163,7 @@ func (r cures) claim(c *server.Peer, args []string) {
 	write(c, claimed, nil)
 }
 
-// ask gives a command for the connection c (in its database, and in its script) and returns the reply.
+// ask runs a command for the connection c, in its database and in its script, and returns the reply.
 func (r cures) ask(c *server.Peer, command ...string) (any, error) {
 	var reply bytes.Buffer
 	w := bufio.NewWriter(&reply)
@@ -174,7 +174,7 @@ func (r cures) ask(c *server.Peer, command ...string) (any, error) {
 	return server.ParseReply(bufio.NewReader(&reply))
 }
 
-// write sends what ask returned.
+// write sends the reply that ask has returned.
 func write(c *server.Peer, reply any, err error) {
 	if err != nil {
 		c.WriteError(err.Error())
@@ -197,13 +197,13 @@ func write(c *server.Peer, reply any, err error) {
 	}
 }
 
-// scripts lets miniredis run scripts whose first line gives Redis flags (#!lua flags=…): its Lua cannot read that line.
+// scripts lets miniredis run scripts that begin with a line of flags (#!lua flags=…), which its Lua cannot parse.
 type scripts struct {
 	mu    sync.Mutex
-	plain map[string]string // hash of a script with flags, to the hash of the same without
+	plain map[string]string // from the hash of a script with flags to the hash of the same script without
 }
 
-// withoutFlags returns the script without the line of flags.
+// withoutFlags returns the script without its line of flags.
 func (s *scripts) withoutFlags(script string) string {
 	first, plain, found := strings.Cut(script, "\n")
 	if !found || !strings.HasPrefix(first, "#!") {

@@ -61,7 +61,7 @@ func equal[T comparable](t *testing.T, what string, got, want T) {
 	}
 }
 
-// until polls for what happens in another goroutine.
+// until waits for something that happens in another goroutine.
 func until(t *testing.T, within time.Duration, what string, happened func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(within); !happened(); time.Sleep(time.Millisecond) {
@@ -174,7 +174,7 @@ func TestAClaimHeedsIdleTimeAndJustidKeepsTheCount(t *testing.T) {
 	equal(t, "the entry", fmt.Sprint(taken[0].Values), "map[cid:0]")
 	equal(t, "count after a claim", pending().RetryCount, 2)
 
-	// A heartbeat: renew what is still mine, in a script.
+	// A heartbeat: a script renews the entry if this consumer still has it.
 	heartbeat := redis.NewScript(`
 local p = redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[3], ARGV[3], 1, ARGV[2])
 if #p == 0 then return 0 end

@@ -16,25 +16,26 @@ import (
 )
 
 // turns lets one transaction run at a time. The engine's tables in memory need it: a session works on its own
-// copies of the tables that it touched, and its commit puts all of them back whole, those that it only read too,
-// over whatever others committed meanwhile. So a connection has the turn from its first statement that may touch
-// a table until its transaction is over, or until it is closed. Who waits too long gets 1205, as from a lock.
+// copies of the tables that it touches. Its commit writes back whole tables, also those that it has only read, and so
+// overwrites what others have committed meanwhile. So a connection has the turn from its first statement that may touch
+// a table until its transaction is over, or until it is closed. A connection that waits too long gets error 1205, as
+// from a lock.
 //
-// The price is that readers wait as well, and that a transaction left open holds up everybody.
+// The price is that readers wait as well, and that a transaction left open blocks all other connections.
 type turns struct {
 	mysql.Handler
 	sessions *server.SessionManager
 	wait     time.Duration
 
-	taken  chan struct{} // full while somebody has the turn; waiters are served in order
-	holder atomic.Uint32 // whose turn it is: a connection's id, or 0; only that connection gives it back
+	taken  chan struct{} // full while a connection has the turn; the others get it in the order in which they came
+	holder atomic.Uint32 // the id of the connection that has the turn, or 0; only this connection gives it back
 }
 
 func newTurns(next mysql.Handler, sessions *server.SessionManager, wait time.Duration) *turns {
 	return &turns{Handler: next, sessions: sessions, wait: wait, taken: make(chan struct{}, 1)}
 }
 
-// ComQuery and the three below are how statements come in; ComMultiQuery runs the first one of its query and
+// ComQuery and the next three methods receive the statements. ComMultiQuery runs the first statement of its query and
 // returns the rest.
 
 func (t *turns) ComQuery(ctx context.Context, c *mysql.Conn, query string, callback mysql.ResultSpoolFn) error {
@@ -75,8 +76,8 @@ func (t *turns) ConnectionClosed(c *mysql.Conn) {
 
 var aSelect = regexp.MustCompile(`(?i)^\s*select\b`)
 
-// run runs the statement when it is this connection's turn. A SELECT without FROM touches no table and needs no
-// turn: SELECT GET_LOCK must not have it while it waits, or the lock's owner could not go on to release it.
+// run runs the statement when it is this connection's turn. A SELECT without FROM touches no table and needs no turn.
+// SELECT GET_LOCK must not have the turn while it waits, because the lock's owner needs it before it can release the lock.
 func (t *turns) run(c *mysql.Conn, query string, statement func() error) error {
 	if !aSelect.MatchString(query) || strings.Contains(strings.ToUpper(query), "FROM") {
 		if err := t.take(c); err != nil {
@@ -112,9 +113,9 @@ func (t *turns) giveBack(c *mysql.Conn) {
 	}
 }
 
-// over tells whether the connection has no transaction that outlives its last statement. One that the engine
-// leaves behind though nobody began it (after a failed statement; in later versions after PREPARE too) is rolled
-// back: its copies of the tables would stay, and the connection's next commit would put them back as they are now.
+// over reports whether the connection has no transaction that goes on after its last statement. After a failed statement,
+// and in later versions after PREPARE, the engine leaves behind a transaction that nobody began. over rolls it back.
+// Otherwise its copies of the tables would stay, and the connection's next commit would write back their old rows.
 func (t *turns) over(c *mysql.Conn) bool {
 	ctx, err := t.sessions.NewContextWithQuery(context.Background(), c, "")
 	if err != nil {
@@ -122,7 +123,8 @@ func (t *turns) over(c *mysql.Conn) bool {
 	}
 	transaction := ctx.GetTransaction()
 	if transaction == nil {
-		// The engine does not end what BEGIN began when CREATE TABLE and its like commit it; MySQL does.
+		// In MySQL a statement such as CREATE TABLE commits and ends the transaction that BEGIN began. The engine does not end
+		// it.
 		ctx.SetIgnoreAutoCommit(false)
 		return true
 	}

@@ -3,8 +3,8 @@
 //	servers go test ./...
 //
 // It sets TIERFLOW_TEST_REDIS_URL and TIERFLOW_TEST_MYSQL_DSN for the command, prints both, and stops the servers
-// when the command has ended. One that is set already is left alone and started no server for. TIERFLOW_TEST_MYSQLD
-// picks the program of the MySQL server. The exit code is the command's.
+// when the command has ended. If one is set already, it stays as it is, and no server is started for it.
+// TIERFLOW_TEST_MYSQLD picks the program of the MySQL server. The exit code is the command's.
 package main
 
 import (
@@ -41,7 +41,7 @@ func main() {
 	}))
 }
 
-// run returns the command's exit code, 0 where it did not come to that. When ctx ends the command gets SIGINT.
+// run returns the command's exit code, or 0 if it could not start the command. When ctx ends, the command gets SIGINT.
 func run(ctx context.Context, command []string, getenv func(string) string, environ []string) (code int, err error) {
 	type server struct {
 		variable string
@@ -49,7 +49,7 @@ func run(ctx context.Context, command []string, getenv func(string) string, envi
 	}
 	servers := []server{
 		{"TIERFLOW_TEST_REDIS_URL", func() (string, func() error, error) {
-			// "no" only gives up what a crash of the machine would cost.
+			// With "no", only a crash of the machine loses data.
 			s, err := localserver.StartRedis(ctx, localserver.Options{AppendFsync: "no"})
 			if err != nil {
 				return "", nil, err
@@ -80,13 +80,13 @@ func run(ctx context.Context, command []string, getenv func(string) string, envi
 	cmd := exec.CommandContext(ctx, command[0], command[1:]...)
 	cmd.Env = environ
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGINT) } // what go test passes on to its tests
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGINT) } // go test passes it on to its tests
 	cmd.WaitDelay = 30 * time.Second
 	err = cmd.Run()
 	var exit *exec.ExitError
 	switch {
 	case ctx.Err() != nil:
-		return process.Failed, nil // whatever it made of its end, it was cut short
+		return process.Failed, nil // also if its exit code is 0, because it did not finish
 	case errors.As(err, &exit):
 		return exit.ExitCode(), nil
 	}

@@ -64,7 +64,7 @@ func TestServersThatAreGivenAreLeftAlone(t *testing.T) {
 	}
 }
 
-func TestTheEndIsPassedOnToTheCommand(t *testing.T) {
+func TestAnInterruptIsPassedOnToTheCommand(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	given := map[string]string{"TIERFLOW_TEST_REDIS_URL": "redis://mine", "TIERFLOW_TEST_MYSQL_DSN": "mine@tcp(here)/"}
 	began := filepath.Join(t.TempDir(), "began")

@@ -9,21 +9,21 @@ import (
 	"github.com/tierflow/tierflow/shared/state"
 )
 
-// AttachOptions say how a running Tierflow is reached.
+// AttachOptions say how to reach a running Tierflow.
 type AttachOptions struct {
 	API      string // host:port
 	APIKey   string // "" sends none
 	RedisURL string
 	MySQLDSN string
 
-	Partitions int // 0 is 1
+	Partitions int // 0 means 1
 
-	// Local turns the path of a level into where this process finds that folder.
+	// Local returns the path at which this process finds the folder of a level.
 	Local func(path string) string
 }
 
-// Attach makes a Stack of a Tierflow that somebody else runs, such as Docker Compose: it is driven and checked, but has
-// no service to start or stop. The caller must Close it.
+// Attach makes a Stack for a running Tierflow that something else has started, such as Docker Compose. The Stack can post
+// and check, but has no service to start or stop. The caller must Close it.
 func Attach(o AttachOptions) (*Stack, error) {
 	s := &Stack{API: &Service{Name: API, Addr: o.API}, Keys: state.NewKeys(state.DefaultPrefix).Partitioned(max(o.Partitions, 1)), local: o.Local, key: o.APIKey,
 		contents: map[item.ID]*expected{}}
@@ -37,7 +37,7 @@ func Attach(o AttachOptions) (*Stack, error) {
 	return s, nil
 }
 
-// at is where the folder of a level lies for this process.
+// at returns the path at which this process finds the folder of a level.
 func (s *Stack) at(path string) string {
 	if s.local == nil {
 		return path

@@ -12,24 +12,24 @@ import (
 	"syscall"
 )
 
-// The programs that Build makes.
+// The services' programs.
 const (
 	API       = "api"
 	Relocator = "relocator"
 	Committer = "committer"
 )
 
-// BuildOptions of Build.
+// BuildOptions are the options of Build.
 type BuildOptions struct {
 	Root     string   // folder of go.work, see Root
-	Dir      string   // where the programs go: a folder of the caller's own
-	Cache    string   // where they stay, so that a later Build need not link again: see DefaultCache
+	Dir      string   // folder for the programs, which only the caller uses
+	Cache    string   // folder that keeps them, so that a later Build need not link again: see DefaultCache
 	Race     bool     // with the race detector
 	Packages []string // instead of the services: folders of main packages, relative to Root
-	Module   string   // the packages' module, where it is outside go.work: its folder, relative to Root
+	Module   string   // folder of the packages' module, relative to Root, if it is outside go.work
 }
 
-// Build makes the services' programs, or those of o.Packages, in o.Dir. The error has what the compiler said.
+// Build builds the services' programs, or those of o.Packages, in o.Dir. The error has the compiler's output.
 func Build(ctx context.Context, o BuildOptions) error {
 	packages := o.Packages
 	if packages == nil {
@@ -50,7 +50,7 @@ func Build(ctx context.Context, o BuildOptions) error {
 	if o.Module != "" {
 		cmd.Env = append(cmd.Env, "GOWORK=off")
 	}
-	// A program is replaced while it is linked: another Build of this folder, from any process, has to wait.
+	// Linking replaces a program in the cache, so another Build with this cache, from any process, must wait.
 	unlock, err := lock(filepath.Join(cache, ".lock-"+filepath.Base(o.Module)))
 	if err != nil {
 		return err
@@ -86,7 +86,7 @@ func BuildTemp(ctx context.Context, o BuildOptions) (dir string, err error) {
 	return o.Dir, Build(ctx, o)
 }
 
-// link gives a program a second name that a later Build does not replace, by a copy where it must.
+// link gives a program a second name that a later Build does not replace. It makes a copy if a link is impossible.
 func link(from, to string) error {
 	if err := os.Remove(to); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
@@ -101,7 +101,7 @@ func link(from, to string) error {
 	return os.WriteFile(to, b, 0o755)
 }
 
-// lock waits until nobody else holds the lock file.
+// lock waits for the lock file, and takes it.
 func lock(path string) (unlock func(), err error) {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
@@ -130,7 +130,7 @@ func Root() (string, error) {
 	}
 }
 
-// DefaultCache is a folder inside Go's build cache, which always can be written, for the programs of the clone at root.
+// DefaultCache returns a folder for the programs of the clone at root. It is in Go's build cache, which is always writable.
 func DefaultCache(ctx context.Context, root string) (string, error) {
 	cmd := exec.CommandContext(ctx, "go", "env", "GOCACHE")
 	cmd.Dir = root

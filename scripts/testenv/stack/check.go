@@ -20,10 +20,10 @@ import (
 	"github.com/tierflow/tierflow/shared/stream"
 )
 
-// CheckSettled waits until nothing is on its way any more, and then checks everything that must be true of a Tierflow
-// at rest: every content that was added lies at the level that its last count (or its pin) calls for, with its
-// bytes, and nowhere else, and its row has that count; row, state and history say so too; nothing is left on the tiers that no row names;
-// nothing is dead. The error names everything that is wrong.
+// CheckSettled waits until all entries are settled, and then checks everything that must be true of a Tierflow at rest.
+// Every added item is on the level that its last count (or its pin) calls for, with its bytes, and on no other level. Its
+// row has that count, and row, state and history agree. The tiers have no file that no row names. There is no dead
+// letter. The error names everything that is wrong.
 func (s *Stack) CheckSettled(ctx context.Context) error {
 	err := poll(ctx, func() error {
 		if err := s.Settled(ctx); err != nil {
@@ -51,8 +51,7 @@ func (s *Stack) CheckSettled(ctx context.Context) error {
 	return errors.Join(c.problems...)
 }
 
-// Settled is nil when every entry of the three streams has been delivered to its group and settled there, in every
-// partition.
+// Settled returns nil when the groups of the three streams have received and settled every entry, in every partition.
 func (s *Stack) Settled(ctx context.Context) error {
 	var errs []error
 	for _, k := range s.Keys.Each() {
@@ -61,7 +60,7 @@ func (s *Stack) Settled(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// settled looks at all streams of a partition in one transaction, because a commit may append views again.
+// settled reads all streams of a partition in one transaction, because a commit may append views again.
 func (s *Stack) settled(ctx context.Context, keys state.Keys) error {
 	type look struct {
 		stream, group string
@@ -102,7 +101,7 @@ func (s *Stack) settled(ctx context.Context, keys state.Keys) error {
 	return errors.Join(errs...)
 }
 
-// noLeftovers is nil when .tierflow/tmp and .tierflow/released of all tiers are empty.
+// noLeftovers returns nil when .tierflow/tmp and .tierflow/released of all tiers are empty.
 func (s *Stack) noLeftovers(ctx context.Context) error {
 	levels, err := s.Catalog.Levels(ctx)
 	if err != nil {
@@ -133,8 +132,8 @@ func (c *check) problem(format string, args ...any) {
 	c.problems = append(c.problems, fmt.Errorf(format, args...))
 }
 
-// rows checks each row against what was posted, its file, its state and its history. An error means that it could
-// not look.
+// rows checks each row against the posted counts, its file, its state and its history. An error means that it could not
+// check.
 func (c *check) rows(ctx context.Context) error {
 	seen := 0
 	err := c.s.Catalog.Each(ctx, func(row catalog.Row) error {
@@ -207,10 +206,12 @@ func (c *check) state(ctx context.Context, row catalog.Row) error {
 	return nil
 }
 
-// history checks that the content's relocations form a chain that ends at its row; first is the level where it began,
-// where that is known. An event has one row, to which a second move of it is added: where Redis has forgotten that an event
-// was done (a wipe, a failover), and it was done again after others, its row is changed after theirs, and is no link of a
-// chain any more. The move that was the last is known still, by its time.
+// history checks that the item's relocations form a chain that ends at the level of its row. first is the level where the
+// chain must begin, or "" if that is unknown.
+//
+// An event has one history row, also if it is processed twice. After a wipe or a failover Redis may have forgotten that an
+// event was done. If it is done again after later events, its row changes and no longer fits into a chain. Then history
+// checks only the last move, which it finds by its time.
 func (c *check) history(ctx context.Context, row catalog.Row, first string) error {
 	const more = 1000
 	moves, err := c.s.Catalog.History(ctx, row.ID, 0, more)

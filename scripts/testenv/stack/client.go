@@ -11,7 +11,7 @@ import (
 	"github.com/tierflow/tierflow/shared/item"
 )
 
-// Client makes a client of the stack's api.
+// Client returns a client of the stack's api.
 func (s *Stack) Client() *client.Client {
 	return client.New(&url.URL{Scheme: "http", Host: s.API.Addr}, s.key)
 }
@@ -41,8 +41,8 @@ func (s *Stack) PostAll(ctx context.Context, views []client.View) error {
 	return nil
 }
 
-// Posted notes that the api accepted a count that neither Post nor PostAll posted: CheckSettled expects it. Post the counts
-// of one item one after another: nobody knows which of two that are under way at once is the last.
+// Posted records that the api accepted a count that neither Post nor PostAll posted: CheckSettled expects it. Post the
+// counts of one item one after another: of two counts that are under way at once, either can be the last.
 func (s *Stack) Posted(id item.ID, count item.Count) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -51,7 +51,7 @@ func (s *Stack) Posted(id item.ID, count item.Count) {
 	}
 }
 
-// WaitLevel waits until MySQL names the level as the content's.
+// WaitLevel waits until the item's row in MySQL names the level.
 func (s *Stack) WaitLevel(ctx context.Context, id item.ID, level string) (catalog.Row, error) {
 	var row catalog.Row
 	err := poll(ctx, func() (err error) {

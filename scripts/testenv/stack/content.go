@@ -17,8 +17,8 @@ import (
 	"github.com/tierflow/tierflow/shared/item"
 )
 
-// Sample is a content to add: a file of Size bytes, or, where Parts names any, a directory of files with sizes. The
-// bytes follow from the names alone.
+// Sample is an item to add: a file of Size bytes, or, if there are Parts, a directory of files with these sizes. The bytes
+// depend only on the names.
 type Sample struct {
 	ID       item.ID
 	Filename string
@@ -27,7 +27,7 @@ type Sample struct {
 	Parts    map[string]int64
 }
 
-// Bytes is the size of all of it.
+// Bytes returns the size of the whole item.
 func (p Sample) Bytes() int64 {
 	n := p.Size
 	for _, size := range p.Parts {
@@ -36,18 +36,18 @@ func (p Sample) Bytes() int64 {
 	return n
 }
 
-// expected is what must be true of a content once everything has settled.
+// expected is what must be true of an item once all entries are settled.
 type expected struct {
 	Sample
 	digest string
 	count  item.Count // the last that was posted
-	posted bool       // else it stays on its first level
+	posted bool       // false: it stays on its first level
 }
 
-// rowsPerInsert keeps a statement far below what a server accepts at once.
+// rowsPerInsert keeps a statement far below the size limit of a server.
 const rowsPerInsert = 500
 
-// Add writes the samples' files onto their tiers and inserts their rows with SQL, as whoever fills a catalogue does.
+// Add writes the samples' files to their tiers and inserts their rows with SQL, as an operator fills a catalogue.
 func (s *Stack) Add(ctx context.Context, samples ...Sample) error {
 	policy, err := s.Catalog.Policy(ctx)
 	if err != nil {
@@ -94,7 +94,7 @@ func (p Sample) write(path string) error {
 	return nil
 }
 
-// writeFile makes a file of bytes that follow from the seed.
+// writeFile makes a file of bytes that depend only on the seed.
 func writeFile(path, seed string, size int64) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return err
@@ -110,7 +110,7 @@ func writeFile(path, seed string, size int64) error {
 	return err
 }
 
-// Digest is "sha256:<hex>" of a file, or of the sorted "<hex>  <path>" lines of a directory's files.
+// Digest returns "sha256:<hex>" of a file, or of the sorted "<hex>  <path>" lines of a directory's files.
 func Digest(path string) (string, error) {
 	info, err := os.Lstat(path)
 	if err != nil {

@@ -18,14 +18,13 @@ type Service struct {
 	*child.Process
 
 	Name string // unique in its stack, such as relocator-2; also its TIERFLOW_WORKER_ID
-	Addr string // host:port of its HTTP: the api's own, the others' health and metrics; the same over all starts
+	Addr string // host:port of its HTTP (health and metrics; for the api, all of its routes); the same over all starts
 
-	// Settings are this service's environment besides the stack's, and win over it. A change counts from the
-	// next start on.
+	// Settings are added to the stack's settings and override them. A change takes effect at the next start.
 	Settings map[string]string
 }
 
-// service makes a service of the stack that has not been started. addr "" takes a free port.
+// service makes a service of the stack and does not start it. addr "" takes a free port.
 func (s *Stack) service(program, name, addr string) (*Service, error) {
 	if addr == "" {
 		port, err := localserver.FreePort()
@@ -61,7 +60,7 @@ func (v *Service) Terminate(ctx context.Context) (code int, err error) {
 	return v.Wait(ctx)
 }
 
-// ready is nil when /readyz says so.
+// ready returns nil when /readyz says that the service is ready.
 func (v *Service) ready(ctx context.Context) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+v.Addr+"/readyz", nil)
 	if err != nil {

@@ -20,23 +20,23 @@ import (
 	"github.com/tierflow/tierflow/shared/state"
 )
 
-// Options of a Stack.
+// Options are the options of a Stack.
 type Options struct {
-	Programs string // folder that Build filled
-	Dir      string // an existing folder, for logs and for tiers that have no place of their own
+	Programs string // the Dir of Build
+	Dir      string // an existing folder, for logs and for tiers that are not in Tiers
 
 	RedisURL    string
 	RedisPrefix string // "" is state.DefaultPrefix
-	Partitions  int    // 0 is 1
+	Partitions  int    // 0 means 1
 	MySQLDSN    string // of a database without tables, or with those of an earlier stack
 
-	// Tiers are the places of levels, by name; a level that is not there gets a folder in Dir.
+	// Tiers has the folders of levels, by name. A level that it does not name gets a folder in Dir.
 	Tiers map[string]string
 
 	// Settings are further settings of every service, by the name of the environment variable.
 	Settings map[string]string
 
-	// Environ is os.Environ(), which only main and tests may ask; its TIERFLOW_ settings do not count.
+	// Environ is os.Environ(), which only main and tests may call. Its TIERFLOW_ settings are ignored.
 	Environ []string
 
 	APIListen  string // "" takes a free port on loopback
@@ -64,7 +64,7 @@ type Stack struct {
 	contents map[item.ID]*expected
 }
 
-// New prepares a stack: schema, places of the levels, tiers. No service runs yet. The caller must Close it.
+// New prepares a stack: the schema, the paths of the levels, the tiers. No service runs yet. The caller must Close it.
 func New(ctx context.Context, o Options) (*Stack, error) {
 	if o.RedisPrefix == "" {
 		o.RedisPrefix = state.DefaultPrefix
@@ -120,7 +120,7 @@ func (s *Stack) prepare(ctx context.Context) error {
 	return nil
 }
 
-// placeLevels writes the tiers' folders into the level table, as an operator does with SQL.
+// placeLevels writes the tiers' folders into the table level, as an operator does with SQL.
 func (s *Stack) placeLevels(ctx context.Context) error {
 	levels, err := s.Catalog.Levels(ctx)
 	if err != nil {
@@ -138,10 +138,10 @@ func (s *Stack) placeLevels(ctx context.Context) error {
 	return nil
 }
 
-// DB is the database of the stack.
+// DB returns the stack's database.
 func (s *Stack) DB() *sql.DB { return s.Catalog.DB() }
 
-// Services are all of them, the api first.
+// Services returns all services, the api first.
 func (s *Stack) Services() []*Service {
 	var all []*Service
 	for _, v := range slices.Concat([]*Service{s.API}, s.Relocators, s.Committers) {
@@ -157,7 +157,7 @@ func (s *Stack) Start(ctx context.Context) error {
 	return each(s.Services(), func(v *Service) error { return v.Start(ctx) })
 }
 
-// Stop stops all services at once with SIGTERM. It is an error when one that ran does not exit with 0.
+// Stop stops all services at once with SIGTERM. It is an error when a running one does not exit with 0.
 func (s *Stack) Stop() error {
 	return each(s.Services(), func(v *Service) error {
 		if v.Process == nil || v.PID() == 0 {
@@ -171,12 +171,12 @@ func (s *Stack) Stop() error {
 	})
 }
 
-// Close stops the services and closes the connections. What lies in folders, Redis and MySQL stays.
+// Close stops the services and closes the connections. The data in folders, Redis and MySQL stays.
 func (s *Stack) Close() error {
 	return errors.Join(s.Stop(), s.Redis.Close(), s.Catalog.Close())
 }
 
-// Run runs a verb of a program with the stack's settings to its end, and returns its output and exit code.
+// Run runs a subcommand of a program with the stack's settings to its end. It returns the output and the exit code.
 func (s *Stack) Run(ctx context.Context, program string, args ...string) (output string, code int, err error) {
 	cmd := exec.CommandContext(ctx, filepath.Join(s.o.Programs, program), args...)
 	cmd.Dir = s.o.Dir
@@ -192,7 +192,7 @@ func (s *Stack) Run(ctx context.Context, program string, args ...string) (output
 	return string(out), cmd.ProcessState.ExitCode(), nil
 }
 
-// MustRun is Run where every exit code but 0 is an error, which has the output.
+// MustRun is Run, but an exit code other than 0 is an error, which has the output.
 func (s *Stack) MustRun(ctx context.Context, program string, args ...string) (output string, err error) {
 	output, code, err := s.Run(ctx, program, args...)
 	if err == nil && code != 0 {
@@ -201,7 +201,7 @@ func (s *Stack) MustRun(ctx context.Context, program string, args ...string) (ou
 	return output, err
 }
 
-// Logs is the end of every service's log, for an error message.
+// Logs returns the end of every service's log, for an error message.
 func (s *Stack) Logs() string {
 	var b strings.Builder
 	for _, v := range s.Services() {
@@ -211,7 +211,7 @@ func (s *Stack) Logs() string {
 }
 
 // SecondFilesystem makes an empty folder on another file system than dir's, with at least so many bytes free, so
-// that moves between the two are real copies. The caller removes it. ok is false where the machine offers none.
+// that moves between the two are real copies. The caller removes it. ok is false if the machine has none.
 func SecondFilesystem(dir string, free uint64) (folder string, ok bool) {
 	home, err := filesystem(dir)
 	if err != nil {
@@ -240,7 +240,7 @@ func each(services []*Service, f func(*Service) error) error {
 	return errors.Join(errs...)
 }
 
-// assignments are the settings as the environment has them.
+// assignments returns the settings in the form NAME=value.
 func assignments(settings map[string]string) []string {
 	var list []string
 	for name, value := range settings {

@@ -1,10 +1,10 @@
-// Command tally reads what `go test -json` writes and prints what a person wants of it: each package's result as it
-// ends, the whole output of what failed, and at the end how many tests passed and failed. Subtests count as tests; a
-// package that fails without a failed test (it does not compile, it panics) counts as one failure.
+// Command tally reads the output of `go test -json` and prints the result of each package when it ends and the whole
+// output of failed tests. At the end it prints how many tests passed and failed. Subtests count as tests. A package that
+// fails without a failed test (it does not compile, it panics) counts as one failure.
 //
 //	go test -json ./... | tally [FILE]
 //
-// The counts are appended to FILE as a line "passed failed". The exit code is 1 where something failed or no test ran.
+// It appends the counts to FILE as a line "passed failed". The exit code is 1 if something failed or no test ran.
 package main
 
 import (
@@ -50,13 +50,13 @@ type event struct {
 	Action      string
 	Package     string
 	ImportPath  string // of a build event, in place of Package
-	Test        string // "" where the event is the package's
+	Test        string // "" if the event is about the package
 	Elapsed     float64
 	Output      string
 	FailedBuild string
 }
 
-// tally is what was counted.
+// tally has the counts.
 type tally struct{ passed, failed, skipped int }
 
 func (t tally) String() string {
@@ -76,10 +76,10 @@ func (t tally) append(file string) error {
 	return errors.Join(err, f.Close())
 }
 
-// read counts events until in ends. Lines that are no JSON, which go writes before it starts, are printed as they are.
+// read counts events until in ends. It prints lines that are not JSON, which go writes before it starts, unchanged.
 func read(in io.Reader, out io.Writer) (tally, error) {
 	var t tally
-	output := map[string][]string{} // by package, or package and test; what succeeds is forgotten
+	output := map[string][]string{} // by package, or package and test; dropped on success
 	failedIn := map[string]int{}    // by package
 	lines := bufio.NewReader(in)
 	for {
@@ -140,7 +140,7 @@ func (t *tally) endPackage(e event, output map[string][]string, failures int, ou
 	said := output[e.Package+" "]
 	if e.Action == "fail" && failures == 0 {
 		t.failed++
-		// Tests that never ended, because of a panic or a timeout, have the reason in what they said.
+		// A test that did not end, because of a panic or a timeout, has the reason in its output.
 		for _, key := range slices.Sorted(maps.Keys(output)) {
 			if strings.HasPrefix(key, e.Package+" ") && key != e.Package+" " {
 				said = slices.Concat(output[key], said)
@@ -151,7 +151,7 @@ func (t *tally) endPackage(e event, output map[string][]string, failures int, ou
 		}
 		return
 	}
-	// Of a package's own words only its result counts, such as "ok  	path	1.2s" or "FAIL	path	1.2s".
+	// Of a package's own output tally uses only the result, such as "ok  	path	1.2s" or "FAIL	path	1.2s".
 	at := slices.IndexFunc(said, func(s string) bool { return strings.HasPrefix(s, "ok ") || strings.HasPrefix(s, "FAIL\t") })
 	if at >= 0 {
 		fmt.Fprint(out, said[at])

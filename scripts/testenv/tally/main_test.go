@@ -29,7 +29,7 @@ func runTests(t *testing.T, tests map[string]string) (tally, string) {
 	cmd := exec.Command("go", "test", "-json", "-timeout=5s", "./...")
 	cmd.Dir = dir
 	cmd.Env = append(cmd.Environ(), "GOWORK=off")
-	events, _ := cmd.Output() // it fails where a test fails
+	events, _ := cmd.Output() // it returns an error when a test fails
 	var out strings.Builder
 	counted, err := read(strings.NewReader(string(events)), &out)
 	if err != nil {

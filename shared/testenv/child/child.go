@@ -1,5 +1,5 @@
 // Package child runs a program as a child process that can be stopped, killed, paused and started again, and that
-// dies with this process, even when that one is killed with SIGKILL. Its importers are localserver and the programs
+// dies with this process, even when this process is killed with SIGKILL. Its importers are localserver and the programs
 // under scripts.
 package child
 
@@ -22,11 +22,11 @@ const (
 	logTail      = 4 << 10
 )
 
-// Options of a Process.
+// Options are the options of a Process.
 type Options struct {
 	Name    string                                   // for errors
-	Log     string                                   // the file that the output is appended to
-	Command func() *exec.Cmd                         // the program to run, called for every start; a Stdout of its own is kept out of Log
+	Log     string                                   // the file to which the output is appended
+	Command func() *exec.Cmd                         // makes the program for a start; if it sets Stdout, that output is not in Log
 	Ready   func(ctx context.Context, pid int) error // nil when this very process answers; only Launch does without
 }
 
@@ -41,8 +41,8 @@ type Process struct {
 // New makes a Process that has not been started.
 func New(o Options) *Process { return &Process{o: o} }
 
-// Start starts the program and returns when it answers. It does nothing when the program runs. The error ends with
-// what the program has said; the program is gone then.
+// Start starts the program and returns when it answers. It does nothing when the program runs. After an error the program
+// does not run; the error ends with its output.
 func (p *Process) Start(ctx context.Context) error {
 	if p.PID() != 0 {
 		return nil
@@ -98,7 +98,7 @@ func (p *Process) AwaitReady(ctx context.Context) error {
 }
 
 // Stop ends the program with SIGTERM and waits for it: ExitCode has the result. It does nothing when the program is
-// stopped; a paused one is resumed first. One that takes longer than a minute is killed, which is an error.
+// stopped, and resumes a paused one first. It kills a program that takes longer than a minute, and returns an error.
 func (p *Process) Stop() error {
 	r := p.last()
 	if !r.lives() {
@@ -146,7 +146,7 @@ func (p *Process) Signal(sig os.Signal) error {
 	return r.signal(sig)
 }
 
-// Wait returns when the program has ended, with its exit code, -1 where a signal ended it; or when ctx ends.
+// Wait returns when the program has ended, with its exit code, or -1 if a signal ended it. It also returns when ctx ends.
 func (p *Process) Wait(ctx context.Context) (code int, err error) {
 	r := p.last()
 	if r == nil {
@@ -160,7 +160,7 @@ func (p *Process) Wait(ctx context.Context) (code int, err error) {
 	}
 }
 
-// PID is the process id of the running program, 0 while it is stopped.
+// PID returns the process id of the running program, or 0 while it is stopped.
 func (p *Process) PID() int {
 	r := p.last()
 	if !r.lives() {
@@ -169,7 +169,7 @@ func (p *Process) PID() int {
 	return r.pid
 }
 
-// Log is the end of what the program has said, 4 KiB at most.
+// Log returns the end of the program's output, at most 4 KiB.
 func (p *Process) Log() string {
 	b, err := os.ReadFile(p.o.Log)
 	if err != nil {
@@ -208,9 +208,9 @@ func (r *run) lives() bool {
 	}
 }
 
-// start starts cmd so that it dies with this process. Linux ties that promise (Pdeathsig) to the thread that called
-// fork, and Go ends threads as it likes: so a goroutine keeps its thread to itself from the start to the end of the
-// child.
+// start starts cmd so that it dies with this process. Linux sends Pdeathsig when the thread that called fork ends
+// (prctl(2), PR_SET_PDEATHSIG), and Go may end a thread at any time. So a goroutine locks its thread from the start to the
+// end of the child.
 func start(cmd *exec.Cmd, logPath string) (*run, error) {
 	logFile, err := os.OpenFile(logPath, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
@@ -222,8 +222,8 @@ func start(cmd *exec.Cmd, logPath string) (*run, error) {
 		cmd.Stdout = logFile
 	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Pdeathsig: syscall.SIGKILL, // a paused child would not see any other
-		Setpgid:   true,            // Ctrl-C in a terminal is for us: we end our children in our own order
+		Pdeathsig: syscall.SIGKILL, // a paused child would not react to any other
+		Setpgid:   true,            // Ctrl-C in a terminal must reach only this process, which ends its children in its own order
 	}
 	r := &run{done: make(chan struct{})}
 	started := make(chan error)
@@ -236,7 +236,7 @@ func start(cmd *exec.Cmd, logPath string) (*run, error) {
 		}
 		r.pid, r.signal = cmd.Process.Pid, cmd.Process.Signal
 		started <- nil
-		_ = cmd.Wait() // ProcessState says it better
+		_ = cmd.Wait() // ProcessState has the result
 		r.state = cmd.ProcessState
 		close(r.done)
 	}()

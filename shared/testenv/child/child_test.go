@@ -14,7 +14,7 @@ import (
 	"github.com/tierflow/tierflow/shared/testenv/child"
 )
 
-// shell is a Process that runs a script of sh, and is ready when the script has said "ready" and its process id.
+// shell returns a Process that runs a script of sh. It is ready when the script has written "ready" and its process id.
 func shell(t *testing.T, script string) *child.Process {
 	t.Helper()
 	var p *child.Process
@@ -32,7 +32,7 @@ func shell(t *testing.T, script string) *child.Process {
 	return p
 }
 
-// polite ends with 7 at SIGTERM; wait is interrupted by a signal, a sleep in the foreground is not.
+// polite exits with 7 at SIGTERM. It uses wait because a signal interrupts wait, but not a sleep in the foreground.
 const polite = `trap 'kill $!; exit 7' TERM; sleep 1000 & echo ready $$; wait`
 
 func TestStopWaitsForTheExitCode(t *testing.T) {

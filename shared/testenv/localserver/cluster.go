@@ -13,11 +13,11 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// slots is how many hash slots a Redis Cluster has.
+// slots is the number of hash slots of a Redis Cluster.
 const slots = 16384
 
-// nodeTimeout, in milliseconds, is how long a node may be silent before the others hold it for dead; voteTimeout is that
-// while they are meant to.
+// nodeTimeout, in milliseconds, is how long a node may be silent before the others consider it failed. voteTimeout
+// replaces it during a failover.
 const (
 	nodeTimeout = "15000"
 	voteTimeout = "2000"
@@ -25,13 +25,13 @@ const (
 
 // RedisCluster is a private Redis Cluster: masters, and one replica for each.
 type RedisCluster struct {
-	Masters, Replicas []*Redis // Replicas[i] is Masters[i]'s
+	Masters, Replicas []*Redis // Replicas[i] replicates Masters[i]
 }
 
-// StartRedisCluster starts masters and as many replicas, and returns when all of them know that every slot is served
-// and every replica follows its master. Options are those of each node; where a folder is given, each has one in it.
-// Nodes do not fail over by themselves, so that none does because the machine is busy: see Failover. While a
-// master is away, the others serve (cluster-require-full-coverage no).
+// StartRedisCluster starts masters and as many replicas. It returns when all nodes know that every slot is served and that
+// every replica follows its master. Each node has these Options; if they name a folder, each node has a folder in it. Nodes
+// do not fail over by themselves, so a busy machine causes no failover: see Failover. While a master is away, the
+// others serve their slots (cluster-require-full-coverage no).
 func StartRedisCluster(ctx context.Context, masters int, o Options) (*RedisCluster, error) {
 	c := &RedisCluster{}
 	options := make([]Options, 2*masters)
@@ -68,9 +68,9 @@ func StartRedisCluster(ctx context.Context, masters int, o Options) (*RedisClust
 	return c, nil
 }
 
-// nodeOptions are those of node i.
+// nodeOptions returns the options of node i.
 func nodeOptions(i int, o Options) (Options, error) {
-	bus, err := FreePort() // the default, ten thousand above the other, lies among the ports of outgoing connections
+	bus, err := FreePort() // the default, ten thousand above the other port, can be a port of an outgoing connection
 	if err != nil {
 		return o, err
 	}
@@ -92,12 +92,12 @@ func nodeOptions(i int, o Options) (Options, error) {
 	return o, nil
 }
 
-// Nodes are all of them, the masters first.
+// Nodes returns all nodes, the masters first.
 func (c *RedisCluster) Nodes() []*Redis {
 	return append(append([]*Redis{}, c.Masters...), c.Replicas...)
 }
 
-// URL names all nodes.
+// URL returns a URL that names all nodes.
 func (c *RedisCluster) URL() string {
 	var hosts []string
 	for _, n := range c.Nodes() {
@@ -115,12 +115,12 @@ func (c *RedisCluster) Close() error {
 	return errors.Join(errs...)
 }
 
-// client talks to this node alone.
+// client returns a client that talks only to this node.
 func (r *Redis) client() *redis.Client {
 	return redis.NewClient(&redis.Options{Addr: r.Addr(), MaxRetries: -1})
 }
 
-// join makes one cluster of the nodes.
+// join joins the nodes to one cluster.
 func (c *RedisCluster) join(ctx context.Context) error {
 	clients := map[*Redis]*redis.Client{}
 	for _, n := range c.Nodes() {
@@ -132,7 +132,7 @@ func (c *RedisCluster) join(ctx context.Context) error {
 		if err := clients[m].ClusterAddSlotsRange(ctx, slots*i/n, slots*(i+1)/n-1).Err(); err != nil {
 			return fmt.Errorf("%s: add slots: %w", m.Addr(), err)
 		}
-		// Nodes that begin with the same epoch would have to settle who is first.
+		// Nodes with equal epochs would first have to resolve the conflict.
 		if err := clients[m].Do(ctx, "CLUSTER", "SET-CONFIG-EPOCH", i+1).Err(); err != nil {
 			return fmt.Errorf("%s: %w", m.Addr(), err)
 		}
@@ -152,7 +152,7 @@ func (c *RedisCluster) join(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		// A node can follow another only once it has heard of it.
+		// A node can follow another only after it has heard of it.
 		if err := until(ctx, func() error { return clients[r].ClusterReplicate(ctx, id).Err() }); err != nil {
 			return fmt.Errorf("%s: replicate: %w", r.Addr(), err)
 		}
@@ -179,7 +179,7 @@ func (c *RedisCluster) Wait(ctx context.Context) error {
 	})
 }
 
-// CaughtUp returns when Replicas[i] has everything that its master has answered by now.
+// CaughtUp returns when Replicas[i] has every write that its master has answered before the call.
 func (c *RedisCluster) CaughtUp(ctx context.Context, i int) error {
 	offset := func(node *Redis, field string) (int64, error) {
 		client := node.client()
@@ -205,9 +205,9 @@ func (c *RedisCluster) CaughtUp(ctx context.Context, i int) error {
 	})
 }
 
-// Failover kills Masters[i] and returns when the other masters have voted its replica into its place, and every running node
-// knows. The two are exchanged; the dead one, when it is started, follows the other. Replication is asynchronous: what the
-// dead one had answered and not yet sent is lost.
+// Failover kills Masters[i]. It returns when the other masters have elected its replica and every running node knows. It
+// exchanges the two in Masters and Replicas. The killed node follows the new master when it is started again. Replication
+// is asynchronous: writes that the killed node had answered and not yet sent are lost.
 func (c *RedisCluster) Failover(ctx context.Context, i int) (err error) {
 	dead, heir := c.Masters[i], c.Replicas[i]
 	if err := c.nodeTimeout(ctx, voteTimeout); err != nil {
@@ -220,7 +220,7 @@ func (c *RedisCluster) Failover(ctx context.Context, i int) (err error) {
 	defer client.Close()
 	for setting, during := range map[string][2]string{
 		"cluster-replica-no-failover":     {"no", "yes"},
-		"cluster-replica-validity-factor": {"0", "10"}, // it may stand for election however late it was
+		"cluster-replica-validity-factor": {"0", "10"}, // 0: a replica may be elected however old its data is
 	} {
 		if err := client.ConfigSet(ctx, setting, during[0]).Err(); err != nil {
 			return err
@@ -273,7 +273,7 @@ func (c *RedisCluster) eachRunning(ctx context.Context, check func(*redis.Client
 	return nil
 }
 
-// Slot is the hash slot of a key.
+// Slot returns the hash slot of a key.
 func (c *RedisCluster) Slot(ctx context.Context, key string) (int, error) {
 	client := c.Masters[0].client()
 	defer client.Close()
@@ -281,7 +281,7 @@ func (c *RedisCluster) Slot(ctx context.Context, key string) (int, error) {
 	return int(n), err
 }
 
-// Owner is the index of the master that has a slot.
+// Owner returns the index of the master that has a slot.
 func (c *RedisCluster) Owner(ctx context.Context, slot int) (int, error) {
 	client := c.Masters[0].client()
 	defer client.Close()
@@ -305,9 +305,9 @@ func (c *RedisCluster) id(ctx context.Context, r *Redis) string {
 	return client.ClusterMyID(ctx).Val()
 }
 
-// MoveSlot gives a slot, with its keys, to Masters[to], as resharding does. during, which may be nil, is called while
-// the slot belongs to both: keys that are not there yet are refused or sent on. It waits until all nodes serve, and goes on
-// until ctx ends: a slot that is left half-way serves nobody.
+// MoveSlot moves a slot, with its keys, to Masters[to], as resharding does. It calls during, which may be nil, while the
+// slot is on both nodes: then they refuse or redirect commands for keys that they do not have. It waits until all nodes
+// serve, and retries until ctx ends, because no node serves a slot whose move is incomplete.
 func (c *RedisCluster) MoveSlot(ctx context.Context, slot, to int, during func()) error {
 	if err := c.Wait(ctx); err != nil {
 		return err
@@ -331,7 +331,7 @@ func (c *RedisCluster) MoveSlot(ctx context.Context, slot, to int, during func()
 	if sourceID == targetID {
 		return nil
 	}
-	var source *redis.Client // at its own address: clients may know it by another one
+	var source *redis.Client // at its own address, which may differ from the one that clients use
 	var others []*redis.Client
 	for i, m := range c.Masters {
 		client := m.client()
@@ -380,8 +380,8 @@ func (c *RedisCluster) MoveSlot(ctx context.Context, slot, to int, during func()
 	return nil
 }
 
-// Announce makes a node known to clients by another port, such as that of a proxy in front of it; 0 is its own again. It
-// returns when all nodes say so.
+// Announce makes the cluster name another port for a node, such as that of a proxy in front of it. 0 restores the node's
+// own port. Announce returns when all nodes name the new port.
 func (c *RedisCluster) Announce(ctx context.Context, node *Redis, port int) (err error) {
 	client := node.client()
 	defer client.Close()
@@ -391,7 +391,7 @@ func (c *RedisCluster) Announce(ctx context.Context, node *Redis, port int) (err
 	if port == 0 {
 		port = node.port
 	}
-	// Nodes hear of it with a ping, which comes at the latest after half the node timeout.
+	// A ping tells the other nodes. It comes after half the node timeout at the latest.
 	if err := c.nodeTimeout(ctx, "1000"); err != nil {
 		return err
 	}
@@ -426,7 +426,7 @@ func (c *RedisCluster) Announce(ctx context.Context, node *Redis, port int) (err
 	return nil
 }
 
-// nodeTimeout sets that of every node that runs.
+// nodeTimeout sets the node timeout of every running node.
 func (c *RedisCluster) nodeTimeout(ctx context.Context, ms string) error {
 	for _, n := range c.Nodes() {
 		if n.PID() == 0 {
@@ -457,7 +457,7 @@ func until(ctx context.Context, check func() error) error {
 	}
 }
 
-// slotMap is what a node says of who serves which slots, each master first.
+// slotMap returns which nodes serve which slots, as a node reports it. The master of a slot comes first.
 func slotMap(ctx context.Context, node *redis.Client) ([]redis.ClusterSlot, error) {
 	//nolint:staticcheck // CLUSTER SHARDS, which replaces it, lists nodes by shard: who is a slot's master takes more code
 	return node.ClusterSlots(ctx).Result()

@@ -116,7 +116,7 @@ func TestAPausedServerDoesNotAnswerUntilItIsResumed(t *testing.T) {
 
 func TestMySQLKeepsWhatItCommittedOverAKillAndGoesOnInTheSameFolder(t *testing.T) {
 	ctx := t.Context()
-	// The path is longer than a socket's may be.
+	// The path is too long for a socket.
 	dir := filepath.Join(t.TempDir(), strings.Repeat("long", 30))
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		t.Fatal(err)
@@ -189,7 +189,7 @@ func TestServersDieWithAParentThatIsKilled(t *testing.T) {
 	parent.Wait()
 	for _, pid := range pids {
 		testserver.Eventually(t, "the end of a server whose parent was killed", 10*time.Second, func() error {
-			// A zombie that nobody has collected yet is dead as well.
+			// A zombie has ended as well; only its parent has not yet waited for it.
 			stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 			if err != nil || strings.Contains(string(stat), ") Z ") {
 				return nil

@@ -28,7 +28,7 @@ func FindMySQL() (string, error) {
 		"(Debian: apt-get install mariadb-server; Ubuntu: apt-get install mysql-server; Fedora: dnf install mariadb-server)")
 }
 
-// StartMySQL starts a server, after having made its data where there is none, and returns when it answers.
+// StartMySQL starts a server and returns when it answers. It first makes the data if there is none.
 func StartMySQL(ctx context.Context, o Options) (*MySQL, error) {
 	binary := o.Binary
 	if binary == "" {
@@ -53,16 +53,16 @@ func StartMySQL(ctx context.Context, o Options) (*MySQL, error) {
 	s.command = func() *exec.Cmd {
 		args := append(commonArgs(s.dir, data, binary),
 			fmt.Sprintf("--port=%d", s.port), "--bind-address=127.0.0.1",
-			// Relative to the data: the path of a socket may have no more than 107 bytes.
+			// Relative to the data, because the path of a socket may have at most 107 bytes.
 			"--socket=my.sock", "--pid-file=my.pid",
 			"--init-file="+filepath.Join(s.dir, "init.sql"),
-			// Without name resolution a machine without "localhost" in its hosts works too.
+			// Without name resolution the server also starts on a machine without "localhost" in its hosts file.
 			"--skip-name-resolve", "--disable-log-bin", "--max-connections=500",
 			"--innodb-buffer-pool-size=64M", "--performance-schema=OFF",
-			// MySQL has these and MariaDB does not: "loose" makes an unknown one a warning.
+			// Only MySQL has these options. With "loose", MariaDB only warns about an unknown one.
 			"--loose-mysqlx=OFF", "--loose-innodb-redo-log-capacity=32M")
 		if !o.Durable {
-			// Each commit is written to the log file but not synced: 2, because 0 would lose a second at Kill.
+			// 2 writes each commit to the log file without a sync. 0 would lose up to a second of commits at Kill.
 			args = append(args, "--innodb-flush-log-at-trx-commit=2", "--innodb-flush-method=nosync")
 		}
 		cmd := exec.Command(binary, append(args, o.Arguments...)...)
@@ -77,7 +77,7 @@ func StartMySQL(ctx context.Context, o Options) (*MySQL, error) {
 	return m, nil
 }
 
-// DSN is a go-sql-driver DSN of the database, which need not be there; "" names none.
+// DSN returns a go-sql-driver DSN of the database, which need not exist; "" names none.
 func (m *MySQL) DSN(database string) string { return "root@tcp(" + m.Addr() + ")/" + database }
 
 // answers tells whether the server on our port is there and works on our data.
@@ -86,7 +86,7 @@ func (m *MySQL) answers(ctx context.Context, data string) error {
 	if err != nil {
 		return err
 	}
-	cfg.Logger = &mysql.NopLogger{} // it would log each attempt
+	cfg.Logger = &mysql.NopLogger{} // else it logs each attempt
 	connector, err := mysql.NewConnector(cfg)
 	if err != nil {
 		return err
@@ -103,16 +103,16 @@ func (m *MySQL) answers(ctx context.Context, data string) error {
 	return nil
 }
 
-// commonArgs are for making the data and for running on it. --no-defaults must be the first, or the machine's
-// own configuration is read. The folder for temporary tables must not be shared, as /tmp would be: a MariaDB that
-// starts deletes those of all others there.
+// commonArgs returns the arguments that initializing the data and running the server have in common. --no-defaults must be
+// the first, or the server reads the machine's own configuration. The folder for temporary tables must not be shared, as
+// /tmp would be: a MariaDB that starts deletes the temporary tables of all others there.
 func commonArgs(dir, data, binary string) []string {
 	args := []string{"--no-defaults", "--datadir=" + data, "--tmpdir=" + filepath.Join(dir, "tmp"),
 		"--secure-file-priv=" + filepath.Join(dir, "files"), "--loose-innodb-log-file-size=16M"}
 	if os.Getuid() == 0 {
-		args = append(args, "--user=root") // else it refuses
+		args = append(args, "--user=root") // else it refuses to run as root
 	}
-	// A server that was unpacked beside a wrapper script has its messages there; any other knows its place.
+	// A server that was unpacked beside a wrapper script has its messages there; any other finds them by itself.
 	base := filepath.Join(filepath.Dir(binary), "root", "usr")
 	if _, err := os.Stat(base); err == nil {
 		args = append(args, "--basedir="+base)
@@ -120,15 +120,15 @@ func commonArgs(dir, data, binary string) []string {
 	return args
 }
 
-// prepareMySQL makes data/, init.sql, files/ and tmp/ in dir; an existing data/ stays as it is. The data appears
-// under its name only when it is complete.
+// prepareMySQL makes data/, init.sql, files/ and tmp/ in dir. It does not change an existing data/. A new data/ gets this
+// name only when it is complete.
 func prepareMySQL(ctx context.Context, dir, binary string) error {
 	for _, sub := range []string{"files", "tmp"} {
 		if err := os.MkdirAll(filepath.Join(dir, sub), 0o700); err != nil {
 			return err
 		}
 	}
-	// MySQL's own root may only come from localhost, which is not the name of 127.0.0.1 without name resolution.
+	// MySQL's own root may connect only from localhost. Without name resolution this name does not match 127.0.0.1.
 	const account = "CREATE USER IF NOT EXISTS 'root'@'127.0.0.1';\n" +
 		"GRANT ALL PRIVILEGES ON *.* TO 'root'@'127.0.0.1' WITH GRANT OPTION;\n"
 	if err := os.WriteFile(filepath.Join(dir, "init.sql"), []byte(account), 0o600); err != nil {
@@ -168,7 +168,7 @@ func prepareMySQL(ctx context.Context, dir, binary string) error {
 	return os.Rename(fresh, data)
 }
 
-// run runs a program to its end and returns its output; a failing one's output is in the error.
+// run runs a program to its end and returns its output. If the program fails, the error has the output.
 func run(ctx context.Context, dir, program string, args ...string) (string, error) {
 	cmd := exec.CommandContext(ctx, program, args...)
 	cmd.Dir = dir

@@ -55,8 +55,8 @@ func StartRedis(ctx context.Context, o Options) (*Redis, error) {
 	return &Redis{s}, nil
 }
 
-// answersRedis tells whether the process is ready at the address. It talks by hand, because a client library
-// that finds nobody there waits and logs.
+// answersRedis returns nil when the process is ready at the address. It does not use a client library, which would wait and
+// log while no server listens.
 func answersRedis(ctx context.Context, addr string, pid int) error {
 	var d net.Dialer
 	conn, err := d.DialContext(ctx, "tcp", addr)
@@ -84,5 +84,5 @@ func answersRedis(ctx context.Context, addr string, pid int) error {
 	return nil
 }
 
-// URL is the server's database 0, redis://127.0.0.1:port/0.
+// URL returns the URL of the server's database 0, redis://127.0.0.1:port/0.
 func (r *Redis) URL() string { return "redis://" + r.Addr() + "/0" }

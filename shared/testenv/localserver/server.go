@@ -17,8 +17,8 @@ import (
 
 const portAttempts = 5
 
-// Server is what Redis and MySQL have in common: one child process with a port and a folder, which keeps both
-// over any number of stops and starts. Its methods may be called from several goroutines.
+// Server is the common part of Redis and MySQL: one child process with a port and a folder. Both stay the same over any
+// number of stops and starts. Its methods may be called from several goroutines.
 type Server struct {
 	*child.Process
 	dir     string
@@ -64,7 +64,7 @@ func newServer(name string, o Options) (*Server, error) {
 	return s, nil
 }
 
-// firstStart starts s; a port that was chosen here and lost to somebody else in the meantime is replaced.
+// firstStart starts s. If another program has meanwhile taken the port that newServer chose, it chooses another.
 func (s *Server) firstStart(ctx context.Context, o Options) error {
 	for attempt := 1; ; attempt++ {
 		err := s.Start(ctx)
@@ -81,14 +81,14 @@ func (s *Server) firstStart(ctx context.Context, o Options) error {
 	}
 }
 
-// Addr is the server's address, "127.0.0.1:port".
+// Addr returns the server's address, "127.0.0.1:port".
 func (s *Server) Addr() string { return fmt.Sprintf("127.0.0.1:%d", s.port) }
 
-// Dir is the server's folder.
+// Dir returns the server's folder.
 func (s *Server) Dir() string { return s.dir }
 
-// Close stops the server and removes its folder, if Start made it: the folder of an earlier server stays.
-// To keep what a server holds, call Stop instead.
+// Close stops the server, and removes its folder if the start made it. The folder of an earlier server stays. To keep the
+// data of a server, call Stop instead.
 func (s *Server) Close() error {
 	err := s.Stop()
 	if s.madeDir {
@@ -97,12 +97,12 @@ func (s *Server) Close() error {
 	return err
 }
 
-// FreePort finds a port on 127.0.0.1 that nobody listens on. It lies below Linux' range for outgoing
-// connections (from 32768 on): from there, a client that dials a stopped server could be given the very port
-// it dials, and would be connected to itself.
+// FreePort finds a port on 127.0.0.1 on which no program listens. It is below Linux' range for outgoing connections (from
+// 32768 on). In that range, a client that dials a stopped server could get the same port as its own, and would be connected
+// to itself.
 //
-// The port is this process' until it ends: nobody else gets it from here, so that a server or a proxy that is away for a
-// while finds it free when it comes back.
+// The port is reserved for this process until it ends: FreePort gives it to no other process. So a server or a proxy that
+// is away for a while finds it free when it comes back.
 func FreePort() (int, error) {
 	for range 1000 {
 		port := 20000 + rand.IntN(12000)
@@ -115,10 +115,10 @@ func FreePort() (int, error) {
 
 var reserved struct {
 	sync.Mutex
-	by []net.PacketConn // never closed: the process' end does it
+	by []net.PacketConn // never closed: they close when the process ends
 }
 
-// reserve takes the UDP port of this number, which nothing here uses, as a sign to other processes.
+// reserve takes the UDP port of the same number, which nothing here uses, as a sign to other processes.
 func reserve(port int) bool {
 	c, err := net.ListenPacket("udp", fmt.Sprintf("127.0.0.1:%d", port))
 	if err != nil {
@@ -130,8 +130,8 @@ func reserve(port int) bool {
 	return true
 }
 
-// portFree asks by a connection. To listen there itself would take the port for a moment longer than it seems: a child that is
-// being started meanwhile has a copy of the listener until it runs its own program.
+// portFree tests a port by connecting to it. Listening on it could keep the port busy after the close: a child that is being
+// started meanwhile has a copy of the listener until it runs its own program.
 func portFree(port int) bool {
 	c, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", port))
 	if err == nil {

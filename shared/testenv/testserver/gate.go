@@ -17,11 +17,11 @@ import (
 	"github.com/tierflow/tierflow/shared/testenv/localserver"
 )
 
-// openTimeout is far longer than a gate's port is ever taken by others.
+// openTimeout is far longer than a child that is being started can hold a gate's port.
 const openTimeout = 10 * time.Second
 
-// Gate is a TCP proxy in front of a server, so that a test can take the server away from one client and bring
-// it back, while others go on using it.
+// Gate is a TCP proxy in front of a server. With it a test can cut one client off from the server and connect it again,
+// while others go on using the server.
 type Gate struct {
 	t        testing.TB
 	addr     string
@@ -34,11 +34,12 @@ type Gate struct {
 	judge    func(request []byte) Fate // nil lets everything pass
 }
 
-// Fate is what becomes of a request.
+// Fate is what a gate does with a request.
 type Fate int
 
-// Pass is the ordinary one. LoseRequest cuts the connection before the server has seen the request. LoseReply lets the
-// server do it, and cuts the connection in place of the reply: the client cannot tell the two apart.
+// Pass lets the request and its reply through. LoseRequest cuts the connection before the server gets the request.
+// LoseReply lets the server execute the request, and cuts the connection instead of sending the reply. The client cannot
+// tell these two apart.
 const (
 	Pass Fate = iota
 	LoseRequest
@@ -51,11 +52,11 @@ type cut struct {
 	done    chan struct{}
 }
 
-// link is one client's connection and ours to the server for it.
+// link is a client's connection to the gate, with the gate's connection to the server for it.
 type link struct {
 	client, server net.Conn
 	mu             sync.Mutex
-	cut            *cut // the reply that comes next is dropped, and the link with it
+	cut            *cut // not nil: the next reply is dropped and the link is cut
 }
 
 func (l *link) close() {
@@ -95,8 +96,8 @@ func RedisGate(t testing.TB, serverURL string) (*Gate, string) {
 	return g, u.String()
 }
 
-// ClusterGate puts a gate in front of a node of a cluster: clients are sent there by the other nodes as well. At the end
-// of the test they are not any more.
+// ClusterGate puts a gate in front of a node of a cluster. The other nodes redirect clients to the gate as well, until the
+// end of the test.
 func ClusterGate(t testing.TB, c *localserver.RedisCluster, node *localserver.Redis) *Gate {
 	t.Helper()
 	g := NewGate(t, node.Addr())
@@ -132,7 +133,7 @@ func MySQLGate(t testing.TB, dsn string) (*Gate, string) {
 	return g, cfg.FormatDSN()
 }
 
-// Addr is the gate's own address; it stays the same while the gate is closed.
+// Addr returns the gate's own address. It stays the same while the gate is closed.
 func (g *Gate) Addr() string { return g.addr }
 
 // Open lets clients through.
@@ -168,9 +169,9 @@ func (g *Gate) Close() {
 }
 
 // CutReply lets the next request that contains these bytes reach the server, waits for the server's reply,
-// and cuts the connection in place of the reply: it was done, and the client cannot know. The channel is
-// closed when that has happened. Bytes are looked for in what one read returns, so name something short that
-// begins the request: a command, a key. Only one reply can be waited for at a time.
+// and cuts the connection instead of sending the reply. The server has done the request, and the client cannot know. The
+// channel is closed when that has happened. The gate searches the bytes of a single read, so choose something short near
+// the beginning of the request: a command, a key. Only one CutReply can be active at a time.
 func (g *Gate) CutReply(request string) <-chan struct{} {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -178,15 +179,15 @@ func (g *Gate) CutReply(request string) <-chan struct{} {
 	return g.cut.done
 }
 
-// Judge has f say what becomes of every request from now on, until another f is given; nil lets them pass. f gets what
-// one read returns: a command, or a pipeline of them. It is not called twice at once, and must not use the gate.
+// Judge makes f decide the fate of every request from now on, until the next call of Judge; nil lets them pass. f gets the
+// bytes of one read: a command, or a pipeline of them. Calls of f do not overlap. f must not use the gate.
 func (g *Gate) Judge(f func(request []byte) Fate) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.judge = f
 }
 
-// Redirect cuts every connection and has new ones lead to another server: a failover.
+// Redirect cuts every connection and connects new ones to another server, as after a failover.
 func (g *Gate) Redirect(target string) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -217,7 +218,7 @@ func (g *Gate) serve(listener net.Listener, client net.Conn) {
 	}
 	l := &link{client: client, server: server}
 	g.mu.Lock()
-	open := g.listener == listener && g.target == target // else it was closed, or led elsewhere, while we dialled
+	open := g.listener == listener && g.target == target // else it was closed or redirected during the dial
 	if open {
 		g.links[l] = true
 	}
@@ -270,7 +271,7 @@ func (g *Gate) replies(l *link) {
 	l.close()
 }
 
-// pump copies until either side ends or pass refuses a chunk, which then is dropped.
+// pump copies until either side ends or pass refuses a chunk. It drops a refused chunk.
 func pump(to io.Writer, from io.Reader, pass func([]byte) bool) {
 	buf := make([]byte, 64<<10)
 	for {

@@ -26,7 +26,7 @@ import (
 	"github.com/tierflow/tierflow/shared/testenv/localserver"
 )
 
-// cleanupTimeout is long enough for a slow machine and short enough to name the test that left a transaction open.
+// cleanupTimeout is long enough for a slow machine. It is short enough to fail in the test that left a transaction open.
 const cleanupTimeout = 30 * time.Second
 
 var (
@@ -36,7 +36,7 @@ var (
 	closers   []func() error // of the private servers
 
 	privateRedis = sync.OnceValues(func() (string, error) {
-		// "no" only gives up what a crash of the machine would cost.
+		// With "no", only a crash of the machine loses data.
 		s, err := localserver.StartRedis(context.Background(), localserver.Options{AppendFsync: "no"})
 		if err != nil {
 			return "", err
@@ -97,7 +97,7 @@ func private(t testing.TB, start func() (string, error)) string {
 	return address
 }
 
-// Redis is the URL of the test process' Redis. Tests share it: see Prefix.
+// Redis returns the URL of the test process' Redis. Tests share it: see Prefix.
 func Redis(t testing.TB) string {
 	t.Helper()
 	if given := os.Getenv("TIERFLOW_TEST_REDIS_URL"); given != "" {
@@ -106,8 +106,8 @@ func Redis(t testing.TB) string {
 	return private(t, privateRedis)
 }
 
-// RedisCluster is the test process' Redis Cluster of three masters with a replica each, private ones always. Tests
-// share it, with prefixes of their own, see ClusterPrefix; those that break it start another.
+// RedisCluster returns the test process' private Redis Cluster: three masters with a replica each. Tests share it, with
+// prefixes of their own: see ClusterPrefix. A test that breaks a cluster starts another one.
 func RedisCluster(t testing.TB) *localserver.RedisCluster {
 	t.Helper()
 	if !mainRuns.Load() {
@@ -120,10 +120,10 @@ func RedisCluster(t testing.TB) *localserver.RedisCluster {
 	return c
 }
 
-// ClusterPrefix is a key prefix of the test's own in RedisCluster. Its keys stay until the cluster goes.
+// ClusterPrefix returns a key prefix for this test in RedisCluster. Its keys stay until the cluster is removed.
 func ClusterPrefix() string { return "t" + random() + ":" }
 
-// Prefix is a key prefix of the test's own in Redis, like "t3f9a12:". At the end of the test its keys are deleted.
+// Prefix returns a key prefix for this test in Redis, such as "t3f9a12:". Its keys are deleted at the end of the test.
 func Prefix(t testing.TB) string {
 	t.Helper()
 	options, err := redis.ParseURL(Redis(t))
@@ -149,8 +149,8 @@ func Prefix(t testing.TB) string {
 	return prefix
 }
 
-// RedisUser makes a user of Redis with these rights alone, as ACL SETUSER has them, and returns the URL with its name and
-// password. allow adds rights. The user goes at the end of the test.
+// RedisUser makes a user of Redis with only these rights, written as for ACL SETUSER. It returns the URL with the user's
+// name and password. allow adds rights. The user is deleted at the end of the test.
 func RedisUser(t testing.TB, rights ...string) (userURL string, allow func(rights ...string)) {
 	t.Helper()
 	u, err := url.Parse(Redis(t))
@@ -188,8 +188,8 @@ func RedisUser(t testing.TB, rights ...string) (userURL string, allow func(right
 	return u.String(), allow
 }
 
-// MySQL is the DSN of a fresh, empty database, which is dropped at the end of the test. It has no parameters but
-// those of TIERFLOW_TEST_MYSQL_DSN, whose account must be allowed to make databases and users.
+// MySQL returns the DSN of a new, empty database, which is dropped at the end of the test. Its only parameters are those of
+// TIERFLOW_TEST_MYSQL_DSN. The account of that DSN must be allowed to make databases and users.
 func MySQL(t testing.TB) string {
 	t.Helper()
 	dsn := os.Getenv("TIERFLOW_TEST_MYSQL_DSN")
@@ -225,8 +225,8 @@ func MySQL(t testing.TB) string {
 	return cfg.FormatDSN()
 }
 
-// Eventually calls check until it returns nil. After the deadline it fails the test with what was waited for
-// and check's last error.
+// Eventually calls check until it returns nil. After the deadline it fails the test with what, which names the expected
+// event, and with check's last error.
 func Eventually(t testing.TB, what string, deadline time.Duration, check func() error) {
 	t.Helper()
 	end := time.Now().Add(deadline)

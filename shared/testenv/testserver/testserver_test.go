@@ -115,7 +115,7 @@ func TestAGateOpensAgainWhileProcessesAreBeingStarted(t *testing.T) {
 	}
 }
 
-func TestACutReplyIsOfARequestThatWasDone(t *testing.T) {
+func TestTheServerHasDoneARequestWhoseReplyIsCut(t *testing.T) {
 	gate, url := testserver.RedisGate(t, testserver.Redis(t))
 	key := testserver.Prefix(t) + "n"
 	c := client(t, url)
@@ -132,7 +132,7 @@ func TestACutReplyIsOfARequestThatWasDone(t *testing.T) {
 	}
 }
 
-func TestACutReplyInMySQL(t *testing.T) {
+func TestMySQLHasDoneAStatementWhoseReplyIsCut(t *testing.T) {
 	gate, dsn := testserver.MySQLGate(t, testserver.MySQL(t))
 	db, err := sql.Open("mysql", dsn)
 	if err != nil {
