@@ -14,7 +14,8 @@ import (
 	"github.com/tierflow/tierflow/shared/state"
 )
 
-// clear empties Redis, but for the relocators' group: what is there afterwards comes from the next measurement.
+// clear empties Redis and makes the relocators' group again. Everything else that is there later comes from the next
+// measurement.
 func (p *posts) clear(ctx context.Context) error {
 	if err := p.stack.Redis.FlushAll(ctx).Err(); err != nil {
 		return err
@@ -25,7 +26,7 @@ func (p *posts) clear(ctx context.Context) error {
 	return p.mark(ctx)
 }
 
-// mark remembers what there is: account and read are about what comes after it.
+// mark remembers the end of the stream and the number of answers. account and read look only at what comes after it.
 func (p *posts) mark(ctx context.Context) error {
 	info, err := p.stack.Redis.XInfoStream(ctx, p.stack.Keys.Views()).Result()
 	if err != nil {
@@ -36,7 +37,7 @@ func (p *posts) mark(ctx context.Context) error {
 	return err
 }
 
-// answered is how many single posts the api has answered since it started, by status class such as "2xx".
+// answered returns how many single posts the api has answered since it started, by status class such as "2xx".
 func (p *posts) answered(ctx context.Context) (map[string]int, error) {
 	metrics, err := p.stack.Client().Get(ctx, "/metrics", nil)
 	if err != nil {
@@ -61,13 +62,14 @@ func (p *posts) answered(ctx context.Context) (map[string]int, error) {
 	return n, nil
 }
 
-// account checks that every single post that the api has answered with 200 since the mark is in the stream, once, and no
-// other, and that the state of each content is its newest event's. Of ok answers the load generator knows; of those that
-// were under way when it ended, late at most, the api alone, which refuses those that were waiting for a look-up.
+// account checks that the stream has each single post that the api has answered with 200 since the mark exactly once,
+// and no other. It also checks that the state of each item is that of its newest event. ok is the number of answers that
+// the load generator has counted. At most late more posts were under way when it ended. Only the api knows their answers,
+// and it refuses those that waited for a look-up.
 func (p *posts) account(ctx context.Context, ok, late int) error {
 	var l ledger
 	var answered, refused int
-	// What is under way is answered now, although nobody listens any more.
+	// The api still answers the posts that are under way, although the load generator has closed its connections.
 	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
 		n, err := p.answered(ctx)
 		if err != nil {
@@ -101,11 +103,11 @@ func (p *posts) account(ctx context.Context, ok, late int) error {
 	return p.agrees(ctx, l)
 }
 
-// ledger is what is in the stream of view events since the mark.
+// ledger is what has come into the stream of view events since the mark.
 type ledger struct {
 	entries        int
 	counts, events map[string]bool
-	newest         map[item.ID]redis.XMessage // of each content
+	newest         map[item.ID]redis.XMessage // of each item
 }
 
 func (p *posts) read(ctx context.Context) (ledger, error) {
@@ -130,7 +132,7 @@ func (p *posts) read(ctx context.Context) (ledger, error) {
 	}
 }
 
-// agrees checks that no two entries are of the same post, and that the state of each content is its newest entry's.
+// agrees checks that no two entries come from the same post, and that the state of each item is that of its newest entry.
 func (p *posts) agrees(ctx context.Context, l ledger) error {
 	if len(l.counts) != l.entries || len(l.events) != l.entries {
 		return fmt.Errorf("%d entries are in the stream, with only %d different counts and %d different event ids",

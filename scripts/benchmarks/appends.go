@@ -17,8 +17,8 @@ import (
 	"github.com/tierflow/tierflow/shared/state"
 )
 
-// appends measures what is behind the handler of single posts against what the same Redis can do: redis-benchmark sends
-// the very command that the api sends for a full call, two connections with two calls on their way each.
+// appends compares the code behind the handler of single posts with what the same Redis can do. redis-benchmark sends
+// the same command that the api sends for a full call, over two connections with two calls under way on each.
 func (p *posts) appends(ctx context.Context) error {
 	n := 1_000_000
 	if p.Quick {
@@ -53,10 +53,10 @@ func (p *posts) appends(ctx context.Context) error {
 	})
 }
 
-// perCall is how many events the api sends in one call at most.
+// perCall is the most events that the api sends in one call.
 const perCall = 256
 
-// fullCall is the command that appends so many events, as Redis sees it.
+// fullCall returns the command that appends so many events, as Redis receives it.
 func (p *posts) fullCall(ctx context.Context) ([]string, error) {
 	conn, err := net.Dial("tcp", p.redis.Addr())
 	if err != nil {
@@ -114,8 +114,8 @@ func sampleView(id int) event.View {
 
 var perSecond = regexp.MustCompile(`([0-9.]+) requests per second`)
 
-// redisBenchmark has a command sent until n events are in the stream, each bringing so many, over two connections with a
-// number of commands on their way each, and returns the events a second.
+// redisBenchmark sends a command until n events are in the stream, and returns the events a second. Each command appends
+// so many events. Each of the connections has a number of commands under way.
 func (p *posts) redisBenchmark(ctx context.Context, n, each, underWay int, command []string) (float64, error) {
 	if err := p.clear(ctx); err != nil {
 		return 0, err
@@ -125,7 +125,7 @@ func (p *posts) redisBenchmark(ctx context.Context, n, each, underWay int, comma
 		return 0, err
 	}
 	const conns = 2
-	times := n / each / (conns * underWay) * (conns * underWay) // it sends no more and no less only then
+	times := n / each / (conns * underWay) * (conns * underWay) // redis-benchmark sends exactly this number only if it is a multiple
 	args := []string{"-h", host, "-p", port, "-c", strconv.Itoa(conns), "-P", strconv.Itoa(underWay), "-n", strconv.Itoa(times), "-q"}
 	out, err := exec.CommandContext(ctx, "redis-benchmark", append(args, command...)...).CombinedOutput()
 	found := perSecond.FindSubmatch(out)

@@ -19,10 +19,10 @@ import (
 	"github.com/tierflow/tierflow/shared/batch"
 )
 
-// What a bare program does checks nothing of what it meets, and knows that nobody is in its way: it is what the disk and the
-// kernel can do at best.
+// A bare program checks nothing that it finds, and relies on having its files for itself. Its speed is the best that the
+// disk and the kernel can do.
 
-// loop moves all files as one would write it first, and no more: fsync, link, fsync, unlink, fsync, by 32 goroutines.
+// loop moves all files in the simplest way: fsync, link, fsync, unlink, fsync, by 32 goroutines.
 func (t *trees) loop() (time.Duration, error) {
 	folders := map[string]int{}
 	for i := range (t.n + 999) / 1000 {
@@ -59,11 +59,12 @@ func moveBare(from, to string, fromFolder, toFolder int) error {
 	)
 }
 
-// atOnce is how many moves a relocator has under way.
+// atOnce is the number of moves that a relocator has under way at once.
 const atOnce = 256
 
-// steps moves all files by the steps of the mover, which share their syncs as its do: a link in tmp/, a sync, the link with
-// the name, a sync, no link in tmp/ any more; then the file out of the way, removed, a sync.
+// steps moves all files by the steps of the mover, and shares syncs between moves as the mover does. It makes a link in
+// tmp/, syncs, makes the link with the name, syncs, and removes the link in tmp/. Then it moves the old file out of the
+// way, removes it, and syncs.
 func (t *trees) steps() (time.Duration, error) {
 	s, err := newBareScratch(t.a)
 	if err != nil {
@@ -84,7 +85,8 @@ func (t *trees) steps() (time.Duration, error) {
 	})
 }
 
-// copies moves new files from memory to the disk by the steps of the mover: what is written is synced, read back and compared.
+// copies moves new files from memory to the disk by the steps of the mover: it syncs what it has written, reads it back and
+// compares it.
 func (t *trees) copies() (time.Duration, error) {
 	if err := t.refill(); err != nil {
 		return 0, err
@@ -140,14 +142,14 @@ func copyBare(from, to string, sync func() error) error {
 	return nil
 }
 
-// swapBare moves all files from a to b by so many goroutines; the next time they go back.
+// swapBare moves all files from a to b by so many goroutines. The next call moves them back.
 func (t *trees) swapBare(workers int, move func(w int, from, to string) error) (time.Duration, error) {
 	took, err := t.eachFile(t.a, t.b, workers, move)
 	t.a, t.b = t.b, t.a
 	return took, err
 }
 
-// eachFile has so many goroutines move all files from a to b, and looks at what came of it.
+// eachFile moves all files from a to b by so many goroutines, and checks the result.
 func (t *trees) eachFile(a, b string, workers int, move func(w int, from, to string) error) (time.Duration, error) {
 	next := make(chan int, t.n)
 	for i := range t.n {
@@ -178,7 +180,7 @@ func (t *trees) eachFile(a, b string, workers int, move func(w int, from, to str
 	return took, errors.Join(errors.Join(errs...), t.check(a, b))
 }
 
-// bareScratch are the folders beside a tree in which its files are on their way, and its shared syncs.
+// bareScratch holds the folders beside a tree that its files pass through during a move, and its shared syncs.
 type bareScratch struct {
 	dir, tmp string
 	released []string // a folder for each goroutine
@@ -222,13 +224,13 @@ func (s *bareScratch) close() {
 	_ = os.RemoveAll(s.dir)
 }
 
-// sync returns when a sync is over that has begun after the call.
+// sync returns when a sync that has begun after the call is over.
 func (s *bareScratch) sync() error {
 	failed, err := s.syncs.Do(context.Background(), struct{}{})
 	return errors.Join(failed, err)
 }
 
-// release takes a file out of the way, into a folder that gets a new name first, and removes it.
+// release renames a folder, moves the file into it, and removes the file.
 func (s *bareScratch) release(w int, file string) error {
 	folder := s.released[w]
 	s.released[w] = strings.TrimSuffix(folder+".again", ".again.again")

@@ -15,10 +15,10 @@ import (
 	"github.com/tierflow/tierflow/api/client"
 )
 
-// batchLines is how many lines a batch has.
+// batchLines is the number of lines of a batch.
 const batchLines = 1000
 
-// batches posts bodies of lines on a few connections, as those do who have many counts at hand, and single posts in turn.
+// batches posts bodies of many lines on a few connections, as a client with many counts does, in turn with single posts.
 func (s *singles) batches(ctx context.Context, l *load) error {
 	var costs []cost
 	err := s.Compare(ctx, Case{
@@ -42,7 +42,7 @@ func (s *singles) batches(ctx context.Context, l *load) error {
 	return err
 }
 
-// batch posts batches for a while, and accounts for every line.
+// batch posts batches for a while, and checks that no line is lost.
 func (s *singles) batch(ctx context.Context, l *load) (float64, cost, error) {
 	const clients = 8
 	if err := s.clear(ctx); err != nil {
@@ -79,13 +79,13 @@ func (s *singles) batch(ctx context.Context, l *load) (float64, cost, error) {
 	return float64(n) / took.Seconds(), costOf(used, n), s.accountBatches(ctx, n)
 }
 
-// appendLine is a line of NDJSON with a count that no other line of a measurement has.
+// appendLine appends a line of NDJSON with a count that no other line of a measurement has.
 func appendLine(b []byte, cid string, n int) []byte {
 	b = append(append(append(b, `{"cid":`...), cid...), `,"count":`...)
 	return append(strconv.AppendInt(b, int64(1_000_000_000+n), 10), "}\n"...)
 }
 
-// postBatch posts a body of so many lines, each of which must be accepted.
+// postBatch posts a body of so many lines. It is an error when the api does not accept all of them.
 func (p *posts) postBatch(ctx context.Context, body io.Reader, lines int) error {
 	batch, err := p.stack.Client().PostLines(ctx, body)
 	var problem *client.Problem
@@ -98,7 +98,7 @@ func (p *posts) postBatch(ctx context.Context, body io.Reader, lines int) error 
 	return err
 }
 
-// accountBatches checks that n lines are in the stream, no two of them the same, and that the states agree.
+// accountBatches checks that n lines are in the stream, that no two are the same, and that the states agree.
 func (p *posts) accountBatches(ctx context.Context, n int) error {
 	l, err := p.read(ctx)
 	if err == nil && l.entries != n {
@@ -110,17 +110,17 @@ func (p *posts) accountBatches(ctx context.Context, n int) error {
 	return p.agrees(ctx, l)
 }
 
-// largeBodies posts as many lines in one body as in many, each time to an api that has just started: what it has in memory
-// at most must not depend on the body's size.
+// largeBodies posts the same number of lines in one body and in many, each time to an api that has just started. The
+// api's memory at its peak must not depend on the body's size.
 func (s *singles) largeBodies(ctx context.Context) error {
 	lines := 1_000_000
 	if s.Quick {
 		lines = 50_000
 	}
-	// The backlog's limit is about the stream's length, not about bodies.
+	// The limit of the backlog must not refuse these lines.
 	s.stack.API.Settings["TIERFLOW_MAX_BACKLOG"] = strconv.Itoa(2 * lines)
 	defer delete(s.stack.API.Settings, "TIERFLOW_MAX_BACKLOG")
-	for range min(s.Rounds, 2) { // it takes long, and memory varies little
+	for range min(s.Rounds, 2) { // a round takes long, and its figure varies little
 		var large, small float64
 		err := s.patiently(func() (err error) {
 			if large, err = s.peakOf(ctx, lines, lines); err == nil {
@@ -139,7 +139,7 @@ func (s *singles) largeBodies(ctx context.Context) error {
 	return nil
 }
 
-// peakOf is the most that a new api has in memory while it takes so many lines, in MiB.
+// peakOf returns the memory at its peak, in MiB, of a new api that takes so many lines.
 func (s *singles) peakOf(ctx context.Context, lines, perBody int) (float64, error) {
 	if _, err := s.stack.API.Terminate(ctx); err != nil {
 		return 0, err
@@ -162,7 +162,7 @@ func (s *singles) peakOf(ctx context.Context, lines, perBody int) (float64, erro
 	return peak, s.accountBatches(ctx, lines)
 }
 
-// lineReader makes the lines of a body as they are read.
+// lineReader makes the lines of a body when they are read.
 type lineReader struct {
 	next, end int
 	line      []byte

@@ -14,12 +14,12 @@ import (
 	"github.com/tierflow/tierflow/scripts/testenv/stack"
 )
 
-// Part is a set of benchmarks that is run by its name.
+// Part is a set of benchmarks that the user runs by its name.
 type Part struct {
 	Name  string
 	About string
-	// Run measures with b.Compare and b.Observe. An error means that a check of the results has failed, or that
-	// something could not be measured; what was measured until then is shown all the same.
+	// Run measures with b.Compare and b.Observe. An error means that a check of the results has failed, or that a
+	// measurement was impossible. The report still has all that was measured before it.
 	Run func(ctx context.Context, b *Bench) error
 }
 
@@ -31,12 +31,12 @@ type Options struct {
 	Parts   []Part    // see Choose
 	Quick   bool      // a short run that shows that everything works; its figures say little
 	Rounds  int       // how often each case is measured
-	Dir     string    // an existing folder on the disk that is measured; a folder in it is used and removed
+	Dir     string    // an existing folder on the disk to measure; Run makes a folder in it, and removes that
 	Environ []string  // os.Environ(), which only main may ask
-	Log     io.Writer // what is going on
+	Log     io.Writer // progress messages
 }
 
-// Bench is one part that is being run. All that it hands out is taken back after the part.
+// Bench is a running part. When the part ends, Bench stops all servers that it has started and removes its folders.
 type Bench struct {
 	Options
 	Root     string // folder of go.work
@@ -46,8 +46,8 @@ type Bench struct {
 	undo     []func() error
 }
 
-// Run runs the parts one after another. The report has all that was measured, whatever the error; the error joins
-// those of all parts.
+// Run runs the parts one after another. The report has all that was measured, also after an error. The error joins those
+// of all parts.
 func Run(ctx context.Context, o Options) (*Report, error) {
 	dir, err := os.MkdirTemp(o.Dir, "tierflow-bench-")
 	if err != nil {
@@ -58,7 +58,7 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 	return report, errors.Join(err, os.RemoveAll(dir))
 }
 
-// Choose returns the parts of these names, all of them where none is given, in the order in which they run.
+// Choose returns the parts with these names in the order in which they run. Without names it returns all parts.
 func Choose(names []string) ([]Part, error) {
 	all := Parts()
 	var known []string
@@ -114,7 +114,7 @@ func run(ctx context.Context, o Options) (*Report, error) {
 	return report, errors.Join(errs...)
 }
 
-// Cleanup has f called when the part has ended, the last one first.
+// Cleanup registers f to be called when the part has ended, the last one first.
 func (b *Bench) Cleanup(f func() error) { b.undo = append(b.undo, f) }
 
 func (b *Bench) close() error {
@@ -125,40 +125,39 @@ func (b *Bench) close() error {
 	return errors.Join(errs...)
 }
 
-// Logf tells whoever is waiting what is going on.
+// Logf writes a progress message to Options.Log.
 func (b *Bench) Logf(format string, args ...any) {
 	fmt.Fprintf(b.Log, "  "+format+"\n", args...)
 }
 
-// Figure is one thing that is measured, and what is wanted of it. What is wanted is shown and not asserted: no result
-// depends on the machine's speed.
+// Figure is one thing that is measured, and the wanted value. The report shows the wanted value, and does not fail when a
+// figure misses it: a slow machine is no error.
 type Figure struct {
 	Name    string
 	Unit    string  // such as posts/s, ms, MiB
-	AtLeast float64 // 0: nothing
+	AtLeast float64 // the wanted value; 0: none
 	AtMost  float64
 }
 
-// Subject is one way to do what a case is about.
+// Subject is one of the ways that a case compares.
 type Subject struct {
 	Name string
-	// Measure does it once, checks what came of it, and returns how much of the case's unit that was. An error ends the
-	// part.
+	// Measure measures once, checks the result, and returns the figure in the case's unit. An error ends the part.
 	Measure func(ctx context.Context) (float64, error)
 	// AtLeast is the wanted ratio of the case's first subject to this one; 0: none.
 	AtLeast float64
 }
 
-// Case compares ways to do the same. The figure is the first subject's, which is ours; more is better.
+// Case compares ways to do the same. The figure is that of Ours, and a higher one is better.
 type Case struct {
 	Figure
 	Ours    Subject
-	Against []Subject // any number, none too
-	Rounds  int       // instead of the run's
+	Against []Subject // may be empty
+	Rounds  int       // 0: those of Options
 }
 
-// Compare measures all subjects of a case in turn, A B C A B C, so that what disturbs the machine disturbs all, and
-// notes their figures and the ratios of each round.
+// Compare measures all subjects of a case in turn, A B C A B C, and records their figures. Taking turns spreads a
+// disturbance of the machine over all subjects.
 func (b *Bench) Compare(ctx context.Context, c Case) error {
 	row := b.report.row(b.part, c.Figure)
 	subjects := append([]Subject{c.Ours}, c.Against...)
@@ -196,12 +195,12 @@ func (b *Bench) Compare(ctx context.Context, c Case) error {
 	return nil
 }
 
-// errRefused is the error of a measurement in which the api has refused something, as it does when Redis has not answered
-// for seconds.
+// errRefused is the error of a measurement in which the api has refused a post. The api does so when Redis has not
+// answered for seconds.
 var errRefused = errors.New("refused")
 
-// patiently measures, and measures again after errRefused, three times at most: a disk that stalls is not what is measured,
-// and an api that refuses what it should not does so again.
+// patiently measures up to three times, as long as the error is errRefused. A disk that stalls for a moment spoils one
+// measurement; an api with a fault refuses every time.
 func (b *Bench) patiently(measure func() error) error {
 	for try := 1; ; try++ {
 		err := measure()
@@ -212,8 +211,8 @@ func (b *Bench) patiently(measure func() error) error {
 	}
 }
 
-// Observe notes a figure that came up beside a measurement, such as the memory that was used, and what it was for others
-// in the same round; any number of times, with the same others.
+// Observe records a figure that a measurement gives besides its own, such as the memory used, and the same figure of
+// others in that round. Every call for a figure must have the same others.
 func (b *Bench) Observe(f Figure, value float64, others ...Other) {
 	row := b.report.row(b.part, f)
 	row.Values = append(row.Values, value)
@@ -225,14 +224,14 @@ func (b *Bench) Observe(f Figure, value float64, others ...Other) {
 	}
 }
 
-// Other is the same figure of something else.
+// Other is the same figure of another subject.
 type Other struct {
 	Name   string
 	Value  float64
 	AtMost float64 // the wanted ratio of ours to it; 0: none
 }
 
-// seconds is how long a latency is watched.
+// seconds returns how long a measurement of latencies takes.
 func (b *Bench) seconds() time.Duration {
 	if b.Quick {
 		return time.Second

@@ -21,11 +21,11 @@ var commit = Part{
 	Run:   runCommit,
 }
 
-// commits is a committer whose stream is filled while it is stopped.
+// commits is a committer that is stopped while its stream is filled.
 type commits struct {
 	*tierflow
 	rows   int
-	single int // one by one, of the rows behind
+	single int // how many rows oneByOne changes
 	round  int
 }
 
@@ -68,7 +68,7 @@ func (c *commits) insert(ctx context.Context) error {
 	return nil
 }
 
-// way is from where to where a round goes: to and fro.
+// way returns the levels from which and to which a round moves the rows. Rounds alternate.
 func (c *commits) way() (from, to string) {
 	if c.round%2 == 0 {
 		return "bronze", "silver"
@@ -128,14 +128,14 @@ func (c *commits) fill(ctx context.Context, from, to string) error {
 	return nil
 }
 
-// eventID is a UUIDv7 as the api makes them, ascending: by it, the history's unique key is filled at its end.
+// eventID returns a UUIDv7 as the api makes them. They ascend, so MySQL inserts at the end of the history's unique key.
 func (c *commits) eventID(n int) string {
 	ms := time.Now().UnixMilli()
 	return fmt.Sprintf("%08x-%04x-7%03x-8%03x-%012x", ms>>16, ms&0xffff, n>>12&0xfff, n&0xfff, c.round<<32|n)
 }
 
-// check finds every row where it must be, with its generation, and so many rows of history in all, each of them leading
-// from the level before to the one after.
+// check checks the level and the generation of every row, and the number of history rows. Each history row must name two
+// different levels.
 func (c *commits) check(ctx context.Context, to string, history, first, last int) error {
 	var rows, moved, events int
 	err := c.stack.DB().QueryRowContext(ctx, "SELECT COUNT(*) FROM contents WHERE cid BETWEEN ? AND ? AND content_level = ? AND generation = ?",
@@ -151,7 +151,7 @@ func (c *commits) check(ctx context.Context, to string, history, first, last int
 	return err
 }
 
-// oneByOne does for other rows what a batch does, a transaction for each, as one would write it first.
+// oneByOne does what a batch does in the simplest way: for other rows, with a transaction for each.
 func (c *commits) oneByOne(ctx context.Context) (float64, error) {
 	c.round--
 	from, to := c.way()

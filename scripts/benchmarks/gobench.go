@@ -17,8 +17,9 @@ import (
 
 var nsPerOp = regexp.MustCompile(`(?m)^Benchmark\S+\s+\d+\s+([0-9.]+) ns/op`)
 
-// goBenchmark runs the benchmark of a package, such as "relocator/internal/mover", n times in its loop, with variables
-// added to the environment, and returns what one time took. What a service has inside can be measured only there.
+// goBenchmark runs the benchmark of a package, such as "relocator/internal/mover", with variables added to the
+// environment. The benchmark's loop runs n times, and goBenchmark returns the time of one. Go allows only code in the same
+// service to import its internal packages, so the benchmark is there.
 func (b *Bench) goBenchmark(ctx context.Context, pkg, name string, n int, environ ...string) (time.Duration, error) {
 	module, inside, _ := strings.Cut(pkg, "/")
 	program := filepath.Join(b.Dir, path.Base(pkg)+".test")

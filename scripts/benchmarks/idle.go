@@ -14,7 +14,7 @@ var idle = Part{
 	Run:   runIdle,
 }
 
-// runIdle measures services that have worked before: their connections are open, their caches filled.
+// runIdle measures services that have worked before, so their connections are open and their caches are filled.
 func runIdle(ctx context.Context, b *Bench) error {
 	settling, lasts := 5*time.Second, 20*time.Second
 	if b.Quick {

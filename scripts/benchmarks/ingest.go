@@ -25,18 +25,18 @@ var ingest = Part{
 const (
 	connections = 64
 	contents    = 10_000
-	// firstID is the first content's. All ids have five digits, so that all requests are equally long.
+	// firstID is the id of the first item. All ids have five digits, so that all requests have the same length.
 	firstID = 10_001
 )
 
-// posts is a running api with contents and nothing behind it.
+// posts is a running api with items, and without a relocator or a committer.
 type posts struct {
 	*Bench
 	stack *stack.Stack
 	redis *localserver.Redis
 	mysql *localserver.MySQL
 
-	marked struct { // by mark
+	marked struct { // set by mark
 		length   int64  // of the stream of view events
 		last     string // its newest entry's id
 		answered map[string]int
@@ -83,8 +83,8 @@ func runIngest(ctx context.Context, b *Bench) error {
 	return nil
 }
 
-// startPosts starts servers and an api with contents, of which half lie where the counts that are posted call for.
-// No relocator runs: the events stay in the stream, to be counted.
+// startPosts starts servers and an api with items. Half of the items are on the level that the posted counts call for.
+// No relocator runs, so the events stay in the stream and can be counted.
 func startPosts(ctx context.Context, b *Bench) (*posts, error) {
 	p := &posts{Bench: b}
 	var err error
@@ -101,14 +101,14 @@ func startPosts(ctx context.Context, b *Bench) (*posts, error) {
 	if err := p.insert(ctx); err != nil {
 		return nil, err
 	}
-	// A rewrite of the append-only file in the middle of one measurement would be missing in the next.
+	// A rewrite of the append-only file would slow down one measurement and not the next.
 	if err := p.stack.Redis.ConfigSet(ctx, "auto-aof-rewrite-percentage", "0").Err(); err != nil {
 		return nil, err
 	}
 	return p, p.stack.API.Start(ctx)
 }
 
-// insert makes rows; there are no files.
+// insert inserts rows for items without files.
 func (p *posts) insert(ctx context.Context) error {
 	const rows = 5000
 	for from := 0; from < contents; from += rows {
@@ -128,21 +128,21 @@ func (p *posts) insert(ctx context.Context) error {
 	return nil
 }
 
-// singles are posts of one count each, to the api and to what it is compared with.
+// singles posts one count at a time, to the api and to the baselines.
 type singles struct {
 	*posts
 	baseline *child.Process
-	addr     string // the baseline's
+	addr     string // of the baseline
 }
 
-// What single posts are posted to.
+// The receivers of single posts.
 const (
 	toAPI      = "api"
 	toEcho     = "bare echo handler"
 	toOriginal = "look up and SET for each"
 )
 
-// startBaselines starts what the api is compared with.
+// startBaselines starts the program baseline, which the api is compared with.
 func (s *singles) startBaselines(ctx context.Context) error {
 	err := stack.Build(ctx, stack.BuildOptions{Root: s.Root, Dir: s.Programs, Cache: filepath.Join(s.Dir, "cache"),
 		Packages: []string{"./scripts/benchmarks/baseline"}})
@@ -165,8 +165,8 @@ func (s *singles) startBaselines(ctx context.Context) error {
 	return s.baseline.Start(ctx)
 }
 
-// most posts as fast as answers come, to each in turn, and returns the api's median of posts a second. What each program
-// takes of the CPU for a post says more than the rate where others use the machine as well.
+// most posts to each receiver in turn, as fast as answers come, and returns the api's median of posts a second. It also
+// records the CPU time of each program for a post, which says more than the rate where others use the machine as well.
 func (s *singles) most(ctx context.Context, l *load) (float64, error) {
 	costs := map[string][]cost{}
 	var rates []float64
@@ -207,8 +207,8 @@ func (s *singles) most(ctx context.Context, l *load) (float64, error) {
 	return spreadOf(rates).median, nil
 }
 
-// post posts as fast as answers come, and accounts for what the api has answered. The api has the same load for as long
-// before: it knows contents that are asked for again and again; the others remember nothing.
+// post posts as fast as answers come, and accounts for what the api has answered. The api first gets the same load for as
+// long, to fill its cache of items. The other receivers have no cache.
 func (s *singles) post(ctx context.Context, l *load, to string) (result, cost, error) {
 	addresses := map[string]string{toAPI: s.stack.API.Addr + "/post_sentence", toEcho: s.addr + "/echo", toOriginal: s.addr + "/original"}
 	if to == toAPI {
@@ -246,7 +246,7 @@ func (s *singles) post(ctx context.Context, l *load, to string) (result, cost, e
 	return r, costOf(used, r.ok), err
 }
 
-// syncedPosts has Redis sync each append to the disk before it answers.
+// syncedPosts measures with a Redis that syncs each append to the disk before it answers.
 func (s *singles) syncedPosts(ctx context.Context, l *load) error {
 	measure := func(fsync string) func(context.Context) (float64, error) {
 		return func(ctx context.Context) (float64, error) {
@@ -264,7 +264,7 @@ func (s *singles) syncedPosts(ctx context.Context, l *load) error {
 	})
 }
 
-// programs are those that work on what is posted there.
+// programs returns the process ids of the programs that work on the posts to this receiver.
 func (s *singles) programs(to string) map[string]int {
 	switch to {
 	case toEcho:
@@ -275,7 +275,7 @@ func (s *singles) programs(to string) map[string]int {
 	return map[string]int{"service": s.stack.API.PID(), "redis": s.redis.PID(), "mysql": s.mysql.PID()}
 }
 
-// cost is what each program takes of the CPU for one post, or one move, in microseconds.
+// cost is the CPU time of each program for one post, or one move, in microseconds.
 type cost map[string]float64
 
 func costOf(used map[string]time.Duration, n int) cost {
@@ -294,7 +294,7 @@ func (c cost) sum() float64 {
 	return sum
 }
 
-// answerTimes posts at a fixed rate, to the api and to the bare handler in turn.
+// answerTimes posts at a fixed rate to the api and to the bare handler in turn, and compares how long the answers take.
 func (s *singles) answerTimes(ctx context.Context, l *load, rate float64) error {
 	for range s.Rounds {
 		var ours []time.Duration

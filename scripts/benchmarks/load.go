@@ -3,7 +3,7 @@ package benchmarks
 import (
 	"bytes"
 	"context"
-	_ "embed" // post.lua
+	_ "embed" // for post.lua
 	"fmt"
 	"net/http"
 	"os"
@@ -19,15 +19,15 @@ import (
 //go:embed post.lua
 var postScript []byte
 
-// load posts view counts with wrk, which leaves most of the machine to the others.
+// load posts view counts with wrk, which leaves most of the CPU to the services.
 type load struct {
 	name         string
-	ids          []string // contents, in the order in which they are posted
+	ids          []string // of the items, in the order in which they are posted
 	script, cids string   // files
 	lasts        time.Duration
 }
 
-// newLoad prepares a load of contents in the order in which next names them.
+// newLoad prepares a load of items in the order in which next returns them.
 func newLoad(b *Bench, name string, next func() item.ID) (*load, error) {
 	l := &load{name: name, lasts: 3 * time.Second}
 	if b.Quick {
@@ -49,16 +49,16 @@ func newLoad(b *Bench, name string, next func() item.ID) (*load, error) {
 	return l, err
 }
 
-// result is what a load came to.
+// result is what wrk reports of a load.
 type result struct {
 	took time.Duration
 	ok   int           // answers with 2xx
-	cpu  time.Duration // that wrk has used
+	cpu  time.Duration // used by wrk
 }
 
 func (r result) rate() float64 { return float64(r.ok) / r.took.Seconds() }
 
-// run posts to the URL. Every answer that is not a 2xx, and every connection that breaks, is an error.
+// run posts to the URL. An answer other than 2xx and a broken connection are errors.
 func (l *load) run(ctx context.Context, url string) (result, error) {
 	cmd := exec.CommandContext(ctx, "wrk", "-t1", fmt.Sprintf("-c%d", connections), "-d", l.lasts.String(), "-s", l.script, url,
 		"--", l.cids)
@@ -77,7 +77,7 @@ func (l *load) run(ctx context.Context, url string) (result, error) {
 	return result{time.Duration(us) * time.Microsecond, requests, cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()}, nil
 }
 
-// answers tells whether something serves HTTP at the address.
+// answers returns nil if something serves HTTP at the address.
 func answers(ctx context.Context, addr string) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+addr+"/", nil)
 	if err != nil {
@@ -90,7 +90,7 @@ func answers(ctx context.Context, addr string) error {
 	return resp.Body.Close()
 }
 
-// writeFile is os.WriteFile into the part's folder; it returns the path.
+// writeFile writes a file into the part's folder and returns its path.
 func (b *Bench) writeFile(name string, data []byte) (string, error) {
 	path := filepath.Join(b.Dir, name)
 	return path, os.WriteFile(path, data, 0o644)

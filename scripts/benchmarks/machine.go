@@ -15,15 +15,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Machine is where the figures come from.
+// Machine describes the machine that the figures come from.
 type Machine struct {
 	CPU        string            `json:"cpu"`
 	Cores      int               `json:"cores"`
 	MemoryGiB  float64           `json:"memory_gib"`
 	Kernel     string            `json:"kernel"`
-	Filesystem string            `json:"filesystem"` // of the folder that is measured
+	Filesystem string            `json:"filesystem"` // of the measured folder
 	Go         string            `json:"go"`
-	Programs   map[string]string `json:"programs"` // versions, of what is installed
+	Programs   map[string]string `json:"programs"` // versions of the installed ones
 }
 
 func (m Machine) String() string {
@@ -36,12 +36,12 @@ func (m Machine) String() string {
 	return s
 }
 
-// versioned are the programs whose versions matter.
+// versioned are the programs whose versions influence the figures.
 var versioned = []string{"redis-server", "mysqld", "mariadbd", "wrk", "rsync", "rclone"}
 
 var version = regexp.MustCompile(`(?:[vV =]|debian/)(\d+\.\d+(\.\d+)?\S*)`)
 
-// thisMachine describes this one. What it cannot find out it leaves empty.
+// thisMachine describes this machine. It leaves empty what it cannot find out.
 func thisMachine(dir string) Machine {
 	m := Machine{Cores: runtime.NumCPU(), Go: runtime.Version(), Programs: map[string]string{}}
 	if b, err := os.ReadFile("/proc/cpuinfo"); err == nil {
@@ -64,7 +64,7 @@ func thisMachine(dir string) Machine {
 	}
 	for _, name := range versioned {
 		if path, err := exec.LookPath(name); err == nil {
-			out, _ := exec.Command(path, "--version").CombinedOutput() // wrk exits with 1
+			out, _ := exec.Command(path, "--version").CombinedOutput() // no check of the error: wrk exits with 1
 			if found := version.FindSubmatch(out); found != nil {
 				m.Programs[name] = string(found[1])
 			}
@@ -75,9 +75,9 @@ func thisMachine(dir string) Machine {
 
 var filesystems = map[int64]string{0xef53: "ext4", 0x58465342: "xfs", 0x9123683e: "btrfs", 0x01021994: "tmpfs", 0x794c7630: "overlayfs", 0x2fc12fc1: "zfs"}
 
-// journaled tells whether an ext4 has a journal. Without one a sync costs less, and for a minute or more the kernel looks at
-// each inode that was freed before it makes a file: moves, ours and others', go at another pace. What cannot be found out
-// has one, as most have.
+// journaled reports whether an ext4 has a journal, and true when it cannot find out, because most have one. Without a
+// journal a sync costs less. But for a minute or more after files are removed, the kernel inspects each freed inode before
+// it makes a file. So all moves, ours and those of other programs, have another speed.
 func journaled(dir string) bool {
 	var st syscall.Stat_t
 	if err := syscall.Stat(dir, &st); err != nil {
@@ -91,7 +91,7 @@ func journaled(dir string) bool {
 	return err != nil || bytes.Contains(options, []byte("\ndata="))
 }
 
-// field is the value of the first line that begins with the name.
+// field returns the value of the first line that begins with the name.
 func field(b []byte, name string) string {
 	for line := range bytes.Lines(b) {
 		if before, after, ok := bytes.Cut(line, []byte(":")); ok && string(bytes.TrimSpace(before)) == name {

@@ -33,7 +33,7 @@ func (b *Bench) smallCount() int {
 	return 20_000
 }
 
-// smallMoves moves to and fro: each measurement starts where the one before has ended.
+// smallMoves moves small files there and back: each measurement starts where the one before has ended.
 func smallMoves(ctx context.Context, b *Bench) error {
 	n := b.smallCount()
 	memory, err := b.inMemory(int64(n) * 64 << 10)
@@ -97,7 +97,7 @@ func smallMoves(ctx context.Context, b *Bench) error {
 	return b.Compare(ctx, Case{
 		Figure: Figure{Name: across, Unit: "moves/s"},
 		Ours: Subject{Name: "from the post to the last release", Measure: func(ctx context.Context) (float64, error) {
-			if _, err := t.moveAll(ctx, "gold"); err != nil { // there, in memory
+			if _, err := t.moveAll(ctx, "gold"); err != nil { // gold is in memory
 				return 0, err
 			}
 			took, err := t.moveAll(ctx, "bronze")
@@ -121,7 +121,7 @@ func smallMoves(ctx context.Context, b *Bench) error {
 	})
 }
 
-// observeCost notes what each program has taken of the CPU for a move.
+// observeCost records the CPU time of each program for a move.
 func (b *Bench) observeCost(of string, c cost) {
 	b.Observe(Figure{Name: of + ", CPU of all programs", Unit: "µs/move"}, c.sum())
 	for _, program := range []string{"relocator", "Redis", "MySQL", "committer", "api"} {
@@ -129,14 +129,14 @@ func (b *Bench) observeCost(of string, c cost) {
 	}
 }
 
-// trees are files that other programs move.
+// trees holds the files that the other programs move.
 type trees struct {
 	a, b   string // on the disk
 	memory string // on another file system
 	n      int
 }
 
-// newTrees makes n files in a.
+// newTrees makes trees with n files in a.
 func newTrees(b *Bench, memory string, n int) (*trees, error) {
 	t := &trees{filepath.Join(b.Dir, "a"), filepath.Join(b.Dir, "b"), filepath.Join(memory, "tree"), n}
 	return t, errors.Join(fill(t.a, n), os.Mkdir(t.b, 0o755))
@@ -158,14 +158,14 @@ func fill(dir string, n int) error {
 	return nil
 }
 
-// swap has a program move all files from a to b; the next time they go back.
+// swap runs a program that moves all files from a to b. The next call moves them back.
 func (t *trees) swap(ctx context.Context, program string, args ...string) (time.Duration, error) {
 	took, err := t.run(ctx, t.a, t.b, program, args...)
 	t.a, t.b = t.b, t.a
 	return took, err
 }
 
-// across has a program move new files from memory to the disk.
+// across runs a program that moves new files from memory to the disk.
 func (t *trees) across(ctx context.Context, program string, args ...string) (time.Duration, error) {
 	if err := t.refill(); err != nil {
 		return 0, err
@@ -190,7 +190,7 @@ func (t *trees) run(ctx context.Context, from, to, program string, args ...strin
 	return took, t.check(from, to)
 }
 
-// check finds every file at its new place, with its bytes, and none at the old one.
+// check checks that every file is at its new place with its bytes, and that none is at the old one.
 func (t *trees) check(from, to string) error {
 	left := 0
 	err := filepath.WalkDir(from, func(_ string, d fs.DirEntry, err error) error {
@@ -296,8 +296,8 @@ func sizeName(size int64) string {
 	return fmt.Sprintf("%d MiB", size>>20)
 }
 
-// copyPlain is what an operator would type: cp, sync, and to be sure that the copy is on the disk, cat of what is not in
-// memory any more.
+// copyPlain copies as an operator would: cp and sync. With readBack it also drops the copy from memory and reads it from the
+// disk.
 func copyPlain(ctx context.Context, from, to string, readBack bool) (time.Duration, error) {
 	if err := os.MkdirAll(to, 0o755); err != nil {
 		return 0, err

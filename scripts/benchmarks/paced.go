@@ -12,15 +12,15 @@ import (
 	"time"
 )
 
-// paced posts at a fixed rate over as many connections as run, whatever the answers take, and returns how long each took
-// from the time at which it was due: a post that has to wait for its connection, because the one before was slow, waits
-// on the service's account. Every answer that is not a 200 is an error.
+// paced posts at a fixed rate, however long the answers take, over connections that post at the same time. It returns how
+// long each post took from the time at which it was due. So it counts the wait of a post for a connection whose last
+// answer was slow. An answer other than 200 is an error.
 func (l *load) paced(ctx context.Context, addr, path string, rate float64) ([]time.Duration, error) {
 	every := time.Duration(connections / rate * float64(time.Second)) // between two posts of one connection
 	n := max(int(l.lasts/every), 1)
 	times := make([][]time.Duration, connections)
 	errs := make([]error, connections)
-	begin := time.Now().Add(50 * time.Millisecond) // until all are connected
+	begin := time.Now().Add(50 * time.Millisecond) // time for all to connect
 	var wg sync.WaitGroup
 	for k := range connections {
 		wg.Go(func() {
@@ -36,7 +36,7 @@ func (l *load) paced(ctx context.Context, addr, path string, rate float64) ([]ti
 	return all, errors.Join(errs...)
 }
 
-// paceOne makes n posts on one connection. Their counts begin with from.
+// paceOne sends n posts on one connection. Their counts begin with from.
 func (l *load) paceOne(ctx context.Context, addr, path string, from, n int, first time.Time, every time.Duration) ([]time.Duration, error) {
 	var d net.Dialer
 	conn, err := d.DialContext(ctx, "tcp", addr)

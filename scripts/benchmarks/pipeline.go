@@ -36,7 +36,7 @@ func runPipeline(ctx context.Context, b *Bench) error {
 					return err
 				}
 			}
-			if _, err := t.moveAll(ctx, "bronze"); err != nil { // those that are not there
+			if _, err := t.moveAll(ctx, "bronze"); err != nil { // those that are not on bronze yet
 				return err
 			}
 		}
@@ -71,9 +71,9 @@ func runPipeline(ctx context.Context, b *Bench) error {
 	return nil
 }
 
-// latencies posts at 200 moves a second for some seconds, each file once, and takes the time from before the post to the
-// time when the commit's entry is in the stream `committed`, both by this machine's clock. The entry is written after
-// MySQL's COMMIT.
+// latencies posts 200 moves a second for some seconds, each file once. It measures the time from before the post to the
+// commit's entry in the stream `committed`, both by this machine's clock. The committer writes the entry after MySQL's
+// COMMIT.
 func (t *tierflow) latencies(ctx context.Context) error {
 	const rate = 200
 	n := min(rate*int(t.seconds()/time.Second), len(t.files))
@@ -96,7 +96,7 @@ func (t *tierflow) latencies(ctx context.Context) error {
 	}
 	read := make(chan error, 1)
 	go func() { read <- t.watch(ctx, last, n, posted, &mu, &took) }()
-	syscall.Sync() // files that were just made are not our work
+	syscall.Sync() // so that writing the new files to the disk is not measured
 	tick := time.NewTicker(time.Second / rate)
 	defer tick.Stop()
 	var wg sync.WaitGroup
@@ -123,7 +123,7 @@ func (t *tierflow) latencies(ctx context.Context) error {
 	return t.stack.CheckSettled(ctx)
 }
 
-// watch reads `committed` until n of what was posted is in it.
+// watch reads `committed` until it has n of the posted moves.
 func (t *tierflow) watch(ctx context.Context, last string, n int, posted map[item.ID]time.Time, mu *sync.Mutex, took *[]time.Duration) error {
 	for deadline := time.Now().Add(2 * time.Minute); len(*took) < n; {
 		streams, err := t.stack.Redis.XRead(ctx, &redis.XReadArgs{Streams: []string{t.stack.Keys.Committed(), last}, Block: time.Second}).Result()

@@ -1,5 +1,5 @@
--- Posts view counts, form-encoded. The file named by the first argument sets cids, strings of equal length; each
--- thread goes round them from a place of its own, and no count is posted twice.
+-- Posts view counts, form-encoded. The file named by the first argument sets cids, strings of equal length. Each thread
+-- repeats them from its own starting point, and no count is posted twice.
 local threads = 0
 
 function setup(thread)

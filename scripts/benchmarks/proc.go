@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// cpuTime is what a process has used so far, to 10 ms.
+// cpuTime returns the CPU time that a process has used so far, to 10 ms.
 func cpuTime(pid int) (time.Duration, error) {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
@@ -32,10 +32,10 @@ func cpuTime(pid int) (time.Duration, error) {
 	return time.Duration(ticks) * tick, nil
 }
 
-// peakMemory is the most that a process has had in memory, in MiB.
+// peakMemory returns the most resident memory that a process has had, in MiB.
 func peakMemory(pid int) (float64, error) { return memory(pid, "VmHWM") }
 
-// residentMemory is what it has in memory now, in MiB.
+// residentMemory returns the resident memory that a process has now, in MiB.
 func residentMemory(pid int) (float64, error) { return memory(pid, "VmRSS") }
 
 func memory(pid int, name string) (float64, error) {
@@ -47,7 +47,7 @@ func memory(pid int, name string) (float64, error) {
 	return kib / 1024, err
 }
 
-// meter is the CPU time of programs while something else goes on.
+// meter measures the CPU time that programs use during a measurement.
 type meter struct {
 	pids  map[string]int // by program
 	begin map[string]time.Duration
@@ -72,7 +72,7 @@ func (m *meter) read() (map[string]time.Duration, error) {
 	return now, nil
 }
 
-// used is what each program has used since the start.
+// used returns the CPU time that each program has used since the start.
 func (m *meter) used() (map[string]time.Duration, error) {
 	now, err := m.read()
 	for program := range now {

@@ -11,16 +11,16 @@ import (
 	"unicode/utf8"
 )
 
-// Report is all that a run has measured; its JSON is what --json writes.
+// Report has all that a run has measured. --json writes it as JSON.
 type Report struct {
 	Machine   Machine   `json:"machine"`
 	Quick     bool      `json:"quick"`
 	StartedAt time.Time `json:"started_at"`
 	Rows      []*Row    `json:"rows"`
-	Errors    []string  `json:"errors,omitempty"` // checks that failed, and what could not be measured
+	Errors    []string  `json:"errors,omitempty"` // of failed checks and failed measurements
 }
 
-// Row is a figure with all its values, one a round.
+// Row is a figure with its values, one for each round.
 type Row struct {
 	Part    string    `json:"part"`
 	Name    string    `json:"name"`
@@ -31,7 +31,7 @@ type Row struct {
 	Against []Against `json:"against,omitempty"`
 }
 
-// Against is what a row was measured against. Values and the row's were measured in the same rounds.
+// Against is what a row is compared with. Its values come from the same rounds as the row's.
 type Against struct {
 	Name    string    `json:"name"`
 	Values  []float64 `json:"values"`
@@ -39,7 +39,7 @@ type Against struct {
 	AtMost  float64   `json:"at_most,omitempty"`  // wanted ratio
 }
 
-// row is the row of a figure, a new one where there is none.
+// row returns the row of a figure, and makes it if there is none.
 func (r *Report) row(part string, f Figure) *Row {
 	for _, row := range r.Rows {
 		if row.Part == part && row.Name == f.Name && row.Unit == f.Unit {
@@ -51,7 +51,7 @@ func (r *Report) row(part string, f Figure) *Row {
 	return row
 }
 
-// Ratios are the row's value to the other's, round by round.
+// Ratios returns the row's value divided by the other's, for each round.
 func (r *Row) Ratios(a Against) []float64 {
 	var ratios []float64
 	for i, v := range a.Values {
@@ -60,7 +60,7 @@ func (r *Row) Ratios(a Against) []float64 {
 	return ratios
 }
 
-// spread is the least, the middle and the greatest value.
+// spread is the minimum, the median and the maximum.
 type spread struct{ min, median, max float64 }
 
 func spreadOf(values []float64) spread {
@@ -79,7 +79,7 @@ func (s spread) String() string {
 	return fmt.Sprintf("%s (%s to %s)", number(s.median), number(s.min), number(s.max))
 }
 
-// number shows three digits, or all of what is before the point, with commas.
+// number formats with three digits, or with all digits before the point, and with commas.
 func number(v float64) string {
 	if math.IsNaN(v) || math.IsInf(v, 0) {
 		return "-"
@@ -99,7 +99,7 @@ func number(v float64) string {
 	return whole
 }
 
-// WriteTable writes the report as a table that is Markdown as well: medians, with the least and the greatest value.
+// WriteTable writes the report as a Markdown table of medians, with the minimum and the maximum.
 func (r *Report) WriteTable(w io.Writer) error {
 	table := [][]string{{"part", "what", "unit", "Tierflow", "against", "its figure", "ratio", "wanted"}}
 	for _, row := range r.Rows {
@@ -118,7 +118,7 @@ func (r *Report) WriteTable(w io.Writer) error {
 	return err
 }
 
-// wanted says what is wanted, and whether the median is it.
+// wanted returns the text of the wanted value, and whether the median reaches it.
 func wanted(atLeast, atMost float64, s spread) string {
 	var text string
 	reached := true
@@ -134,8 +134,8 @@ func wanted(atLeast, atMost float64, s spread) string {
 	return text
 }
 
-// markdown writes rows, of which the first is the header, in columns. A cell that repeats the one above it in all that
-// names a row is left out, as far as that goes from the left.
+// markdown writes rows in columns; the first row is the header. In the columns that name a row, it leaves out the leading
+// cells that repeat those of the row above.
 func markdown(table [][]string) string {
 	const names = 4 // columns
 	width := make([]int, len(table[0]))
@@ -163,7 +163,7 @@ func markdown(table [][]string) string {
 	return b.String()
 }
 
-// quantile is the time within which so many of 1,000 are, in milliseconds; it sorts them.
+// quantile returns the time, in milliseconds, that so many of 1,000 times do not exceed. It sorts them.
 func quantile(times []time.Duration, of1000 int) float64 {
 	slices.Sort(times)
 	return float64(times[min(len(times)*of1000/1000, len(times)-1)].Microseconds()) / 1000

@@ -90,7 +90,7 @@ func TestARefusalIsMeasuredAgainButNotForEver(t *testing.T) {
 	}
 }
 
-func TestAQuantileIsTheTimeWithinWhichSoManyAre(t *testing.T) {
+func TestAQuantileIsTheTimeThatSoManyDoNotExceed(t *testing.T) {
 	var times []time.Duration
 	for i := 1000; i > 0; i-- {
 		times = append(times, time.Duration(i)*time.Millisecond)

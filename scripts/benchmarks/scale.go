@@ -23,13 +23,13 @@ var scale = Part{
 	Run:   runScale,
 }
 
-// comparison is two worlds that differ in nothing but their size.
+// comparison has two worlds that differ only in their size.
 type comparison struct {
 	*Bench
 	large, small *world
 }
 
-// inSmall is what figures of the small world are called.
+// inSmall is the name of the small world's figures.
 const inSmall = "small"
 
 func runScale(ctx context.Context, b *Bench) error {
@@ -55,7 +55,7 @@ func runScale(ctx context.Context, b *Bench) error {
 	return nil
 }
 
-// ingest posts to the api alone: relocators would take their share of the CPU.
+// ingest posts to the api without relocators, which would use CPU time as well.
 func (c *comparison) ingest(ctx context.Context) error {
 	large, err := c.loadOf(c.large, "large", func() item.ID { return c.large.hot[rand.IntN(len(c.large.hot))] })
 	if err != nil {
@@ -96,11 +96,11 @@ func (c *comparison) ingest(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	// All of them lie where their counts call for: there is nothing in these events for relocators.
+	// All items are on the level that their counts call for, so relocators have nothing to do for these events.
 	return errors.Join(c.large.skip(ctx), c.small.skip(ctx))
 }
 
-// loadOf posts contents as next names them, and accounts for what the api has answered.
+// loadOf posts items in the order in which next returns them, and accounts for what the api has answered.
 func (c *comparison) loadOf(w *world, name string, next func() item.ID) (func(context.Context) (float64, error), error) {
 	l, err := newLoad(c.Bench, name, next)
 	return func(ctx context.Context) (float64, error) {
@@ -140,7 +140,7 @@ func beside(w *world) string {
 	return fmt.Sprintf("%s files, %s pending", number(float64(w.size.files)), number(float64(w.size.pending)))
 }
 
-// reads calls whatever an operator and a dashboard call.
+// reads calls what an operator and the dashboard call.
 func (c *comparison) reads(ctx context.Context) error {
 	const times = 20
 	for _, call := range []string{
@@ -175,18 +175,21 @@ func (c *comparison) reads(ctx context.Context) error {
 	return nil
 }
 
-// growth is how much dearer a call may be in the large world, which has hundreds of times as many of everything: more than
-// chance and colder caches make of a call that takes a microsecond, and far less than one costs that looks at everything.
+// growth is the wanted limit of how many times longer a call takes in the large world, which has hundreds of times as much
+// of everything. It is more than chance and cold caches add to a call of a microsecond. It is far less than a call would
+// need that reads everything.
 const growth = 10
 
-// cheap is what nothing takes that looks at everything, in µs: one interruption among fifty calls makes as much of a mean.
+// cheap, in µs, is less than any call takes that reads everything. growth does not apply below it, because a single
+// interruption among fifty calls can raise the mean as much.
 const cheap = 10
 
-// commands compares what Redis says that each command takes. Scripts and transactions are the commands that they call.
+// commands compares the time of each command, as Redis reports it. Scripts and transactions count as the commands that
+// they call.
 func (c *comparison) commands(context.Context) error {
 	for _, name := range slices.Sorted(maps.Keys(c.large.commands)) {
 		large, small := c.large.commands[name], c.small.commands[name]
-		if large.calls < 50 || small.calls < 50 { // there is no mean to speak of
+		if large.calls < 50 || small.calls < 50 { // too few for a mean
 			continue
 		}
 		mean, other := large.us/large.calls, Other{Name: inSmall, Value: small.us / small.calls}
@@ -198,7 +201,8 @@ func (c *comparison) commands(context.Context) error {
 	return nil
 }
 
-// walk is what a look for entries that have come back costs, which each relocator takes every third of TIERFLOW_MIN_IDLE.
+// walk measures the search for entries that have been idle for too long. Each relocator searches three times in every
+// TIERFLOW_MIN_IDLE.
 func (c *comparison) walk(ctx context.Context) error {
 	took := func(w *world) (float64, error) {
 		begin := time.Now()
@@ -222,7 +226,7 @@ func (c *comparison) walk(ctx context.Context) error {
 	return err
 }
 
-// memory notes what a service has had in memory at most.
+// memory records a service's memory at its peak.
 func (c *comparison) memory(service string, pid func(*world) int) error {
 	large, err := peakMemory(pid(c.large))
 	if err != nil {

@@ -10,7 +10,7 @@ import (
 	"github.com/tierflow/tierflow/shared/testenv/localserver"
 )
 
-// Redis starts a Redis for the part. Its data lie in the part's folder, unless o says otherwise.
+// Redis starts a Redis for the part. Its data is in the part's folder, unless o says otherwise.
 func (b *Bench) Redis(ctx context.Context, o localserver.Options) (*localserver.Redis, error) {
 	if o.Dir == "" {
 		o.Dir = filepath.Join(b.Dir, "redis")
@@ -23,8 +23,8 @@ func (b *Bench) Redis(ctx context.Context, o localserver.Options) (*localserver.
 	return s, nil
 }
 
-// MySQL starts a MySQL or MariaDB for the part, with an empty database of the name "tierflow". Its data lie in
-// the part's folder, unless o says otherwise.
+// MySQL starts a MySQL or MariaDB for the part, with an empty database named "tierflow". Its data is in the part's folder,
+// unless o says otherwise.
 func (b *Bench) MySQL(ctx context.Context, o localserver.Options) (*localserver.MySQL, error) {
 	if o.Dir == "" {
 		o.Dir = filepath.Join(b.Dir, "mysql")
@@ -37,7 +37,7 @@ func (b *Bench) MySQL(ctx context.Context, o localserver.Options) (*localserver.
 	return s, createDatabase(ctx, s.DSN(""), "tierflow")
 }
 
-// Stack prepares a Tierflow for the part; no service runs yet. Programs, Dir and Environ are the part's where o has none.
+// Stack prepares a Tierflow for the part; no service runs yet. Where o has no Programs, Dir or Environ, it takes the part's.
 func (b *Bench) Stack(ctx context.Context, o stack.Options) (*stack.Stack, error) {
 	if o.Programs == "" {
 		o.Programs = b.Programs

@@ -15,18 +15,18 @@ import (
 	"github.com/tierflow/tierflow/shared/testenv/localserver"
 )
 
-// counts are what calls for each level of a new database.
+// counts has a count for each level of a new database that calls for this level.
 var counts = map[string]item.Count{"bronze": 0, "silver": 1000, "gold": 2000}
 
-// tierflow is a whole Tierflow with files, all of one size, which are moved from level to level. Redis syncs every second
-// and MySQL every commit, as both do by default; the grace is 0, so that a move ends with the release.
+// tierflow is a whole Tierflow with files of one size, which it moves from level to level. Redis syncs every second and
+// MySQL syncs every commit, as both do by default. The grace is 0, so a move ends with the release.
 type tierflow struct {
 	*Bench
 	stack *stack.Stack
 	redis *localserver.Redis
 	mysql *localserver.MySQL
 	files []stack.Sample
-	spent cost // of the last postAll, a count
+	spent cost // for each count of the last postAll
 }
 
 func startTierflow(ctx context.Context, b *Bench, o stack.Options, files []stack.Sample) (*tierflow, error) {
@@ -37,7 +37,7 @@ func startTierflow(ctx context.Context, b *Bench, o stack.Options, files []stack
 	return t, t.stack.Start(ctx)
 }
 
-// prepareTierflow starts the servers only.
+// prepareTierflow starts the servers and no service.
 func prepareTierflow(ctx context.Context, b *Bench, o stack.Options, files []stack.Sample) (*tierflow, error) {
 	redis, err := b.Redis(ctx, localserver.Options{Dir: filepath.Join(o.Dir, "redis")})
 	if err != nil {
@@ -60,7 +60,7 @@ func prepareTierflow(ctx context.Context, b *Bench, o stack.Options, files []sta
 	return &tierflow{Bench: b, stack: s, redis: redis, mysql: mysql, files: files}, s.Add(ctx, files...)
 }
 
-// smallFiles are n files of 16 KiB in folders of a thousand.
+// smallFiles returns n files of 16 KiB, a thousand in each folder.
 func smallFiles(n int, level string) []stack.Sample {
 	files := make([]stack.Sample, n)
 	for i := range files {
@@ -70,20 +70,19 @@ func smallFiles(n int, level string) []stack.Sample {
 	return files
 }
 
-// moveAll posts a count for every file that calls for the level: see postAll.
+// moveAll posts for every file a count that calls for the level: see postAll.
 func (t *tierflow) moveAll(ctx context.Context, level string) (time.Duration, error) {
 	return t.postAll(ctx, counts[level])
 }
 
-// postAll posts a count for every file, in one call, and waits until all that comes of it is over, the last release included.
-// It returns the time from the call on, and checks everything: every file identical and in its one place, every row and every
-// history right.
+// postAll posts a count for every file in one call, waits for all moves and releases, and returns the time since the call.
+// It checks that every file is in one place with its bytes, and that every row and every history is right.
 func (t *tierflow) postAll(ctx context.Context, count item.Count) (time.Duration, error) {
 	views := make([]client.View, len(t.files))
 	for i, f := range t.files {
 		views[i] = client.View{CID: f.ID, Count: count}
 	}
-	syscall.Sync() // what came before is not our work
+	syscall.Sync() // so that writing earlier data to the disk is not measured
 	m, err := startMeter(t.programs())
 	if err != nil {
 		return 0, err
@@ -104,13 +103,13 @@ func (t *tierflow) postAll(ctx context.Context, count item.Count) (time.Duration
 	return took, t.stack.CheckSettled(ctx)
 }
 
-// programs are the process ids of a Tierflow with one relocator, and of its servers.
+// programs returns the process ids of a Tierflow with one relocator, and of its servers.
 func (t *tierflow) programs() map[string]int {
 	return map[string]int{"api": t.stack.API.PID(), "relocator": t.stack.Relocators[0].PID(), "committer": t.stack.Committer.PID(),
 		"Redis": t.redis.PID(), "MySQL": t.mysql.PID()}
 }
 
-// settled waits until every entry of every stream is settled.
+// settled waits until all entries of all streams are settled.
 func (t *tierflow) settled(ctx context.Context, begin time.Time) (time.Duration, error) {
 	for deadline := begin.Add(5 * time.Minute); ; {
 		err := t.stack.Settled(ctx)
@@ -126,7 +125,7 @@ func (t *tierflow) settled(ctx context.Context, begin time.Time) (time.Duration,
 	}
 }
 
-// inMemory is a folder on another file system than the part's, which goes with the part.
+// inMemory makes a folder on another file system than the part's. It is removed when the part ends.
 func (b *Bench) inMemory(bytes int64) (string, error) {
 	folder, ok := stack.SecondFilesystem(b.Dir, uint64(bytes))
 	if !ok {

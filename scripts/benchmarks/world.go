@@ -24,31 +24,31 @@ import (
 	"github.com/tierflow/tierflow/shared/state"
 )
 
-// firstInWorld is the first id of a world's contents: all have eight digits, and each stands for 1,000 in its folder.
+// firstInWorld is the id of a world's first item. All ids have eight digits, and a folder holds 1,000 items.
 const firstInWorld = 10_000_000
 
-// size is how much there is in a world. Its contents are, in the order of their ids, those that move, those that have a
-// pending entry, and the rest, on gold, some of which are posted.
+// size is how much there is in a world. Its items are, in the order of their ids: those that move; those with a pending
+// entry; the rest, on gold, some of which are posted.
 type size struct{ contents, pending, files, moving int }
 
-// world is a Tierflow with a past: contents that nobody posts, entries that another relocator has read and not settled,
-// files that lie beside those that move.
+// world is a Tierflow with a past. It has items that nobody posts, entries that another relocator has read and not
+// settled, and files beside those that move.
 type world struct {
 	*tierflow
 	posts *posts
 	size  size
-	hot   []item.ID // as many for every size, all over the table
-	at    string    // the level where the files that move are
+	hot   []item.ID // the same number for every size, spread over the table
+	at    string    // the level of the files that move
 
-	digests []string // of those files
+	digests []string // of the files that move
 
-	commands map[string]calls // of Redis, while something was measured
+	commands map[string]calls // of Redis, during the measurements
 }
 
-// calls are the calls of a command, and the microseconds that all of them took.
+// calls has the number of calls of a command, and the microseconds that they took together.
 type calls struct{ calls, us float64 }
 
-// away is the relocator that has read what is pending. Nobody takes that over while things are measured.
+// away is the relocator that has read the pending entries. No other relocator claims them during a measurement.
 const (
 	away    = "away"
 	minIdle = 30 * time.Minute
@@ -65,7 +65,7 @@ func newWorld(ctx context.Context, b *Bench, name string, s size) (*world, error
 	}
 	t, err := prepareTierflow(ctx, b, stack.Options{Dir: dir, Settings: map[string]string{
 		"TIERFLOW_MIN_IDLE":    minIdle.String(),
-		"TIERFLOW_MAX_BACKLOG": "100000000", // it is about how much Redis may hold
+		"TIERFLOW_MAX_BACKLOG": "100000000", // else the api could refuse events in a large world
 	}}, files)
 	if err != nil {
 		return nil, err
@@ -89,10 +89,10 @@ func newWorld(ctx context.Context, b *Bench, name string, s size) (*world, error
 	return w, w.fill(ctx)
 }
 
-// filename is where a content lies on its tier, a thousand in a folder.
+// filename returns the path of an item on its tier. A folder holds a thousand items.
 func filename(id int) string { return fmt.Sprintf("videos/%05d/%08d.mp4", id/1000, id) }
 
-// fill makes everything but the files that move, which are there.
+// fill makes everything except the files that move, which exist already.
 func (w *world) fill(ctx context.Context) error {
 	begin := time.Now()
 	var wg sync.WaitGroup
@@ -109,18 +109,20 @@ func (w *world) fill(ctx context.Context) error {
 		})
 	}
 	wg.Wait()
-	syscall.Sync() // it would be written while things are measured
+	syscall.Sync() // else the kernel would write it during a measurement
 	return errors.Join(errs[:]...)
 }
 
-// fillTable makes rows in the order of their keys, with checks of keys off, which is how a table is loaded.
+// fillTable inserts rows in the order of their keys, without checks of keys. MySQL's manual recommends both for loading a
+// table.
 func (w *world) fillTable(ctx context.Context) error {
 	conn, err := w.stack.DB().Conn(ctx)
 	if err != nil {
 		return err
 	}
 	defer conn.Close()
-	// A server of this size has memory, and a log that is not synced all the time. The log's size has another name in MySQL.
+	// A server of this size has more memory and a larger log than the defaults. MySQL and MariaDB name the log's size
+	// differently.
 	if _, err := conn.ExecContext(ctx, "SET GLOBAL innodb_buffer_pool_size = 1 << 30"); err != nil {
 		return err
 	}
@@ -153,16 +155,16 @@ func (w *world) fillTable(ctx context.Context) error {
 	return nil
 }
 
-// readScript has a consumer read entries.
+// readScript reads entries for a consumer.
 //
 //	KEYS  stream
 //	ARGV  group, consumer, how many
-//	->    how many there were
+//	->    how many it has read
 const readScript = `
 local got = redis.call('XREADGROUP', 'GROUP', ARGV[1], ARGV[2], 'COUNT', ARGV[3], 'STREAMS', KEYS[1], '>')
 return got and #got[1][2] or 0`
 
-// fillStream appends events with their states, as the api does, and has them read by a relocator that is away.
+// fillStream appends events with their states, as the api does, and reads them as the relocator that is away.
 func (w *world) fillStream(ctx context.Context) error {
 	store := state.NewStore(state.Options{Redis: w.stack.Redis, Keys: w.stack.Keys, TTL: 24 * time.Hour, Lease: minIdle})
 	if err := store.Agree(ctx); err != nil {
@@ -232,8 +234,8 @@ func (w *world) level(ctx context.Context, name string) (policy.Level, error) {
 	return level, nil
 }
 
-// skip has the relocators pass over what has been posted so far: there is nothing to do for it, all lies where its counts
-// call for.
+// skip moves the relocators' group past the events posted so far. Relocators have nothing to do for these: all items are
+// on the level that their counts call for.
 func (w *world) skip(ctx context.Context) error {
 	views := w.stack.Keys.Views()
 	info, err := w.stack.Redis.XInfoStream(ctx, views).Result()
@@ -243,7 +245,7 @@ func (w *world) skip(ctx context.Context) error {
 	return w.stack.Redis.Do(ctx, "XGROUP", "SETID", views, state.GroupRelocator, info.LastGeneratedID, "ENTRIESREAD", info.EntriesAdded).Err()
 }
 
-// move posts a count for every file that moves, in one call, waits for the last release, and returns the moves a second.
+// move posts a count for every file that moves in one call, waits for the last release, and returns the moves a second.
 func (w *world) move(ctx context.Context) (float64, error) {
 	to := map[string]string{"bronze": "silver", "silver": "bronze"}[w.at]
 	var lines []byte
@@ -277,7 +279,7 @@ func (w *world) move(ctx context.Context) (float64, error) {
 	return float64(len(w.files)) / took.Seconds(), errors.Join(w.noteCommands(ctx), w.check(ctx, from, to))
 }
 
-// settled is nil when nothing is pending but what was at first, and nothing is unread.
+// settled returns nil when only the entries of fillStream are pending and none is unread.
 func (w *world) settled(ctx context.Context) error {
 	pipe := w.stack.Redis.TxPipeline()
 	groups := []struct {
@@ -310,7 +312,7 @@ func (w *world) settled(ctx context.Context) error {
 	return nil
 }
 
-// check finds each file that has moved at its place, with its bytes, and its row there.
+// check checks that each file that has moved is on its new level with its bytes, and that its row names this level.
 func (w *world) check(ctx context.Context, from, to string) error {
 	source, err := w.level(ctx, from)
 	if err != nil {
@@ -346,12 +348,12 @@ func (w *world) check(ctx context.Context, from, to string) error {
 	return nil
 }
 
-// resetCommands has Redis count its commands from now on: the checks' own do not count.
+// resetCommands resets the counters of Redis, so that the commands of the checks do not count.
 func (w *world) resetCommands(ctx context.Context) error {
 	return w.stack.Redis.ConfigResetStat(ctx).Err()
 }
 
-// noteCommands adds what Redis has counted.
+// noteCommands adds the counters of Redis to w.commands.
 func (w *world) noteCommands(ctx context.Context) error {
 	info, err := w.stack.Redis.Info(ctx, "commandstats").Result()
 	if err != nil {

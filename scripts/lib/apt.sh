@@ -1,7 +1,7 @@
-# Sourced by the programs beside it: installs what the machine lacks of what they use.
+# Sourced by the scripts: installs the programs that they use and the machine lacks.
 
-# install_missing reads lines "program or file, any of several: packages" (Debian's names) and installs the packages of
-# those lines of which nothing is there. Servers that come with them are not started as services of the machine.
+# install_missing reads lines "program or file, any of several: packages" (Debian's names). It installs the packages of a
+# line if the machine has none of its programs and files. It does not start installed servers as services of the machine.
 install_missing() (
 	missing=()
 	while IFS=: read -r any packages; do

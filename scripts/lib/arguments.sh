@@ -1,4 +1,4 @@
-# Sourced by the scripts: what each of them does with its arguments.
+# Sourced by the scripts: handles their arguments.
 
 # usage prints the comment at the head of the script.
 usage() { sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"; }

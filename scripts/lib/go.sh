@@ -1,8 +1,8 @@
-# Sourced by the programs beside it: finds Go and makes sure that it can work; $root is the clone.
+# Sourced by the scripts: finds Go and makes sure that it can work. $root is the clone.
 
 need=1.26
 
-# Without a home there is no place for Go's caches: take one that stays, so that the next run is quick.
+# Without a home folder Go has no place for its caches. Take one that stays, so that the next run is quick.
 if [ -z "${HOME:-}" ] || ! [ -w "$HOME" ]; then
 	HOME=${TMPDIR:-/tmp}/tierflow-home-$(id -u)
 	mkdir -p -m 700 "$HOME"
@@ -21,7 +21,7 @@ fi
 PATH=$(dirname "$go"):$PATH
 export PATH
 
-# An older go that may fetch a newer one by itself (GOTOOLCHAIN=auto) does so here, and then says its version.
+# With GOTOOLCHAIN=auto an older go downloads a newer one here, and then prints the newer version.
 version=$(cd "$root" && go env GOVERSION 2>&1) || version="$(go version) ($version)"
 if ! printf '%s\n' "$version" | awk -F '[o.a-z]+' -v need="$need" '
 	/^go[0-9]/ { split(need, n, "."); ok = $2 > n[1] || $2 == n[1] && $3 >= n[2] } END { exit !ok }'; then
@@ -29,6 +29,6 @@ if ! printf '%s\n' "$version" | awk -F '[o.a-z]+' -v need="$need" '
 	exit 1
 fi
 
-# Asking git for a revision takes time, and fails where the clone belongs to another user.
+# Asking git for a revision takes time, and fails if the clone belongs to another user.
 GOFLAGS="${GOFLAGS:-} -buildvcs=false"
 export GOFLAGS

@@ -3,8 +3,8 @@
 //	baseline ADDRESS MYSQL-DSN REDIS-ADDRESS
 //
 // /echo parses the same form as /post_sentence and answers the same bytes from memory: no HTTP service on echo does
-// less. /original does what the system that Tierflow replaces did, as one would write it first: for every post it
-// looks the content and its target up in MySQL and stores the state in Redis, one after the other.
+// less. /original does what the system that Tierflow replaces did, in the simplest way: for every post it looks up the
+// item and its target in MySQL and then stores the state in Redis.
 package main
 
 import (
@@ -16,7 +16,7 @@ import (
 	"os"
 	"strconv"
 
-	_ "github.com/go-sql-driver/mysql" // by sql.Open
+	_ "github.com/go-sql-driver/mysql" // the driver for sql.Open
 	"github.com/labstack/echo/v4"
 	"github.com/redis/go-redis/v9"
 

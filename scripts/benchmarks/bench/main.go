@@ -1,4 +1,4 @@
-// Command bench measures Tierflow against what could be taken instead of it, and prints a table of ratios.
+// Command bench compares Tierflow with what a user could take instead of it, and prints a table of ratios.
 // ./scripts/bench installs what it compares with, builds and starts it.
 package main
 
@@ -15,7 +15,7 @@ import (
 	"github.com/tierflow/tierflow/shared/settings"
 )
 
-// arguments are the flags, as kong fills them. There are no variables.
+// arguments are the flags, as kong fills them. No environment variable sets one.
 type arguments struct {
 	Parts  []string `arg:"" optional:"" help:"Parts to run: see above; default: all."`
 	Quick  bool     `help:"A short run that shows that everything works: its figures say little."`
@@ -49,8 +49,8 @@ func main() {
 	}))
 }
 
-// options are what the flags mean, and where the JSON goes, nil for nowhere: what is wrong with any of them is found out
-// before anything is measured.
+// options returns what the flags mean, and the file for the JSON, nil for none. It checks all flags before anything is
+// measured.
 func (a arguments) options() (benchmarks.Options, *os.File, error) {
 	parts, err := benchmarks.Choose(a.Parts)
 	if a.Rounds < 0 {

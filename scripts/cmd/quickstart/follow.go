@@ -12,7 +12,7 @@ import (
 	"github.com/tierflow/tierflow/shared/item"
 )
 
-// move is a committed relocation, as the streams tell it.
+// move is a committed relocation, as the streams report it.
 type move struct {
 	id       item.ID
 	from, to string
@@ -22,8 +22,8 @@ type move struct {
 	took     time.Duration
 }
 
-// follow reads the streams of made and committed relocations from their beginning and sends each committed one.
-// It returns when ctx ends or Redis fails.
+// follow reads the streams relocated and committed from their beginning, and sends each committed relocation. It returns
+// when ctx ends or Redis fails.
 func follow(ctx context.Context, s *stack.Stack, moves chan<- move) error {
 	made := map[string]event.Relocated{} // by event id, until committed
 	last := map[string]string{s.Keys.Relocated(): "0", s.Keys.Committed(): "0"}
@@ -60,7 +60,7 @@ func follow(ctx context.Context, s *stack.Stack, moves chan<- move) error {
 	}
 }
 
-// text is an entry's values as strings, which they all are.
+// text returns an entry's values as strings. All values in a stream are strings.
 func text(values map[string]any) map[string]string {
 	m := make(map[string]string, len(values))
 	for k, v := range values {

@@ -12,8 +12,8 @@ import (
 	"github.com/tierflow/tierflow/shared/settings"
 )
 
-// arguments are the flags, as kong fills them. There are no variables: those of the services name other servers than
-// the ones to play with.
+// arguments are the flags, as kong fills them. No environment variable sets one: the variables of the services may name
+// servers in production.
 type arguments struct {
 	RedisURL string `name:"redis-url" placeholder:"URL" help:"A Redis (7.0 or later) to use. Keys get a prefix of their own and are deleted at the end."`
 	MySQLDSN string `name:"mysql-dsn" placeholder:"DSN" help:"A MySQL (8.0) or MariaDB (10.11 or later) to use, as user:password@tcp(host:port)/database. The database must be empty and is emptied at the end; where the DSN names none, one is made and dropped."`

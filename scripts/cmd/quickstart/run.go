@@ -16,9 +16,9 @@ import (
 )
 
 const (
-	webAddress = "127.0.0.1:5000" // the api's default; where it is taken, a free port is used
+	webAddress = "127.0.0.1:5000" // the api's default; if it is taken, the quickstart uses a free port
 	grace      = "1s"
-	goodbye    = time.Minute // how long giving everything back may take
+	goodbye    = time.Minute // the time limit for stopping and removing everything
 )
 
 // quickstart is one run.
@@ -29,10 +29,10 @@ type quickstart struct {
 	out     screen
 
 	root, cache string
-	dir         string // all that lies on disk, but for one tier
+	dir         string // everything on disk, except for one tier
 	tiers       map[string]string
-	otherFS     bool   // gold lies on another file system
-	prefix      string // of Redis' keys
+	otherFS     bool   // gold is on another file system
+	prefix      string // of the keys in Redis
 	redis       *server
 	mysql       *server
 	stack       *stack.Stack
@@ -40,8 +40,8 @@ type quickstart struct {
 
 // run does everything in order, and undoes it in reverse:
 //
-//	folder ─▶ build ∥ Redis ∥ MySQL ─▶ tiers, schema ─▶ services ─▶ contents ─▶ tour ─▶ check (--once)
-//	                                                                                └─▶ show moves until Ctrl-C
+//	folder ─▶ build ∥ Redis ∥ MySQL ─▶ tiers, schema ─▶ services ─▶ items ─▶ tour ─▶ check (--once)
+//	                                                                             └─▶ show moves until Ctrl-C
 func (q *quickstart) run(ctx context.Context) (err error) {
 	q.prefix = state.DefaultPrefix
 	if q.root, err = stack.Root(); err != nil {
@@ -53,7 +53,7 @@ func (q *quickstart) run(ctx context.Context) (err error) {
 	if q.dir, err = os.MkdirTemp("", "tierflow-"); err != nil {
 		return err
 	}
-	// Whatever ends the run, giving back must go on: it has a context of its own.
+	// The removal has a context of its own, so that it goes on after ctx has ended.
 	end, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
 	var undo []func() error
@@ -143,7 +143,7 @@ func (q *quickstart) prepare(ctx context.Context) error {
 	return nil
 }
 
-// freeWebAddress is the api's usual address, "" where somebody else listens there.
+// freeWebAddress returns the api's usual address, or "" if another program listens there.
 func freeWebAddress() string {
 	l, err := net.Listen("tcp", webAddress)
 	if err != nil {

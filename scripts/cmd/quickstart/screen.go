@@ -6,29 +6,29 @@ import (
 	"time"
 )
 
-// screen is where the user looks.
+// screen writes what the user sees.
 type screen struct {
 	io.Writer
 	colour bool
 }
 
-// heading begins a part.
+// heading writes the title of a part.
 func (s screen) heading(text string) { fmt.Fprintf(s, "\n%s\n", s.paint("1", text)) }
 
-// line has a word that says what it is about, or none where it goes on with the line above.
+// line writes a line after a word that names its subject. The word is "" if the line continues the one above.
 func (s screen) line(word, format string, args ...any) {
 	fmt.Fprintf(s, "  %s  %s\n", s.paint("2", fmt.Sprintf("%-10s", word)), fmt.Sprintf(format, args...))
 }
 
-// command is what a person could type.
+// command writes a command that the user could type.
 func (s screen) command(text string) {
 	fmt.Fprintf(s, "  %s %s\n", s.paint("2", "$"), s.paint("36", text))
 }
 
-// answer is what a command brought.
+// answer writes the answer to a command.
 func (s screen) answer(text string) { fmt.Fprintf(s, "  %s\n", text) }
 
-// move is a relocation that was committed.
+// move writes a committed relocation.
 func (s screen) move(m move) {
 	how := ""
 	if m.method != "" {
@@ -45,7 +45,7 @@ func (s screen) paint(code, text string) string {
 	return "\x1b[" + code + "m" + text + "\x1b[0m"
 }
 
-// size writes bytes as a person reads them.
+// size formats a number of bytes with a unit.
 func size(n int64) string {
 	switch {
 	case n >= 1<<20:
@@ -56,7 +56,7 @@ func size(n int64) string {
 	return fmt.Sprintf("%d B", n)
 }
 
-// short writes a duration with as many digits as mean something.
+// short formats a duration with few digits.
 func short(d time.Duration) string {
 	switch {
 	case d >= time.Second:

@@ -26,17 +26,17 @@ import (
 	"github.com/tierflow/tierflow/shared/testenv/localserver"
 )
 
-// server is a Redis or a MySQL to work with.
+// server is the Redis or the MySQL of a run.
 type server struct {
 	address string // Redis: its URL; MySQL: its DSN
 	about   string // one line for the user
-	note    string // one more; "" for none
-	// release gives it back as it was, or ends it.
+	note    string // a second line; "" for none
+	// release restores a given server as it was, or stops a private one.
 	release func(ctx context.Context) error
 }
 
-// startRedis takes the given Redis, else a private one. nil without an error means that there is none: the embedded
-// one is needed, and why.
+// startRedis takes the given Redis, or starts a private one. If it returns nil without an error, the run needs the embedded
+// one; why is the reason, "" if the user has chosen it.
 func (q *quickstart) startRedis(ctx context.Context) (s *server, why string, err error) {
 	if q.RedisURL != "" {
 		version, err := redisVersion(ctx, q.RedisURL)
@@ -103,7 +103,7 @@ func (q *quickstart) startEmbedded(ctx context.Context) (redis, mysql *server, e
 	if err != nil {
 		return nil, nil, err
 	}
-	// The servers end when their standard input is closed: we hold the other end of it as long as we live.
+	// The servers end when their standard input is closed. This process holds the other end until it ends.
 	stdin, hold, err := os.Pipe()
 	if err != nil {
 		return nil, nil, err
@@ -125,7 +125,7 @@ func (q *quickstart) startEmbedded(ctx context.Context) (redis, mysql *server, e
 	release := func(context.Context) error { return stop() }
 	err = p.Launch()
 	stdin.Close()
-	stdout.Close() // now only theirs is open: their end is the end of what we read
+	stdout.Close() // now only the servers have it open, so the read ends when they end
 	if err != nil {
 		return nil, nil, err
 	}
@@ -143,7 +143,7 @@ func (q *quickstart) startEmbedded(ctx context.Context) (redis, mysql *server, e
 	return redis, mysql, nil
 }
 
-// claimDatabase makes a database of our own, or takes one that is empty. Its release undoes that.
+// claimDatabase makes a database for this run, or takes an empty one. Its release undoes that.
 func claimDatabase(ctx context.Context, dsn string) (*server, error) {
 	version, err := mysqlVersion(ctx, dsn)
 	if err != nil {
@@ -173,12 +173,12 @@ func claimDatabase(ctx context.Context, dsn string) (*server, error) {
 	}
 	return &server{address: dsn, about: about, note: "database " + cfg.DBName + ", whose tables are dropped at the end",
 		release: func(ctx context.Context) error {
-			// It was empty, so all that is there now is of this run: children of a foreign key first.
+			// It was empty, so all tables are of this run. Tables that refer to others go first.
 			return execute(ctx, dsn, "DROP TABLE IF EXISTS contents, `level`, update_history, tierflow_schema")
 		}}, nil
 }
 
-// deleteKeys deletes what this run made in a given Redis.
+// deleteKeys deletes the keys that this run has made in a given Redis.
 func (q *quickstart) deleteKeys(ctx context.Context) error {
 	c, err := state.Connect(q.RedisURL, 3)
 	if err != nil {
@@ -194,7 +194,7 @@ func (q *quickstart) deleteKeys(ctx context.Context) error {
 	return keys.Err()
 }
 
-// redisVersion is like "7.0.15"; a Redis that is too old is an error.
+// redisVersion returns a version such as "7.0.15". A Redis that is too old is an error.
 func redisVersion(ctx context.Context, address string) (string, error) {
 	c, err := state.Connect(address, -1)
 	if err != nil {
@@ -213,7 +213,7 @@ func redisVersion(ctx context.Context, address string) (string, error) {
 	return version, nil
 }
 
-// mysqlVersion is like "MySQL 9.7.4" or "MariaDB 10.11.14"; a server that is too old is an error.
+// mysqlVersion returns a name such as "MySQL 9.7.4" or "MariaDB 10.11.14". A server that is too old is an error.
 func mysqlVersion(ctx context.Context, dsn string) (string, error) {
 	db, err := open(dsn)
 	if err != nil {
@@ -249,7 +249,7 @@ func atLeast(version string, major, minor int) bool {
 	return a > major || a == major && b >= minor
 }
 
-// open does not log what it returns as an error anyway.
+// open keeps the driver from logging errors, because it returns them.
 func open(dsn string) (*sql.DB, error) {
 	cfg, err := mysql.ParseDSN(dsn)
 	if err != nil {
@@ -294,7 +294,7 @@ func execute(ctx context.Context, dsn, statement string) error {
 	return err
 }
 
-// redisCommand is a redis-cli command line for the server. A password that the user chose stays out of it.
+// redisCommand returns a redis-cli command line for the server. It leaves out a password that the user chose.
 func redisCommand(address string) string {
 	u, err := url.Parse(address)
 	if err != nil {
@@ -311,7 +311,7 @@ func redisCommand(address string) string {
 	return "redis-cli -u " + u.String() + ask
 }
 
-// mysqlCommand is a command line of a MySQL client for the server. Passwords that the user chose stay out of it.
+// mysqlCommand returns a command line of a MySQL client for the server. It leaves out a password that the user chose.
 func mysqlCommand(dsn string) string {
 	cfg, err := mysql.ParseDSN(dsn)
 	if err != nil {
@@ -319,7 +319,7 @@ func mysqlCommand(dsn string) string {
 	}
 	client := "mysql"
 	if _, err := exec.LookPath("mariadb"); err == nil {
-		client = "mariadb" // speaks to all of them; MySQL's own does not log in to the embedded one
+		client = "mariadb" // works with every server; MySQL's own client cannot log in to the embedded one
 	}
 	where := "-S " + cfg.Addr
 	if host, port, err := net.SplitHostPort(cfg.Addr); err == nil {

@@ -27,7 +27,7 @@ func TestTheCommandLinesReachTheServersAndShowNoChosenPassword(t *testing.T) {
 	}
 }
 
-func TestAServerThatIsTooOldIsKnown(t *testing.T) {
+func TestAServerThatIsTooOldIsRecognized(t *testing.T) {
 	for version, want := range map[string]bool{"7.0.15": true, "8.0": true, "6.2.9": false, "10.11.4": true, "": false, "seven": false} {
 		if got := atLeast(version, 7, 0); got != want {
 			t.Errorf("%s is at least 7.0: %v", version, got)

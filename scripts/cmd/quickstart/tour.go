@@ -17,10 +17,10 @@ import (
 	"github.com/tierflow/tierflow/shared/state"
 )
 
-// patience is how long a move may take before the tour gives up: far longer than any does.
+// patience is how long the tour waits for a move before it gives up. It is far longer than any move takes.
 const patience = time.Minute
 
-// samples are the contents of the tour, by id 1 to 7.
+// samples are the items of the tour, with the ids 1 to 7.
 var samples = []stack.Sample{
 	{ID: 1, Filename: "videos/trailer.mp4", Level: "bronze", Size: 4 << 20},
 	{ID: 2, Filename: "images/poster.jpg", Level: "bronze", Size: 310_000},
@@ -43,15 +43,16 @@ func concert() map[string]int64 {
 	return parts
 }
 
-// view is a count that the tour posts, and the level where that brings the content.
+// view is a count that the tour posts, and the level to which it brings the item.
 type view struct {
 	id    item.ID
 	count item.Count
-	from  string // equal to level where nothing moves
+	from  string // equal to level if nothing moves
 	level string
 }
 
-// tour starts the services, adds the contents, posts views and shows what moves, and then checks or goes on showing.
+// tour starts the services, adds the items, posts views and shows the moves. Then it checks the result or keeps showing
+// moves.
 func (q *quickstart) tour(ctx context.Context) error {
 	s := q.stack
 	levels, err := s.Catalog.Levels(ctx)
@@ -138,23 +139,23 @@ func (q *quickstart) tour(ctx context.Context) error {
 	}
 }
 
-// tour knows how far it is.
+// tour holds the progress of the tour.
 type tour struct {
 	*quickstart
 	moves     <-chan move
 	followed  <-chan error
 	seen      int
-	committed int // how many moves the views so far called for
+	committed int // how many moves the posted views have called for
 }
 
-// client makes a client of the api that prints its answers.
+// client returns a client of the api that prints the answers.
 func (t *tour) client() *client.Client {
 	c := t.stack.Client()
 	c.OnAnswer = func(body []byte) { t.out.answer(strings.TrimSpace(string(body))) }
 	return c
 }
 
-// post posts one view as the original system's clients do, and waits for its move.
+// post posts one view by the call of the original system, and waits for its move.
 func (t *tour) post(ctx context.Context, v view) error {
 	t.out.command(fmt.Sprintf("curl %s/post_sentence -d \"cid=%s&count=%s\"", t.stack.API.Addr, v.id, v.count))
 	if _, err := t.client().PostSentence(ctx, client.View{CID: v.id, Count: v.count}); err != nil {
@@ -183,7 +184,7 @@ func (t *tour) batch(ctx context.Context, views []view) error {
 	return t.await(ctx, views)
 }
 
-// await shows moves until all that the views call for have been seen.
+// await shows moves until it has shown all that the views call for.
 func (t *tour) await(ctx context.Context, views []view) error {
 	waiting := map[item.ID]view{}
 	for _, v := range views {
@@ -247,7 +248,7 @@ func (t *tour) table(ctx context.Context) error {
 	return w.Flush()
 }
 
-// checkHistory checks what stack.CheckSettled cannot know: how many moves there must have been.
+// checkHistory checks the number of moves, which stack.CheckSettled does not know.
 func (t *tour) checkHistory(ctx context.Context) error {
 	var rows int
 	if err := t.stack.DB().QueryRowContext(ctx, "SELECT COUNT(*) FROM update_history").Scan(&rows); err != nil {
@@ -262,7 +263,7 @@ func (t *tour) checkHistory(ctx context.Context) error {
 	return nil
 }
 
-// tryNext prints what a person would type now.
+// tryNext prints commands that the user could try next.
 func (t *tour) tryNext() {
 	api, keys := t.stack.API.Addr, t.stack.Keys
 	t.out.heading("Try next")

@@ -45,7 +45,7 @@ func main() {
 	}))
 }
 
-// take starts the stack, posts views until the picture is taken, and stops the stack.
+// take starts the stack, posts views until it has taken the picture, and stops the stack.
 func take(ctx context.Context, file, redisURL, dsn string, environ []string) (err error) {
 	dir, err := os.MkdirTemp("", "tierflow-")
 	if err != nil {
@@ -115,8 +115,8 @@ func makeDatabase(ctx context.Context, dsn string) (string, error) {
 	return c.FormatDSN(), err
 }
 
-// library is what the picture shows: small items on the lower tiers, which move by rename, and large ones, whose copies
-// to gold last.
+// library has the items in the picture: small ones on the lower tiers, which move by rename, and large ones, whose copies
+// to gold take long.
 func library() (all []stack.Sample) {
 	names := []string{"news/morning", "sport/final", "music/session", "films/harbour", "series/island", "talks/opening"}
 	for n := range 24 {
@@ -159,7 +159,7 @@ func post(ctx context.Context, s *stack.Stack, samples []stack.Sample) error {
 	}
 }
 
-// photograph takes the picture a few seconds after the page has opened, when it has shown some events.
+// photograph takes the picture a few seconds after it has opened the page, so that the page shows some events.
 func photograph(ctx context.Context, dir, url, file string) error {
 	file, err := filepath.Abs(file)
 	if err != nil {
