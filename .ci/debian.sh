@@ -1,7 +1,7 @@
-# Sourced by the scripts beside it: programs out of Debian's packages, while the machine's own packages stay as they are.
+# Sourced by the scripts beside it: gets programs from Debian's packages, and does not change the machine's own packages.
 
-# debian SUITE DIR: after it, apt is an apt-get for this suite of the machine's own mirror; its state is in DIR/.apt.
-# It takes no package as installed, so `install --download-only` brings each library.
+# debian SUITE DIR: defines apt, an apt-get for this suite of the machine's own mirror, with its state in DIR/.apt.
+# This apt treats no package as installed, so `install --download-only` downloads every library.
 debian() {
 	local codename
 	state=$2/.apt
