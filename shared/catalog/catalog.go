@@ -1,8 +1,8 @@
-// Package catalog is MySQL as Tierflow uses it: the settings of a connection, the schema, the reads by table, and the classes of
-// errors. MySQL alone says where an item's file is.
+// Package catalog is Tierflow's access to MySQL: the settings of a connection, the schema, the reads by table, and the
+// classes of errors. Only MySQL says where an item's file is.
 //
-// Writes are parts of a service's transactions and stand in the service: what they lock and check in the same transaction is
-// that service's protocol. Who writes what, by table:
+// Writes are parts of a service's transactions, and their statements stand in the service. What they lock and check in the
+// same transaction is that service's protocol. This table says who writes what:
 //
 //	contents         api        INSERT, DELETE, UPDATE (pinned_level)
 //	contents         relocator  UPDATE (generation, view_count)
@@ -18,7 +18,8 @@
 // init-tiers) and in committer/internal/apply. A house test compares this table with the statements in the sources and with
 // the accounts that compose/mysql/accounts makes.
 //
-// It runs on MySQL 8.0 and MariaDB 10.11, and later ones; on go-mysql-server well enough for a demonstration.
+// It runs on MySQL 8.0, MariaDB 10.11 and later versions of both. On go-mysql-server it runs well enough for a
+// demonstration.
 package catalog
 
 import (
@@ -45,7 +46,7 @@ const IdleSession = 30 * time.Second
 
 // Options of Open. The zero value is valid.
 type Options struct {
-	MaxConns int           // most connections of the pool; 16 by default
+	MaxConns int           // max connections of the pool; 16 by default
 	LockWait time.Duration // how long a statement waits for a row lock, in whole seconds; the server's default for 0
 }
 
@@ -87,7 +88,7 @@ func parse(dsn string) (*mysql.Config, error) {
 	cfg.Loc = time.UTC
 	cfg.InterpolateParams = true // one round trip less for each statement
 	cfg.ClientFoundRows = true   // RowsAffected counts the rows found, changed or not
-	cfg.RejectReadOnly = false   // session does it, and keeps the server's words
+	cfg.RejectReadOnly = false   // session does it and keeps the text of the server's error
 	cfg.MultiStatements = false
 	cfg.Timeout = 2 * time.Second
 	cfg.ReadTimeout = time.Minute // longer than InnoDB waits for a lock

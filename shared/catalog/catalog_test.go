@@ -94,7 +94,7 @@ func TestTheServerEndsATransactionThatItsProcessHasLeft(t *testing.T) {
 	if err := left.QueryRowContext(t.Context(), "SELECT @@SESSION.wait_timeout").Scan(&seconds); err != nil || seconds != 30 {
 		t.Fatalf("a session ends after %d s, %v", seconds, err)
 	}
-	// What happens after as long, in less time.
+	// The same happens after a shorter time.
 	for _, statement := range []string{"SET SESSION wait_timeout = 1", "UPDATE contents SET generation = 5 WHERE cid = 7"} {
 		if _, err := left.ExecContext(t.Context(), statement); err != nil {
 			t.Fatal(err)
@@ -108,7 +108,7 @@ func TestTheServerEndsATransactionThatItsProcessHasLeft(t *testing.T) {
 		t.Fatalf("%+v, %v", r, err)
 	}
 	if _, err := left.ExecContext(t.Context(), "DELETE FROM contents WHERE cid = 7"); err == nil {
-		t.Fatal("the session still serves whoever comes back")
+		t.Fatal("the session still works for a process that comes back")
 	}
 }
 
@@ -170,7 +170,7 @@ func TestAMigrationThatWasInterruptedAfterItsTableRunsAgain(t *testing.T) {
 
 func TestMigrationsOfTwoDatabasesDoNotWaitForEachOther(t *testing.T) {
 	one, other := open(t, testserver.MySQL(t)), open(t, testserver.MySQL(t))
-	// Somebody migrates the first database, and is not done.
+	// Another process migrates the first database and has not finished.
 	holder, err := one.DB().Conn(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -299,7 +299,7 @@ func TestARowInsertedByHandHasDefaultsInUTCWhateverTheTimeZones(t *testing.T) {
 	if _, err := c.Migrate(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	// An operator's session, far away.
+	// An operator's session, in a distant time zone.
 	operator, err := sql.Open("mysql", with(dsn, "time_zone=%27%2B09%3A30%27"))
 	if err != nil {
 		t.Fatal(err)
@@ -324,7 +324,7 @@ func TestARowInsertedByHandHasDefaultsInUTCWhateverTheTimeZones(t *testing.T) {
 		t.Errorf("got %+v, want %+v", r, want)
 	}
 
-	// The same through a DSN that asks for another time zone: ours wins.
+	// The same through a DSN with another time zone: our time zone wins.
 	far := open(t, with(dsn, "time_zone=%27-07%3A00%27&loc=Asia%2FTokyo&parseTime=false&sql_mode=%27%27"))
 	at := time.Date(2026, 1, 2, 3, 4, 5, 678901000, time.UTC)
 	exec(t, far, "UPDATE contents SET update_time = ?, generate_time = NOW(6) WHERE cid = 7", at)
@@ -372,7 +372,7 @@ func TestSessionsAreStrictAndReportFoundRows(t *testing.T) {
 
 func TestNamesAreComparedByteByByte(t *testing.T) {
 	c := migrated(t)
-	// Case, accents and normal forms: file systems know five names here.
+	// The names differ in case, accents and normal forms. A file system holds them as five names.
 	names := []string{"a/é.mp4", "a/e\u0301.mp4", "a/e.mp4", "a/E.mp4", "📼/ａ.mp4"}
 	for i, name := range names {
 		insert(t, c, i+1, "bronze", name)
@@ -395,10 +395,10 @@ func TestNamesAreComparedByteByByte(t *testing.T) {
 	}
 }
 
-func TestContentsAreFoundByTheirIds(t *testing.T) {
+func TestItemsAreFoundByTheirIds(t *testing.T) {
 	c := migrated(t)
 	if _, err := c.Content(t.Context(), 8); !fault.Is(err, fault.Unknown) || err.Error() != "look up item 8: there is none" {
-		t.Fatalf("an unknown content: %v", err)
+		t.Fatalf("an unknown item: %v", err)
 	}
 	ids := fill(t, c, 2500)
 	found, err := c.Contents(t.Context(), append(ids, 999999))
@@ -413,7 +413,7 @@ func TestContentsAreFoundByTheirIds(t *testing.T) {
 	}
 }
 
-// fill inserts n contents with odd ids, alternating between bronze and silver, and returns their ids.
+// fill inserts n items with odd ids, alternating between bronze and silver, and returns their ids.
 func fill(t *testing.T, c *catalog.Catalog, n int) []item.ID {
 	t.Helper()
 	var ids []item.ID

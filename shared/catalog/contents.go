@@ -10,7 +10,7 @@ import (
 	"github.com/tierflow/tierflow/shared/policy"
 )
 
-// pageSize is how many rows one statement reads where a caller may ask for any number.
+// pageSize is how many rows one statement reads where a caller may pass any number.
 const pageSize = 1000
 
 // Row is a row of contents. Times are in UTC, with microseconds.
@@ -20,15 +20,15 @@ type Row struct {
 	Filename   string
 	Generated  time.Time // generate_time
 	Updated    time.Time // update_time: when the level last changed
-	Generation int64     // one higher after every commit and every begun release
+	Generation int64     // one higher after every commit and every release that began
 	ViewCount  item.Count
 	SizeBytes  int64
 	Digest     string // "sha256:<hex>" of the last copy, "" where none was made
 	Pinned     string // the level that the item is pinned to, "" for none
 }
 
-// Item is the input of policy.Policy.Decide for this row. count is the item's newest count, which an event or the state may
-// know before the row does.
+// Item returns the input of policy.Policy.Decide for this row. count is the item's newest count. An event or the state may
+// have a newer count than the row.
 func (r Row) Item(count item.Count) policy.Item {
 	return policy.Item{Level: r.Level, Count: int64(count), Pin: r.Pinned}
 }
@@ -39,13 +39,13 @@ func (r Row) CountedOrMoved() bool { return r.ViewCount > 0 || r.Generation > 0 
 
 const rowColumns = "cid, content_level, filename, generate_time, update_time, generation, view_count, size_bytes, digest, pinned_level"
 
-// Content reads one row; fault.Unknown where there is none.
+// Content reads one row. The error is fault.Unknown where there is none.
 func (c *Catalog) Content(ctx context.Context, id item.ID) (Row, error) {
 	row, err := scanRow(c.db.QueryRowContext(ctx, "SELECT "+rowColumns+" FROM contents WHERE cid = ?", id))
 	return row, Wrap("look up item", id.String(), err)
 }
 
-// Contents reads the rows of these ids; an id that has none is not in the map.
+// Contents reads the rows of these ids. An id without a row is not in the map.
 func (c *Catalog) Contents(ctx context.Context, ids []item.ID) (map[item.ID]Row, error) {
 	found := make(map[item.ID]Row, len(ids))
 	err := inPages(ids, func(in string, args []any) error {
@@ -61,8 +61,8 @@ func (c *Catalog) Contents(ctx context.Context, ids []item.ID) (map[item.ID]Row,
 	return found, nil
 }
 
-// Placements reads the rows of these ids and calls fn for each row that exists, in no order. It reads only ID, Level, Filename
-// and Pinned: it is for callers that look up thousands of items a second.
+// Placements reads the rows of these ids and calls fn for each row that exists, in no order. It reads only ID, Level,
+// Filename and Pinned: it is for callers that look up thousands of items a second.
 func (c *Catalog) Placements(ctx context.Context, ids []item.ID, fn func(Row)) error {
 	err := inPages(ids, func(in string, args []any) error {
 		rows, err := c.db.QueryContext(ctx, "SELECT cid, content_level, filename, COALESCE(pinned_level, '') FROM contents WHERE cid "+in, args...)
@@ -98,7 +98,7 @@ func inPages(ids []item.ID, query func(in string, args []any) error) error {
 	return nil
 }
 
-// ByFilename reads the row of exactly this name; fault.Unknown where there is none.
+// ByFilename reads the row of exactly this name. The error is fault.Unknown where there is none.
 func (c *Catalog) ByFilename(ctx context.Context, name string) (Row, error) {
 	row, err := scanRow(c.db.QueryRowContext(ctx, "SELECT "+rowColumns+" FROM contents WHERE filename = ?", name))
 	if err == nil && row.Filename != name {
@@ -107,7 +107,7 @@ func (c *Catalog) ByFilename(ctx context.Context, name string) (Row, error) {
 	return row, Wrap("look up file", name, err)
 }
 
-// List reads at most limit rows with ids above after, ascending. level "" lists the items of all levels.
+// List reads at most limit rows with ids above after, ascending. Where level is "", it lists the items of all levels.
 func (c *Catalog) List(ctx context.Context, level string, after item.ID, limit int) ([]Row, error) {
 	where, args := "WHERE cid > ? ORDER BY cid LIMIT ?", []any{after, limit}
 	if level != "" {

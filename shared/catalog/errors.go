@@ -14,18 +14,19 @@ import (
 	"github.com/tierflow/tierflow/shared/fault"
 )
 
-// class is what an error of the server means to us.
+// class is what an error of the server means to Tierflow.
 type class struct {
 	kind  fault.Kind
-	retry bool // the same transaction may well succeed when it runs again
+	retry bool // the same transaction may succeed when it runs again
 	large bool // a smaller transaction may succeed
-	known bool // the server refuses everybody, whatever the rows
+	known bool // the server refuses all clients, whatever the rows are
 	hint  string
 }
 
 var (
-	// other is every error that the table below does not name. It is the server's, not the row's: a state that nobody has
-	// thought of must not cost an entry an attempt. The work waits, and the error says the server's own number and words.
+	// other is the class of every error that the table below does not list. Such an error counts as the server's and not
+	// the row's: an unknown condition must not cost an entry an attempt. The work waits, and the error has the server's own
+	// number and text.
 	other = class{kind: fault.Unavailable}
 
 	away     = class{kind: fault.Unavailable, known: true}
@@ -43,14 +44,14 @@ var (
 	refused  = class{kind: fault.Unprocessable}
 )
 
-// classes of the servers' error numbers. Only what is known to be a row's own fault (taken, refused) fails an entry.
-// Everything else is Unavailable, whether it is listed or not: the work waits until the server takes it. The lists of
-// numbers are https://dev.mysql.com/doc/mysql-errors/8.4/en/ and https://mariadb.com/kb/en/mariadb-error-codes/.
+// classes maps the servers' error numbers to classes. Only errors that are known to be caused by the row (taken, refused)
+// fail an entry. All others are Unavailable, listed or not: the work waits until the server accepts it. The numbers are
+// listed at https://dev.mysql.com/doc/mysql-errors/8.4/en/ and https://mariadb.com/kb/en/mariadb-error-codes/.
 var classes = map[uint16]class{
 	1062: taken,
 	1022: taken,
 	1586: taken,
-	1451: taken, // a parent row that is referred to
+	1451: taken, // a row that others refer to
 	1217: taken,
 
 	1452: refused, // a child row without its parent
@@ -63,7 +64,7 @@ var classes = map[uint16]class{
 	1048: refused, // NULL
 	1366: refused, // not of this type, or not UTF-8
 	1265: refused, // truncated
-	1292: refused, // not a time
+	1292: refused, // not a valid time
 
 	1213: again, // deadlock
 	1205: again, // lock wait timeout
@@ -116,8 +117,8 @@ var classes = map[uint16]class{
 	1698: account,
 }
 
-// Kind says what an error of MySQL, its driver or database/sql means. A fault error keeps its kind, a missing
-// row is fault.Unknown, and "" is nil's.
+// Kind says what an error of MySQL, of its driver or of database/sql means. A fault error keeps its kind. A missing row is
+// fault.Unknown. For nil, Kind returns "".
 func Kind(err error) fault.Kind {
 	var f *fault.Error
 	if errors.As(err, &f) {
@@ -126,26 +127,27 @@ func Kind(err error) fault.Kind {
 	return classify(err).kind
 }
 
-// Retryable tells whether the whole transaction that returned err may be tried again at once: a deadlock, a lock
-// wait, a lost connection. The last may have happened after a COMMIT: the transaction must tolerate that it was
-// done already.
+// Retryable reports whether the whole transaction that returned err may run again at once: after a deadlock, a lock wait or
+// a lost connection. The connection may have been lost after a COMMIT, so the transaction must tolerate that it was
+// committed already.
 func Retryable(err error) bool { return classify(err).retry }
 
-// Divisible tells whether a part of the transaction that returned err may succeed where the whole did not: it was too large
-// for the server, or the number is not known, and may concern a single row.
+// Divisible reports whether a part of the transaction that returned err may succeed where the whole did not. This is so
+// where the transaction was too large for the server. It may be so where the error's number is unknown, because that error
+// may concern a single row.
 func Divisible(err error) bool {
 	c := classify(err)
 	return c.large || c.kind == fault.Unavailable && !c.known
 }
 
-// IsLocked tells whether err is that of a statement that has waited too long for a lock of another transaction.
+// IsLocked reports whether err comes from a statement that waited too long for a lock of another transaction.
 func IsLocked(err error) bool {
 	var m *mysql.MySQLError
 	return errors.As(err, &m) && m.Number == 1205
 }
 
-// Wrap makes a fault error of an error of MySQL, with its kind and, where an operator can do something, a hint.
-// nil stays nil, and a fault error stays as it is.
+// Wrap turns an error of MySQL into a fault error with its kind and, where an operator can do something, a hint. It returns
+// nil and fault errors unchanged.
 func Wrap(op, subject string, err error) error {
 	if err == nil {
 		return nil
@@ -161,9 +163,9 @@ func Wrap(op, subject string, err error) error {
 	return &fault.Error{Kind: c.kind, Op: op, Subject: subject, Hint: c.hint, Err: err}
 }
 
-// classify finds an error's class. What it does not know is Internal, and counts attempts: those errors come neither from
-// the server nor from the connection to it. A value that Scan cannot read is one. Only the row's own entries fail for it,
-// and waiting would not mend it.
+// classify finds an error's class. Errors that it does not know are Internal and count attempts: they come neither from the
+// server nor from the connection to it. One example is a value that Scan cannot read. Only the entries of that row fail,
+// and waiting would not help.
 func classify(err error) class {
 	var m *mysql.MySQLError
 	var n net.Error
@@ -192,7 +194,7 @@ func classify(err error) class {
 	return class{kind: fault.Internal}
 }
 
-// unnumbered reads the words where a number says nothing: go-mysql-server has 1105, "unknown error", for most.
+// unnumbered reads the error's text where its number says nothing: go-mysql-server has 1105, "unknown error", for most.
 func unnumbered(m *mysql.MySQLError) class {
 	if m.Number == 1105 {
 		text := strings.ToLower(m.Message)

@@ -191,7 +191,7 @@ func TestAServerThatRefusesWritesIsUnavailableInItsOwnWords(t *testing.T) {
 	}
 }
 
-func TestANumberThatNobodyKnowsIsTheServersAndMayConcernOneRow(t *testing.T) {
+func TestAnUnknownNumberIsTheServersAndMayConcernOneRow(t *testing.T) {
 	for number, divisible := range map[uint16]bool{9999: true, 1105: true, 1064: true, 1153: true, 3100: false, 1290: false, 1213: false} {
 		err := catalog.Wrap("commit", "", &mysql.MySQLError{Number: number, Message: "not now"})
 		if !fault.Is(err, fault.Unavailable) || !strings.Contains(err.Error(), fmt.Sprintf("Error %d: not now", number)) ||

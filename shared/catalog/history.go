@@ -25,8 +25,8 @@ type History struct {
 
 const historyColumns = "id, event_id, cid, old_level, new_level, prev_update_time, update_time, view_count, bytes, duration_us, worker_id"
 
-// History reads at most limit moves of an item, newest first, with row ids below before; before 0 starts at the newest. The
-// history outlives its item. An unknown item has an empty history and no error.
+// History reads at most limit moves of an item, newest first, with row ids below before. Where before is 0, it starts at
+// the newest. The history outlives its item. An unknown item has an empty history and no error.
 func (c *Catalog) History(ctx context.Context, id item.ID, before int64, limit int) ([]History, error) {
 	const op = "read the history of item"
 	if before == 0 {

@@ -17,25 +17,25 @@ import (
 	"github.com/tierflow/tierflow/shared/fault"
 )
 
-// The migrations are numbered and forward only. MySQL commits at every CREATE, so one that was interrupted runs
-// again from its start: each statement must be harmless the second time.
+// The migrations are numbered and only go forward. MySQL commits at every CREATE, so an interrupted migration runs again
+// from its start. Each statement must be harmless when it runs a second time.
 //
 //go:embed schema/*.sql
 var schemaFiles embed.FS
 
-// versionTable is where goose notes what it has applied.
+// versionTable is where goose records which migrations it has applied.
 const versionTable = "tierflow_schema"
 
-// appraisalColumns are those of the table in which the api records a change of levels.
+// appraisalColumns are the columns of the table in which the api records a change of levels.
 const appraisalColumns = "change_id, before_levels, after_cid, changed_at"
 
 const migrateHint = "run `committer migrate`"
 
-// Migrate applies the migrations that are missing and returns their file names, in order. It is safe to run
-// from several places at once: the others wait.
+// Migrate applies the missing migrations and returns their file names, in order. Several processes may call it at once: one
+// works and the others wait.
 func (c *Catalog) Migrate(ctx context.Context) ([]string, error) {
 	cfg := c.cfg.Clone()
-	cfg.ReadTimeout = 0 // a change of a big table takes as long as it takes
+	cfg.ReadTimeout = 0 // the change of a big table may take any time
 	db, err := open(cfg, 0)
 	if err != nil {
 		return nil, err
@@ -65,8 +65,8 @@ func (c *Catalog) Migrate(ctx context.Context) ([]string, error) {
 	return applied, Wrap("migrate", cfg.DBName, err)
 }
 
-// makeVersionTable makes goose's table before goose does: it would do so without its lock, without naming an
-// engine, and in two steps of which the second would be missing for good after a crash.
+// makeVersionTable creates goose's table before goose does. goose would create it without its lock and without naming an
+// engine. It would also take two steps, and after a crash between them the second would never run.
 func makeVersionTable(ctx context.Context, db *sql.DB) error {
 	for _, statement := range []string{
 		"CREATE TABLE IF NOT EXISTS " + versionTable + ` (
@@ -84,7 +84,7 @@ func makeVersionTable(ctx context.Context, db *sql.DB) error {
 	return nil
 }
 
-// CheckSchema is nil when every migration has been applied and every table has its columns. Else the error is
+// CheckSchema returns nil when every migration has been applied and every table has its columns. Otherwise the error is
 // fault.Unavailable, says what is missing, and hints at `committer migrate`.
 func (c *Catalog) CheckSchema(ctx context.Context) error {
 	const op = "check the schema of"
@@ -138,20 +138,20 @@ func (c *Catalog) CheckSchema(ctx context.Context) error {
 	return nil
 }
 
-// lockName names the lock of a database's migrations. Locks are the server's, not the database's, and their
-// names have 64 characters at most, as many as a database's name alone may have: hence the digest.
+// lockName returns the name of the lock of a database's migrations. Locks belong to the server, not to the database. A
+// lock's name has at most 64 characters, and so has the name of a database alone: hence the digest.
 func lockName(database string) string {
 	return fmt.Sprintf("tierflow:migrate:%.16x", sha256.Sum256([]byte(database)))
 }
 
-// locker lets one migrator in at a time. goose brings no locker for MySQL.
+// locker lets one migrator run at a time. goose has no locker for MySQL.
 type locker struct{ name string }
 
-// SessionLock waits for the lock as long as ctx allows.
+// SessionLock waits for the lock until ctx ends.
 func (l locker) SessionLock(ctx context.Context, conn *sql.Conn) error {
 	for {
-		// NULL is an error of the server's. The wait is short, because a server does not notice that a client
-		// which waits has gone, and would give it the lock.
+		// NULL means an error of the server. The wait is short because a server does not notice that a waiting client has
+		// gone, and would give it the lock.
 		var got sql.NullInt64
 		if err := conn.QueryRowContext(ctx, "SELECT GET_LOCK(?, 5)", l.name).Scan(&got); err != nil {
 			return err

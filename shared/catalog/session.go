@@ -10,11 +10,11 @@ import (
 	"github.com/go-sql-driver/mysql"
 )
 
-// connector opens sessions with the isolation level of all of Tierflow's transactions. Setting it in each transaction would cost
-// one more round trip. A DSN cannot set it: MySQL and MariaDB have different names for the variable.
+// connector opens sessions with the isolation level of all of Tierflow's transactions. Setting it in each transaction would
+// cost one more round trip. A DSN cannot set it, because MySQL and MariaDB have different names for the variable.
 type connector struct {
 	driver.Connector
-	lockWait time.Duration // 0: the server's
+	lockWait time.Duration // 0: the server's default
 }
 
 func (c connector) Connect(ctx context.Context) (driver.Conn, error) {
@@ -29,7 +29,7 @@ func (c connector) Connect(ctx context.Context) (driver.Conn, error) {
 		return nil, connectError{err}
 	}
 	if c.lockWait > 0 {
-		// go-mysql-server refuses this one: there the variable is the server's alone.
+		// go-mysql-server refuses this statement: there, only the server can set the variable.
 		_, err = s.ExecContext(ctx, fmt.Sprintf("SET SESSION innodb_lock_wait_timeout = %d", int(c.lockWait.Seconds())), nil)
 		var refused *mysql.MySQLError
 		if err != nil && !errors.As(err, &refused) {
@@ -40,12 +40,12 @@ func (c connector) Connect(ctx context.Context) (driver.Conn, error) {
 	return s, nil
 }
 
-// connectError is why there is no session: whatever it says, no row is at fault.
+// connectError says why there is no session. Whatever the reason, no row has caused it.
 type connectError struct{ error }
 
 func (e connectError) Unwrap() error { return e.error }
 
-// mysqlConn is what the driver's connections can do.
+// mysqlConn is the set of interfaces that the driver's connections implement.
 type mysqlConn interface {
 	driver.Conn
 	driver.ConnBeginTx
@@ -58,9 +58,9 @@ type mysqlConn interface {
 	driver.Validator
 }
 
-// session ends where the server refuses writes: after a failover, a new connection leads to the new primary, and a new
-// session has the settings that an operator has corrected. The driver's RejectReadOnly does the same for some errors, but
-// drops what the server has said.
+// session closes itself where the server refuses writes. After a failover, a new connection leads to the new primary. A new
+// session also has the settings that an operator has corrected. The driver's RejectReadOnly does the same for some errors,
+// but drops the server's text.
 type session struct{ mysqlConn }
 
 func (s session) ExecContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Result, error) {
@@ -102,7 +102,7 @@ func (s session) checked(err error) error {
 	return err
 }
 
-// refusedError is a driver.ErrBadConn that says why: database/sql drops the connection, and repeats the statement on
+// refusedError is a driver.ErrBadConn that says why. database/sql drops the connection, and repeats the statement on
 // another one where that is safe.
 type refusedError struct{ *mysql.MySQLError }
 

@@ -1,9 +1,9 @@
-// Package apikeys knows who may call the api: keys with names and scopes, read from a file that may change while the
+// Package apikeys decides who may call the api. It reads keys with names and scopes from a file, which may change while the
 // service runs.
 //
-// The file holds no key, only the SHA-256 of each. That is enough because a key is not a password: it is 32 random bytes,
-// which nobody can guess or look up, however fast hashes are made. A slow hash such as bcrypt protects what people choose;
-// here it would only cost every request a tenth of a second of a core.
+// The file holds no key, only the SHA-256 of each key. That is enough because a key is not a password: it is 32 random
+// bytes, which nobody can guess, however fast the hash is. A slow hash such as bcrypt protects passwords that people
+// choose. Here it would only cost each request a tenth of a second of CPU time.
 package apikeys
 
 import (
@@ -25,17 +25,17 @@ import (
 // Scope is a set of rights.
 type Scope uint8
 
-// Scopes. None is enough for what everybody may have.
+// Scopes. None is enough for calls that need no key.
 const (
 	Views   Scope = 1 << iota // post view counts
-	Read                      // see contents, locations, levels, what is under way
-	Operate                   // change contents, pins, levels; pause, resume, retry
+	Read                      // see items, locations, levels and the moves under way
+	Operate                   // change items, pins and levels; pause, resume, retry
 	None    Scope = 0
 )
 
 var scopeNames = []string{"views", "read", "operate"} // by bit
 
-// String is the scopes' names as the file has them, with commas between.
+// String returns the names of the scopes with commas between them, as in the file.
 func (s Scope) String() string {
 	var names []string
 	for bit, name := range scopeNames {
@@ -46,7 +46,7 @@ func (s Scope) String() string {
 	return strings.Join(names, ",")
 }
 
-// ParseScopes reads names with commas between; at least one.
+// ParseScopes reads names of scopes with commas between them. It needs at least one.
 func ParseScopes(text string) (Scope, error) {
 	var s Scope
 next:
@@ -62,7 +62,7 @@ next:
 	return s, nil
 }
 
-// Key is what the service knows of a key.
+// Key is what the service stores about a key.
 type Key struct {
 	Name   string
 	Scopes Scope
@@ -70,10 +70,10 @@ type Key struct {
 }
 
 const (
-	prefix = "tierflow_" // so that a key is recognised where it does not belong: in a log, in a repository
-	// maxToken bounds what is hashed.
+	prefix = "tierflow_" // makes a key easy to recognise in a place where it does not belong, such as a log or a repository
+	// maxToken is the length of the longest token that is hashed.
 	maxToken = 128
-	// Limits of the file. All keys are compared at every request.
+	// Limits of the file. Every request is compared with all keys.
 	maxKeys = 1000
 	maxFile = 1 << 20
 )
@@ -83,20 +83,22 @@ var (
 	validHash = regexp.MustCompile(`^sha256:[0-9a-f]{64}$`)
 )
 
-// Generate makes a key: the secret, to be shown once, and its line for the file, without a newline.
+// Generate makes a key. It returns the secret, which is to be shown once, and the key's line for the file, without a
+// newline.
 func Generate(name string, scopes Scope) (secret, line string, err error) {
 	if !validName.MatchString(name) {
 		return "", "", fmt.Errorf("%q is not a name of 1 to 64 letters, digits, dots, dashes and underscores", name)
 	}
 	var random [32]byte
-	_, _ = rand.Read(random[:]) // never fails: it ends the program instead
+	_, _ = rand.Read(random[:]) // Read never fails: on an error it ends the program
 	secret = prefix + base64.RawURLEncoding.EncodeToString(random[:])
 	hash := sha256.Sum256([]byte(secret))
 	return secret, fmt.Sprintf("%s %s sha256:%x", name, scopes, hash), nil
 }
 
-// Parse reads a file: a key a line, with its name, scopes and hash; empty lines and lines that begin with # say nothing.
-// The error names every wrong line. A file without any key is wrong: it is being written, or would shut everybody out.
+// Parse reads a file with one key in each line: its name, scopes and hash. It ignores empty lines, and comments, which
+// begin with # and take a whole line. The error names every wrong line. A file without any key is an error: it is still
+// being written, or would shut everybody out.
 func Parse(data []byte) ([]Key, error) {
 	var ks []Key
 	var problems []error
@@ -104,7 +106,7 @@ func Parse(data []byte) ([]Key, error) {
 	n := 0
 	for line := range strings.Lines(string(data)) {
 		n++
-		// What a line holds is not repeated: it may be a key that somebody has put there.
+		// The error does not repeat the line: somebody may have put a key there.
 		wrong := func(format string, args ...any) {
 			problems = append(problems, fmt.Errorf("line %d: %s", n, fmt.Sprintf(format, args...)))
 		}
@@ -150,15 +152,15 @@ func Parse(data []byte) ([]Key, error) {
 	return ks, nil
 }
 
-// Append adds a line to a file, which is made where there is none. The file must be right, and stays so.
+// Append adds a line to a file, and makes the file where there is none. The file must be valid before and after.
 func Append(path, line string) error {
-	// Everybody may read it: it holds no secret, and the service is often another user.
+	// Everybody may read the file: it holds no secret, and the service often runs as another user.
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_APPEND|os.O_CREATE, 0o644)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	// Another new-key must not have the same name in mind.
+	// The lock keeps another new-key from adding the same name at the same time.
 	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX); err != nil {
 		return fmt.Errorf("lock %s: %w", path, err)
 	}
@@ -179,7 +181,7 @@ func Append(path, line string) error {
 	return f.Sync()
 }
 
-// match finds the key that has a hash. It takes the same time whichever it is, or none.
+// match finds the key that has a hash. It always takes the same time, whichever key matches or none.
 func match(ks []Key, hash *[sha256.Size]byte) *Key {
 	found := -1
 	for i := range ks {

@@ -88,7 +88,7 @@ func TestAppendKeepsTheFileRight(t *testing.T) {
 	if err := apikeys.Append(path, a); err != nil {
 		t.Fatal(err)
 	}
-	// Somebody's editor leaves no newline at the end.
+	// Some editors leave no newline at the end.
 	if err := os.WriteFile(path, []byte("# ours\n"+a), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -127,7 +127,7 @@ func TestKeysThatAreMadeAtTheSameTimeAllComeIntoTheFile(t *testing.T) {
 	}
 }
 
-// follow runs a file and returns what it tells.
+// follow runs a file and returns the channel on which it reports changes.
 func follow(t *testing.T, f *apikeys.File) <-chan error {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
@@ -146,7 +146,7 @@ func next(t *testing.T, told <-chan error) error {
 	case err := <-told:
 		return err
 	case <-time.After(5 * time.Second): // of the bubble
-		t.Fatal("no change is told")
+		t.Fatal("no change is reported")
 		return nil
 	}
 }

@@ -11,14 +11,14 @@ import (
 	"time"
 )
 
-// File is the keys of a file. It reads them again when the file changes; a file that is wrong changes nothing.
+// File holds the keys of a file. It reads them again when the file changes. A file that is wrong changes nothing.
 type File struct {
 	path string
 	keys atomic.Pointer[[]Key]
-	data []byte // what keys were made of
+	data []byte // the bytes that the keys were read from
 }
 
-// Open reads a file of keys. Run must be started to follow its changes.
+// Open reads a file of keys. To follow its changes, start Run.
 func Open(path string) (*File, error) {
 	f := &File{path: path}
 	data, err := read(path)
@@ -34,20 +34,20 @@ func Open(path string) (*File, error) {
 	return f, nil
 }
 
-// Keys are those of the last file that was right.
+// Keys returns the keys of the last valid file.
 func (f *File) Keys() []Key { return *f.keys.Load() }
 
-// again is how often the file is read. It is small, and to compare its bytes is surer than to look at its times: those of
-// a file system may be coarse, and a mounted file may be replaced by an older one.
+// again is how often the file is read. The file is small, so comparing its bytes costs little. Its times are less reliable:
+// those of a file system may be coarse, and a mounted file may be replaced by an older one.
 const again = 500 * time.Millisecond
 
-// Run follows the file until ctx ends, and tells of changes: an error where the file is wrong, nil where it is right
-// again or has other keys. The same thing is told once. A change counts when two readings have found the same, so that a
-// file that is just being written is not taken for a whole one.
+// Run follows the file until ctx ends, and reports changes: an error where the file is wrong, nil where it is valid again
+// or has other keys. It reports the same state once. A change counts when two readings in a row are equal, so Run does not
+// take a half-written file for a whole one.
 func (f *File) Run(ctx context.Context, changed func(error)) {
 	tick := time.NewTicker(again)
 	defer tick.Stop()
-	last, lastErr := f.data, "" // what the reading before has found
+	last, lastErr := f.data, "" // the result of the reading before
 	told := ""
 	for {
 		select {
@@ -85,7 +85,7 @@ func (f *File) Run(ctx context.Context, changed func(error)) {
 	}
 }
 
-// read reads a file of keys; the error names it.
+// read reads a file of keys. Its error names the file.
 func read(path string) ([]byte, error) {
 	file, err := os.Open(path)
 	if err != nil {

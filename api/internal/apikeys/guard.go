@@ -16,30 +16,31 @@ import (
 	"github.com/tierflow/tierflow/shared/fault"
 )
 
-// How many wrong keys one place may show: a client that was set up wrong sees why, and nobody fills the log.
+// The limit of wrong keys from one place. A client with a wrong setting still learns why it fails, and nobody can fill the
+// log.
 const (
 	wrongAtOnce    = 100
 	wrongPerSecond = 5
 )
 
-// Guard decides who may call what.
+// Guard decides which key may make which call.
 type Guard struct {
 	keys func() []Key
 
-	// Wrong keys are counted by where they come from. Places share counters when there are many: that only ever limits
-	// those who show wrong keys. The seed keeps them from choosing whom they share with.
+	// Wrong keys are counted by the place that they come from. When there are many places, some share a counter: that only
+	// limits clients that show wrong keys. The seed keeps a client from choosing a place to share with.
 	seed  maphash.Seed
 	mu    sync.Mutex
 	wrong [1024]*rate.Limiter
 }
 
-// NewGuard makes a Guard; keys is asked at every call.
+// NewGuard makes a Guard. It calls keys at every request.
 func NewGuard(keys func() []Key) *Guard {
 	return &Guard{keys: keys, seed: maphash.MakeSeed()}
 }
 
-// Allow tells whether a request shows a key with the scope; none is needed for None. The error says what is wrong, and of
-// a wrong key nothing but that it is wrong. What else the answer must say is put into header. A right key costs one hash
+// Allow reports whether a request shows a key with the scope. For None, no key is needed. The error says what is wrong; of
+// a wrong key it says only that it is wrong. Allow adds to header what else the answer must say. A right key costs one hash
 // and no allocation.
 func (g *Guard) Allow(r *http.Request, header http.Header, scope Scope) error {
 	if scope == None {
@@ -72,7 +73,7 @@ func (g *Guard) find(values []string) *Key {
 		return nil
 	}
 	token := strings.Trim(values[0][len(scheme):], " ")
-	var buf [maxToken]byte // the conversion of a string would be an allocation
+	var buf [maxToken]byte // converting a string would allocate
 	if token == "" || len(token) > len(buf) {
 		return nil
 	}
@@ -80,7 +81,8 @@ func (g *Guard) find(values []string) *Key {
 	return match(g.keys(), &hash)
 }
 
-// limiter is the counter of the place that an address belongs to: of IPv6, a network that one customer has.
+// limiter returns the counter of the place that an address belongs to. For IPv6, a place is a network of the size that one
+// customer has.
 func (g *Guard) limiter(remote string) *rate.Limiter {
 	place := remote
 	if at, err := netip.ParseAddrPort(remote); err == nil {

@@ -22,21 +22,21 @@ import (
 const (
 	// fresh is how long a row is used, counted from before its query.
 	fresh = time.Second
-	// renewAfter is the age at which Run reads a row again before it expires, together with others; the same holds for the
-	// levels. So no request waits for a row that is requested all the time.
+	// renewAfter is the age at which Run reads a row again before it expires, together with other rows. The same holds for
+	// the levels. So no request waits for a row that is requested all the time.
 	renewAfter = 850 * time.Millisecond
-	// renewEvery is how often Run searches for rows of that age, and maxRenewals how many of them one query reads. A request
-	// for another row may have to wait for such a query first.
+	// renewEvery is how often Run searches for rows of that age, and maxRenewals is how many of them one query reads. A
+	// request for another row may have to wait for such a query first.
 	renewEvery  = 50 * time.Millisecond
 	maxRenewals = 250
-	// renewUnused is how many times in a row Run renews a row that no request has used: one row among hundreds costs a tenth
-	// of a row that a request waits for. The number doubles, up to maxRenewUnused, each time that a row is requested soon
-	// after it expired. Where renewals are late, every row has only renewUnused.
+	// renewUnused is how many times in a row Run renews a row that no request has used. One row among hundreds costs a
+	// tenth of a row that a request waits for. The number doubles, up to maxRenewUnused, each time that a row is requested
+	// soon after it expired. Where renewals are late, every row has only renewUnused.
 	renewUnused    = 2
 	maxRenewUnused = 8
 	// timeout bounds a query: a hung server must not delay requests whose rows are cached.
 	timeout = time.Second
-	// probeEvery is how often MySQL is tried while it is away.
+	// probeEvery is how often a query is tried while MySQL is away.
 	probeEvery = 250 * time.Millisecond
 	// defaultSize is the number of rows in the cache, at about 400 bytes each.
 	defaultSize = 100_000
@@ -51,18 +51,18 @@ type Catalog interface {
 // Options of a Cache.
 type Options struct {
 	Catalog Catalog
-	Size    int // rows at most; 100,000 by default
+	Size    int // max number of rows; 100,000 by default
 	Log     *zap.Logger
 	Metrics prometheus.Registerer
 }
 
-// Cache looks items up. Its methods wait for Run, which must be started.
+// Cache looks items up. Its methods wait for Run, so start Run first.
 type Cache struct {
 	catalog Catalog
 	log     *zap.Logger
 	rows    *otter.Cache[item.ID, *entry]
 	policy  atomic.Pointer[levels]
-	down    atomic.Bool // MySQL does not answer: no query, no wait
+	down    atomic.Bool // MySQL does not answer: requests make no query and do not wait
 	begin   time.Time
 	wake    chan struct{}
 	queries prometheus.Counter
@@ -102,7 +102,7 @@ func New(o Options) *Cache {
 	return c
 }
 
-// now is in ns since begin: a hit costs a comparison of two numbers.
+// now is the time since begin, in ns. So a hit costs a comparison of two numbers.
 func (c *Cache) now() int64 { return int64(time.Since(c.begin)) }
 
 // Find looks an item up. The error is fault.Unknown where there is no row, and fault.Unavailable while MySQL is away and the row
@@ -190,7 +190,7 @@ func (c *Cache) Policy(ctx context.Context) (policy.Policy, error) {
 	return p.Policy, nil
 }
 
-// Invalidate marks a row as changed: it is read again before it is used.
+// Invalidate marks a row as changed: it is read again before the next use.
 func (c *Cache) Invalidate(id item.ID) {
 	c.mu.Lock()
 	if c.running != nil && c.running.ids[id] {
@@ -202,7 +202,7 @@ func (c *Cache) Invalidate(id item.ID) {
 	}
 }
 
-// InvalidatePolicy marks the levels as changed: they are read again before they are used.
+// InvalidatePolicy marks the levels as changed: they are read again before the next use.
 func (c *Cache) InvalidatePolicy() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -219,13 +219,13 @@ func (c *Cache) cached(id item.ID) *entry {
 	if !ok {
 		return nil
 	}
-	if !e.used.Load() { // a write each time would take the cache line from the other cores
+	if !e.used.Load() { // a write at each hit would take the cache line from the other cores
 		e.used.Store(true)
 	}
 	return e
 }
 
-// stale answers from the cache, whatever the age, or with err where the row is not there.
+// stale answers from the cache, whatever the row's age. Where the row is not in the cache, it returns err.
 func (c *Cache) stale(id item.ID, err error) (Found, error) {
 	e, p := c.cached(id), c.policy.Load()
 	if e == nil || p == nil {
@@ -245,7 +245,8 @@ func (c *Cache) from(t *query, id item.ID) (Found, error) {
 var errAway = &fault.Error{Kind: fault.Unavailable, Op: "look up item", Err: errors.New("MySQL does not answer"),
 	Hint: "items that were posted lately are still accepted"}
 
-// Answers returns nil where rows are read from MySQL, and an error while only cached rows are used. Readiness depends on it.
+// Answers returns nil where rows are read from MySQL, and an error while only cached rows are used. Readiness depends on
+// it.
 func (c *Cache) Answers(context.Context) error {
 	if c.down.Load() {
 		return errAway

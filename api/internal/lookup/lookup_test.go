@@ -26,7 +26,7 @@ type counted struct {
 	*catalog.Catalog
 	queries atomic.Int64       // for rows
 	levels  atomic.Int64       // for the levels
-	hold    chan chan struct{} // nil, or asked before a query returns
+	hold    chan chan struct{} // where it is not nil, a query waits for it before it returns
 }
 
 func (c *counted) Placements(ctx context.Context, ids []item.ID, fn func(catalog.Row)) error {
@@ -85,7 +85,7 @@ func TestManyRequestsShareFewQueries(t *testing.T) {
 	}
 	wg.Wait()
 	if n := db.queries.Load(); n > 60 {
-		t.Fatalf("%d queries for 500 requests of 50 contents", n)
+		t.Fatalf("%d queries for 500 requests of 50 items", n)
 	}
 	before := db.queries.Load()
 	ids := []item.ID{1, 99, 2, 1}
@@ -122,14 +122,14 @@ func TestARowThatIsInvalidatedWhileItIsReadIsReadAgain(t *testing.T) {
 		return level
 	}
 	if level := find(); level != "bronze" {
-		t.Fatalf("the first query began before the change, and found %s", level)
+		t.Fatalf("the first query began before the change and found %s", level)
 	}
 	if level := find(); level != "gold" {
-		t.Fatalf("the old row went on serving: %s", level)
+		t.Fatalf("the old row was still used: %s", level)
 	}
 }
 
-func TestARowThatServesIsRenewedBeforeItExpiresAndSoAreTheLevels(t *testing.T) {
+func TestARowThatIsUsedIsRenewedBeforeItExpiresAndSoAreTheLevels(t *testing.T) {
 	cache, db := open(t, 1)
 	find := func() {
 		if f, err := cache.Find(t.Context(), 1); err != nil || f.Row.Filename != "1" {
@@ -137,7 +137,7 @@ func TestARowThatServesIsRenewedBeforeItExpiresAndSoAreTheLevels(t *testing.T) {
 		}
 	}
 	find()
-	find() // has served since it was read
+	find() // uses the row
 	testserver.Eventually(t, "a query that nobody asked for", 10*time.Second, func() error {
 		if n := db.queries.Load(); n < 2 {
 			return fmt.Errorf("%d queries", n)
@@ -145,15 +145,15 @@ func TestARowThatServesIsRenewedBeforeItExpiresAndSoAreTheLevels(t *testing.T) {
 		return nil
 	})
 	if levels, rows := db.levels.Load(), db.queries.Load(); levels < rows {
-		t.Errorf("%d queries for levels, %d for rows: requests have to wait for the levels", levels, rows)
+		t.Errorf("%d queries for levels, %d for rows: requests would wait for the levels", levels, rows)
 	}
-	// It does not serve any more: it is renewed a few times still, and then left alone.
+	// No request uses the row any more. Run renews it a few more times and then stops.
 	seen, since := db.queries.Load(), time.Now()
 	testserver.Eventually(t, "the end of the queries", 30*time.Second, func() error {
 		if n := db.queries.Load(); n != seen {
 			seen, since = n, time.Now()
 		}
-		if quiet := time.Since(since); quiet < 2*time.Second { // more than two renewals take
+		if quiet := time.Since(since); quiet < 2*time.Second { // longer than two renewals take
 			return fmt.Errorf("a query %s ago", quiet)
 		}
 		return nil

@@ -27,8 +27,8 @@ func newQuery() *query {
 	return &query{ids: map[item.ID]bool{}, idle: map[item.ID]int{}, done: make(chan struct{})}
 }
 
-// join adds ids to the next query. It returns the query under way instead where that one has the single id already and need
-// not begin after the call.
+// join adds ids to the next query. For a single id, it returns the query under way instead where that query reads the id
+// already and need not begin after the call.
 func (c *Cache) join(after bool, ids ...item.ID) *query {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -119,7 +119,7 @@ func (c *Cache) execute(ctx context.Context, t *query) error {
 		case fault.KindOf(err) != fault.Unprocessable || p == nil:
 			return unavailable(err)
 		default:
-			// Somebody has made the table invalid by SQL: the last valid levels stay in use until it is corrected.
+			// Somebody has made the table invalid by SQL. The last valid levels stay in use until the table is corrected.
 			c.log.Warn("the level table is invalid: the last valid levels stay in use", zap.Error(err))
 			c.setPolicy(t, &levels{p.Policy, start})
 		}
@@ -172,7 +172,8 @@ func (c *Cache) setPolicy(t *query, p *levels) {
 	c.policy.Store(p)
 }
 
-// unavailable makes any error fault.Unavailable: an invalid level table without a valid one before it is as bad as none.
+// unavailable turns any error into fault.Unavailable. An invalid level table with no valid one before it also makes lookups
+// unavailable.
 func unavailable(err error) error {
 	if fault.Is(err, fault.Unavailable) {
 		return err
@@ -196,7 +197,7 @@ func (c *Cache) await(ctx context.Context) {
 		start := c.now()
 		p, err := c.catalog.Policy(pctx)
 		cancel()
-		if last := c.policy.Load(); fault.Is(err, fault.Unprocessable) && last != nil { // it answers: see execute
+		if last := c.policy.Load(); fault.Is(err, fault.Unprocessable) && last != nil { // MySQL answers: see execute
 			p, err = last.Policy, nil
 		}
 		if err == nil {

@@ -5,10 +5,10 @@ import (
 	"time"
 )
 
-func TestARowIsKeptLongerWhereThatWouldHaveSpared(t *testing.T) {
+func TestARowIsRenewedLongerWhereThatWouldHaveSavedAQuery(t *testing.T) {
 	for _, c := range []struct {
 		most int
-		age  time.Duration // when it is asked for again
+		age  time.Duration // when it is requested again
 		want int
 		why  string
 	}{
@@ -20,7 +20,7 @@ func TestARowIsKeptLongerWhereThatWouldHaveSpared(t *testing.T) {
 		{8, time.Hour, 2, "it was not asked for"},
 	} {
 		if got := (&entry{maxIdle: c.most}).nextMaxIdle(c.age); got != c.want {
-			t.Errorf("%d renewals, asked for after %v: %d, want %d, because %s", c.most, c.age, got, c.want, c.why)
+			t.Errorf("%d renewals, requested after %v: %d, want %d, because %s", c.most, c.age, got, c.want, c.why)
 		}
 	}
 }

@@ -1,5 +1,5 @@
-// Package reevaluate posts the last counts of items again after a change that is no new count: a pin, or the levels.
-// A relocator then decides anew where each of these items belongs.
+// Package reevaluate posts the last counts of items again after a change that is not a new count: of a pin, or of the
+// levels. A relocator then decides again where each of these items belongs.
 package reevaluate
 
 import (
@@ -49,9 +49,10 @@ func NewView(row *catalog.Row, p policy.Policy, count item.Count) event.View {
 // maxAppends bounds how often PostAgain starts over because a newer count has arrived.
 const maxAppends = 10
 
-// PostAgain appends an item's last count as a new view event, and returns the event. The last count is the newest event's, or the
-// row's where Redis has no state. A count that arrives meanwhile becomes the last count and is the one that is repeated.
-// The error is fault.Unavailable where Redis does not answer, or where new counts arrive faster than they can be read.
+// PostAgain appends an item's last count as a new view event, and returns the event. The last count is that of the newest
+// event, or that of the row where Redis has no state. Where a newer count arrives meanwhile, PostAgain repeats that one
+// instead. The error is fault.Unavailable where Redis does not answer, or where new counts arrive faster than PostAgain
+// reads them.
 func (r *Reevaluator) PostAgain(ctx context.Context, row catalog.Row, p policy.Policy) (event.View, error) {
 	for range maxAppends {
 		st, ok, err := r.Store.Get(ctx, row.ID)
@@ -99,7 +100,7 @@ func (r *Reevaluator) Run(ctx context.Context) {
 		wait := pollInterval
 		var begun bool
 		err := r.Registry.WithChange(ctx, func(c registry.Change) error { begun = true; return r.reevaluateAll(ctx, c) })
-		// Where MySQL was away from the start, /readyz says so already.
+		// Where MySQL has been away since the start, /readyz says so already.
 		if err != nil && (begun || !fault.Is(err, fault.Unavailable)) {
 			wait = pause
 			if ctx.Err() == nil {
@@ -114,8 +115,8 @@ func (r *Reevaluator) Run(ctx context.Context) {
 	}
 }
 
-// reevaluateAll re-evaluates the items that are left of a change. It returns nil where the levels have changed again: that is
-// a change of its own, and starts from the first item.
+// reevaluateAll re-evaluates the items that are left of a change. It returns nil where the levels have changed again: that
+// is a new change, which starts from the first item.
 func (r *Reevaluator) reevaluateAll(ctx context.Context, c registry.Change) error {
 	posted, after := 0, c.After
 	for {
@@ -148,8 +149,8 @@ func (r *Reevaluator) reevaluateAll(ctx context.Context, c registry.Change) erro
 	}
 }
 
-// reevaluatePage re-evaluates the pageSize items with the next higher ids. It returns how many counts it has posted, and the
-// rows of the page.
+// reevaluatePage re-evaluates the pageSize items with the next higher ids. It returns the number of counts that it has
+// posted, and the rows of the page.
 func (r *Reevaluator) reevaluatePage(ctx context.Context, before []policy.Level, after item.ID) (posted int, rows []catalog.Row, err error) {
 	ctx, cancel := context.WithTimeout(ctx, pageTimeout)
 	defer cancel()
@@ -181,9 +182,9 @@ func (r *Reevaluator) reevaluatePage(ctx context.Context, before []policy.Level,
 	return posted, rows, nil
 }
 
-// concerns reports whether a change of levels gives an item another target than the one where it lies or moves to. before has
-// the levels before the change, p those after it. An item that was never counted may have been put on its level on
-// purpose: it is left alone unless the change is about the count 0.
+// concerns reports whether a change of levels gives an item another target than the level where it lies or moves to. before
+// has the levels before the change, p has those after it. Somebody may have put an item that was never counted on its level
+// on purpose. Such an item stays, unless the change concerns the count 0.
 func concerns(row catalog.Row, st *state.State, before []policy.Level, p policy.Policy) bool {
 	count, counted := row.ViewCount, row.CountedOrMoved()
 	if st != nil {

@@ -15,7 +15,7 @@ import (
 )
 
 // Change is a change of the levels after which items still have to be re-evaluated. It is the row of the table appraisal,
-// which the transaction of the levels writes. So no crash loses it, and any api can continue it.
+// which the transaction that changes the levels writes. So no crash loses the change, and any api can continue it.
 type Change struct {
 	ID     string         // new with every change
 	Before []policy.Level // the levels before the first change that is not finished; only Name, Min and Max
@@ -31,7 +31,7 @@ type levelBefore struct {
 	MaxCount int64  `json:"max_counts"`
 }
 
-// recordChange records a change. One that is not finished yet starts over and keeps its own levels before.
+// recordChange records a change. Where a change is not finished yet, it starts over and keeps its own levels before.
 func recordChange(ctx context.Context, tx *sql.Tx, before []policy.Level) error {
 	list := make([]levelBefore, len(before))
 	for i, l := range before {
@@ -86,17 +86,18 @@ func (r *Registry) change(ctx context.Context) (c Change, ok bool, err error) {
 	return c, true, nil
 }
 
-// Reached records that the items up to after were re-evaluated. false: the levels have changed again, nothing was recorded.
+// Reached records that the items up to after were re-evaluated. It returns false where the levels have changed again; then
+// it records nothing.
 func (c Change) Reached(ctx context.Context, after item.ID) (bool, error) {
 	return c.exec(ctx, "UPDATE appraisal SET after_cid = ? WHERE id = 1 AND change_id = ?", after, c.ID)
 }
 
-// Done ends a change. false: the levels have changed again, and that change is not finished.
+// Done ends a change. It returns false where the levels have changed again: then the new change is not finished.
 func (c Change) Done(ctx context.Context) (bool, error) {
 	return c.exec(ctx, "DELETE FROM appraisal WHERE id = 1 AND change_id = ?", c.ID)
 }
 
-// exec runs a statement on the row of this change. false: the row is another change's by now.
+// exec runs a statement on the row of this change. It returns false where the row belongs to another change by now.
 func (c Change) exec(ctx context.Context, statement string, args ...any) (bool, error) {
 	res, err := c.conn.ExecContext(ctx, statement, args...)
 	if err != nil {

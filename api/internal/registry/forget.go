@@ -14,14 +14,15 @@ import (
 	"github.com/tierflow/tierflow/shared/state"
 )
 
-// ForgetLease is the least lease of the locks that Forget takes: see there. The Store of a Registry must have it.
+// ForgetLease is the min lease of the locks that Forget takes. The Store of a Registry must have it. Forget explains why.
 const ForgetLease = 2 * catalog.IdleSession
 
 // Forget deletes an item's row and its state in Redis. The file that the row names stays. The error is fault.Unknown where
 // there is no row, and fault.Conflict while a move or a release of the item is under way: call again when that is over.
 //
-// The row is what tells an item's file from a copy of it: without the row, the releaser clears nothing. So a row may only go
-// while there is no other copy, and no relocator is about to make one. Forget decides this under the item's lock in Redis:
+// Only the row tells an item's file from a copy of it: without the row, the releaser clears nothing. So a row may be
+// deleted only while there is no other copy, and no relocator is about to make one. Forget decides this under the item's
+// lock in Redis:
 //
 //  1. It takes the lock. A relocator or releaser that has it keeps it, and Forget ends with fault.Conflict. From here on none
 //     gets it.
@@ -36,9 +37,9 @@ const ForgetLease = 2 * catalog.IdleSession
 //
 // Where the reply of COMMIT is lost, the lock is left to expire: the row may be gone, or go in a moment.
 //
-// One copy may remain: that of a relocator which was killed or stopped for longer than its lease between publishing a copy and
-// emitting the move. That move is refused, and its copy is reported as a stray. The releaser keeps strays without a row, and
-// `relocator verify` lists them.
+// One copy may remain: that of a relocator which was killed, or stopped for longer than its lease, after it published a
+// copy and before it emitted the move. That move is refused, and its copy is reported as a stray. The releaser keeps strays
+// without a row, and `relocator verify` lists them.
 func (r *Registry) Forget(ctx context.Context, id item.ID) error {
 	token := state.NewForgetToken(rand.Text())
 	holder, err := r.store.Lock(ctx, id, token)
@@ -93,7 +94,7 @@ func (r *Registry) noCopyUnderWay(ctx context.Context, id item.ID) error {
 	return nil
 }
 
-// errCommitUnknown: nobody knows whether MySQL has done a COMMIT.
+// errCommitUnknown means that MySQL may have done a COMMIT or not.
 var errCommitUnknown = errors.New("the reply of COMMIT was lost")
 
 // deleteRow is step 3 of Forget.
@@ -103,7 +104,7 @@ func (r *Registry) deleteRow(ctx context.Context, id item.ID, token state.Token)
 	if err != nil {
 		return catalog.Wrap(op, id.String(), err)
 	}
-	defer func() { _ = tx.Rollback() }() // does nothing after Commit; where it fails, MySQL ends the session and rolls back
+	defer func() { _ = tx.Rollback() }() // does nothing after Commit; where Rollback fails, MySQL ends the session and rolls back
 	res, err := tx.ExecContext(ctx, "DELETE FROM contents WHERE cid = ?", id)
 	if err := oneRow(res, op, id, err); err != nil {
 		return err

@@ -34,14 +34,14 @@ func New(c *catalog.Catalog, store *state.Store, log *zap.Logger) *Registry {
 	return &Registry{c, c.DB(), store, log}
 }
 
-// Locks of a database; part of the names that GET_LOCK takes.
+// Locks of a database. They are part of the names that GET_LOCK takes.
 const (
 	lockItems  = "contents"
 	lockLevels = "levels"
 	lockChange = "appraisal"
 )
 
-// lockWait is how long a registration or a change of levels waits for others; unlockTimeout bounds unlocking.
+// lockWait is how long a registration or a change of levels waits for others. unlockTimeout bounds unlocking.
 const (
 	lockWait      = 5 * time.Second
 	unlockTimeout = 2 * time.Second
@@ -79,8 +79,8 @@ func (r *Registry) Register(ctx context.Context, id item.ID, filename, level str
 	})
 }
 
-// levelExists returns fault.Unprocessable where there is no level of exactly this name. MySQL ignores trailing spaces, here and in
-// the foreign key; nobody else does.
+// levelExists returns fault.Unprocessable where no level has exactly this name. MySQL ignores trailing spaces, here and in
+// the foreign key. No other part of Tierflow does.
 func levelExists(ctx context.Context, q interface {
 	QueryRowContext(context.Context, string, ...any) *sql.Row
 }, op string, id item.ID, level string) error {
@@ -108,8 +108,9 @@ func (r *Registry) free(ctx context.Context, conn *sql.Conn, id item.ID, filenam
 			names = append(names, filename[:i])
 		}
 	}
-	// Filenames below filename/ sort from there to before the byte after the slash. MySQL compares a shorter text as if spaces
-	// followed it, and spaces sort after control characters: hence the NUL, which no name contains. Other servers do not pad.
+	// Filenames below filename/ sort from filename/ to before the byte after the slash. MySQL compares a shorter text as if
+	// spaces followed it, and spaces sort after control characters. The NUL, which no name contains, corrects for that.
+	// Other servers do not pad.
 	next := filename + "0"
 	args := append([]any{id}, names...)
 	args = append(args, filename+"/\x00", next+"\x00", next)
@@ -154,7 +155,7 @@ func (r *Registry) Pin(ctx context.Context, id item.ID, level string) error {
 	return oneRow(res, op, id, err)
 }
 
-// oneRow makes the error of a statement on one item's row; fault.Unknown where it has found none.
+// oneRow returns the error of a statement on one item's row. It is fault.Unknown where the statement has found no row.
 func oneRow(res sql.Result, op string, id item.ID, err error) error {
 	if err != nil {
 		return catalog.Wrap(op, id.String(), err)
@@ -175,7 +176,7 @@ type Location struct {
 	Filename   string
 }
 
-// Locate reads the place of a content now. fault.Unknown where there is no such item.
+// Locate reads where an item's file lies now. The error is fault.Unknown where there is no such item.
 func (r *Registry) Locate(ctx context.Context, id item.ID) (Location, error) {
 	var l Location
 	var root string
@@ -217,7 +218,7 @@ func (r *Registry) SetLevels(ctx context.Context, p policy.Policy) error {
 		if err != nil {
 			return catalog.Wrap("set levels", "", err)
 		}
-		defer func() { _ = tx.Rollback() }() // does nothing after Commit; where it fails, MySQL ends the session and rolls back
+		defer func() { _ = tx.Rollback() }() // does nothing after Commit; where Rollback fails, MySQL ends the session and rolls back
 		before, err := levels(ctx, tx)
 		if err != nil {
 			return err
@@ -287,12 +288,12 @@ func replace(ctx context.Context, tx *sql.Tx, before []policy.Level, p policy.Po
 	return nil
 }
 
-// errHeld: another connection held the lock for the whole wait.
+// errHeld means that another connection held the lock for the whole wait.
 var errHeld = errors.New("another session holds it")
 
-// locked calls fn with a connection that holds a lock of this database (GET_LOCK). Of all apis, one at a time runs fn under the
-// same lock. It waits for the lock for so long; then the error is errHeld, as fault.Unavailable. MySQL frees the lock when the
-// connection ends.
+// locked calls fn with a connection that holds a lock of this database (GET_LOCK). Of all apis, only one at a time runs fn
+// under the same lock. locked waits for the lock up to wait; then the error is errHeld, as fault.Unavailable. MySQL frees
+// the lock when the connection ends.
 func (r *Registry) locked(ctx context.Context, what string, wait time.Duration, fn func(*sql.Conn) error) error {
 	conn, err := r.db.Conn(ctx)
 	if err != nil {
@@ -303,7 +304,7 @@ func (r *Registry) locked(ctx context.Context, what string, wait time.Duration, 
 	if err := conn.QueryRowContext(ctx, "SELECT DATABASE()").Scan(&database); err != nil {
 		return catalog.Wrap("lock", what, err)
 	}
-	// A lock's name is the server's, not the database's, and has at most 64 characters.
+	// A lock's name is unique to the server, not to the database, and has at most 64 characters.
 	name := fmt.Sprintf("tierflow:%s:%.16x", what, sha256.Sum256([]byte(database)))
 	var got sql.NullInt64
 	if err := conn.QueryRowContext(ctx, "SELECT GET_LOCK(?, ?)", name, int(wait.Seconds())).Scan(&got); err != nil {
@@ -315,7 +316,7 @@ func (r *Registry) locked(ctx context.Context, what string, wait time.Duration, 
 	defer func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), unlockTimeout)
 		defer cancel()
-		// A connection that is broken has lost its lock together with its session.
+		// A broken connection has lost its session, and with it the lock.
 		_, _ = conn.ExecContext(ctx, "SELECT RELEASE_LOCK(?)", name)
 	}()
 	return fn(conn)

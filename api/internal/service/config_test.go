@@ -30,7 +30,7 @@ func TestWrongSettingsAreAllNamedAtOnce(t *testing.T) {
 	}
 }
 
-func TestAnAddressThatOthersReachNeedsAWord(t *testing.T) {
+func TestAnAddressThatOthersReachNeedsKeysOrInsecureNoAuth(t *testing.T) {
 	_, line := newKey(t, "a", apikeys.Read)
 	keysFile := writeKeys(t, filepath.Join(t.TempDir(), "keys"), line)
 	for address, reached := range map[string]bool{"127.0.0.1:5000": false, "[::1]:5000": false, "localhost:0": false, "127.1.2.3:1": false,

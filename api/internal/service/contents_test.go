@@ -33,7 +33,7 @@ type contentView struct {
 	}
 }
 
-func TestAContentIsRegisteredShownAndForgotten(t *testing.T) {
+func TestAnItemIsRegisteredShownAndForgotten(t *testing.T) {
 	a := start(t, options{})
 	var c contentView
 	resp := a.request("POST", "/v1/contents", jsonT, strings.NewReader(`{"cid":7,"filename":"a/g.mp4"}`))
@@ -229,7 +229,7 @@ func TestTheApiTellsAWebServerWhichFileToSend(t *testing.T) {
 	a.wantProblem("GET", "/v1/contents/3/file", "", "", 422, "unprocessable", "..")
 }
 
-func TestOfNamesThatExcludeOneAnotherOneIsRegistered(t *testing.T) {
+func TestOnlyOneOfSeveralConflictingNamesIsRegistered(t *testing.T) {
 	a := start(t, options{})
 	for round := range 5 {
 		names := []string{"d%d", "d%d/x", "d%d/x/y", "d%d", "d%d/x/y/z"}
@@ -278,7 +278,7 @@ func TestAPinPostsTheLastCountAgain(t *testing.T) {
 		t.Fatalf("%v", v)
 	}
 	if _, body := a.post("cid=7&count=6"); !strings.Contains(body, `"target": "gold"`) {
-		t.Fatalf("the pin is not heeded at once: %s", body)
+		t.Fatalf("the pin has no effect at once: %s", body)
 	}
 	a.want(200, "DELETE", "/v1/contents/7/pin", "", &c)
 	if c.PinnedLevel != nil || c.State.Target != "bronze" || c.State.Status != "done" || c.State.Count != 6 {
@@ -340,7 +340,7 @@ type levelsView struct {
 	}
 }
 
-func TestLevelsAreReplacedAsAWholeAndContentsLookedAtAgain(t *testing.T) {
+func TestLevelsAreReplacedAsAWholeAndItemsAreReevaluated(t *testing.T) {
 	a := start(t, options{})
 	a.insert(1, "bronze", "1") // 500 views: silver by the new levels
 	a.insert(2, "bronze", "2") // 10 views: stays

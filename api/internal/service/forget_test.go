@@ -76,7 +76,7 @@ func TestARelocatorCannotBeginAMoveOfAnItemWhoseRowIsBeingDeleted(t *testing.T) 
 func TestARowStaysWhereTheLockWasLostWhileItWasBeingDeleted(t *testing.T) {
 	f := newForgetting(t)
 	f.before = func() {
-		f.redis.Del(t.Context(), f.keys.Lock(7)) // as if it had expired
+		f.redis.Del(t.Context(), f.keys.Lock(7)) // as if the lock had expired
 		if f.take() != state.Mine {
 			t.Error("the relocator did not get the lock")
 		}
@@ -105,7 +105,7 @@ func TestARowStaysWhileAMoveOrAReleaseIsNotSettledEvenWhereItsLockAndStateAreOld
 		Count: 1964, Method: "link", WorkerID: "w", StartedAt: now, FinishedAt: now}); err != nil || !ok {
 		t.Fatal(ok, err)
 	}
-	// The committer is away until the lock has expired, and a newer event has replaced the state.
+	// The committer stays away until the lock has expired, and a newer event has replaced the state.
 	f.redis.Del(ctx, f.keys.Lock(7))
 	f.post("cid=7&count=5")
 	f.wantProblem("DELETE", "/v1/contents/7", "", "", 409, "conflict", "not committed yet")

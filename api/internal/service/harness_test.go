@@ -25,16 +25,16 @@ import (
 
 func TestMain(m *testing.M) { testserver.Main(m) }
 
-// api is a running service on servers of the test's own, and ways to look behind it.
+// api is a running service on servers of the test's own. The test can also read and write these servers directly.
 type api struct {
 	t      *testing.T
 	url    string
 	keys   state.Keys
 	redis  redis.UniversalClient // not through a gate
 	db     *catalog.Catalog
-	stop   func() // ends it and waits
+	stop   func() // ends the service and waits for its end
 	client *http.Client
-	key    string // is shown with every request, unless it is ""
+	key    string // sent with every request, unless it is ""
 }
 
 type options struct {
@@ -165,7 +165,7 @@ func (a *api) post(body string) (int, string) {
 	return a.do("POST", "/post_sentence", form, body)
 }
 
-// want makes a request and checks its status; into gets the JSON of the answer unless it is nil.
+// want makes a request and checks its status. Unless into is nil, it gets the JSON of the answer.
 func (a *api) want(status int, method, path, body string, into any) string {
 	a.t.Helper()
 	contentType := ""
@@ -191,8 +191,8 @@ type problem struct {
 	LinesDone           *int64 `json:"lines_done"`
 }
 
-// wantProblem makes a request and checks that the answer is a problem of this status and kind, whose detail
-// contains a text.
+// wantProblem makes a request and checks that the answer is a problem of this status and kind, whose detail contains a
+// text.
 func (a *api) wantProblem(method, path, contentType, body string, status int, kind, text string) problem {
 	a.t.Helper()
 	resp := a.request(method, path, contentType, strings.NewReader(body))
@@ -228,7 +228,7 @@ func (a *api) insert(cid int, level, filename string) {
 	a.exec("INSERT INTO contents (cid, content_level, filename) VALUES (?, ?, ?)", cid, level, filename)
 }
 
-// views are the entries of the stream of views, "cid=count" each.
+// views returns the entries of the stream of views, each as "cid=count".
 func (a *api) views() []string {
 	a.t.Helper()
 	ms, err := a.redis.XRange(a.t.Context(), a.keys.Views(), "-", "+").Result()

@@ -30,7 +30,7 @@ func writeKeys(t *testing.T, path string, lines ...string) string {
 	return path
 }
 
-func TestWithKeysACallDoesWhatItDoesAndNothingWithoutOne(t *testing.T) {
+func TestACallNeedsAKeyWithItsScope(t *testing.T) {
 	views, viewsLine := newKey(t, "player", apikeys.Views)
 	read, readLine := newKey(t, "web", apikeys.Read)
 	operate, operateLine := newKey(t, "on-call", apikeys.Operate)
@@ -62,7 +62,7 @@ func TestWithKeysACallDoesWhatItDoesAndNothingWithoutOne(t *testing.T) {
 	}
 }
 
-func TestKeysChangeWithoutARestartAndAWrongFileIsSaid(t *testing.T) {
+func TestKeysChangeWithoutARestartAndAWrongFileIsReported(t *testing.T) {
 	old, oldLine := newKey(t, "old", apikeys.Read)
 	fresh, freshLine := newKey(t, "fresh", apikeys.Read)
 	path := writeKeys(t, filepath.Join(t.TempDir(), "keys"), oldLine)

@@ -16,7 +16,7 @@ const newLevels = `{"levels":[
 	{"level":"silver","min_counts":100,"max_counts":999,"path":"/t/silver"},
 	{"level":"gold","min_counts":1000,"path":"/t/gold"}]}`
 
-// eventuallyViews waits until these views stand behind the first so many, in any order.
+// eventuallyViews waits until exactly these views, in any order, follow the first behind views.
 func (a *api) eventuallyViews(behind int, want ...string) {
 	a.t.Helper()
 	testserver.Eventually(a.t, strings.Join(want, " "), 30*time.Second, func() error {
@@ -27,7 +27,7 @@ func (a *api) eventuallyViews(behind int, want ...string) {
 	})
 }
 
-// changes is how many changes of the levels are not done.
+// changes returns the number of changes of the levels that are not done.
 func (a *api) changes() (n int) {
 	a.t.Helper()
 	if err := a.db.DB().QueryRowContext(a.t.Context(), "SELECT COUNT(*) FROM appraisal").Scan(&n); err != nil {
@@ -66,13 +66,13 @@ func TestAChangeOfLevelsThatAnAPICannotFinishIsFinishedByAnother(t *testing.T) {
 	})
 }
 
-func TestAChangeOfLevelsGoesOnBehindWhatWasLookedAt(t *testing.T) {
+func TestAChangeOfLevelsContinuesAfterTheLastItemReevaluated(t *testing.T) {
 	a := start(t, options{})
 	for id := 1; id <= 5; id++ {
 		a.insert(id, "bronze", fmt.Sprint(id))
 		a.post(fmt.Sprintf("cid=%d&count=1500", id))
 	}
-	// Whoever has changed the levels was killed behind content 3.
+	// The api that changed the levels was killed after item 3.
 	a.exec(`INSERT INTO appraisal (change_id, before_levels, after_cid) VALUES ('c', '[{"level":"bronze","min_counts":0,"max_counts":999}]', 3)`)
 	a.exec("UPDATE `level` SET max_counts = 1799 WHERE content_level = 'bronze'")
 	a.exec("UPDATE `level` SET min_counts = 1800 WHERE content_level = 'silver'")

@@ -17,7 +17,7 @@ import (
 	"github.com/tierflow/tierflow/shared/testenv/testserver"
 )
 
-func TestWhatIsInFlight(t *testing.T) {
+func TestMovesUnderWayAreListed(t *testing.T) {
 	a := start(t, options{})
 	store := state.NewStore(state.Options{Redis: a.redis, Keys: a.keys, TTL: time.Hour, Lease: time.Minute})
 	a.insert(1, "bronze", "1.mp4")
@@ -71,7 +71,7 @@ func TestWhatIsInFlight(t *testing.T) {
 	}
 }
 
-func TestTheDead(t *testing.T) {
+func TestDeadLettersAreListedRetriedAndDeleted(t *testing.T) {
 	a := start(t, options{})
 	store := state.NewStore(state.Options{Redis: a.redis, Keys: a.keys, TTL: time.Hour, Lease: time.Minute})
 	a.insert(1, "bronze", "1.mp4")
@@ -145,7 +145,7 @@ func TestTheDead(t *testing.T) {
 	}
 
 	a.post("cid=2&count=1600")
-	deadLetter(a.keys.Views(), state.GroupRelocator, nil) // content 1, 1600
+	deadLetter(a.keys.Views(), state.GroupRelocator, nil) // item 1, count 1600
 	fourth := deadLetter(a.keys.Views(), state.GroupRelocator, nil)
 	a.exec("DELETE FROM contents WHERE cid = 2")
 	a.wantProblem("POST", "/v1/dead/"+fourth+"/retry", "", "", 422, "unprocessable", "register")
@@ -196,7 +196,7 @@ func (a *api) watch(lastID string) *watcher {
 
 func (w *watcher) close() { w.resp.Body.Close() }
 
-// next is the next event with data, "kind data".
+// next returns the next event with data, as "kind data".
 func (w *watcher) next() string {
 	w.t.Helper()
 	kind, data := "", ""
@@ -226,7 +226,7 @@ func TestEventsAreStreamedAndGoOnWhereTheyBrokeOff(t *testing.T) {
 	gate, url := testserver.RedisGate(t, testserver.Redis(t))
 	a := start(t, options{redisURL: url})
 	a.insert(1, "bronze", "1.mp4")
-	a.post("cid=1&count=0") // before anybody watches
+	a.post("cid=1&count=0") // before anybody listens
 	w := a.watch("")
 	count := func(e string) int {
 		t.Helper()

@@ -21,7 +21,7 @@ func readTwo(a *api) *redis.XReadGroupArgs {
 	return &redis.XReadGroupArgs{Group: "relocator", Consumer: "w1", Streams: []string{a.keys.Views(), ">"}, Count: 2, Block: -1}
 }
 
-func TestItStaysUpWithoutServersAndServesWhenTheyAreThere(t *testing.T) {
+func TestTheApiStaysUpWithoutServersAndWorksWhenTheyAreThere(t *testing.T) {
 	redisGate, redisURL := testserver.RedisGate(t, testserver.Redis(t))
 	mysqlGate, dsn := testserver.MySQLGate(t, testserver.MySQL(t))
 	redisGate.Close()
@@ -70,7 +70,7 @@ func TestItStaysUpWithoutServersAndServesWhenTheyAreThere(t *testing.T) {
 	}
 }
 
-func TestRedisAwayIsA503AndServiceAgainWhenItIsBack(t *testing.T) {
+func TestPostsGetA503WhileRedisIsAwayAndWorkWhenItIsBack(t *testing.T) {
 	gate, url := testserver.RedisGate(t, testserver.Redis(t))
 	a := start(t, options{redisURL: url})
 	a.insert(1, "bronze", "1.mp4")
@@ -82,10 +82,10 @@ func TestRedisAwayIsA503AndServiceAgainWhenItIsBack(t *testing.T) {
 	a.wantProblem("POST", "/v1/views", jsonT, `{"cid":1,"count":3}`, 503, "unavailable", "")
 	a.wantProblem("PUT", "/v1/contents/1/pin", jsonT, `{"level":"gold"}`, 503, "unavailable", "repeat")
 	if status, body := a.do("GET", "/v1/contents/1/location", "", ""); status != 200 {
-		t.Fatalf("the location is MySQL's: %d %s", status, body)
+		t.Fatalf("the location comes from MySQL: %d %s", status, body)
 	}
 	var c contentView
-	a.want(201, "POST", "/v1/contents", `{"cid":2,"filename":"2.mp4"}`, &c) // MySQL's as well
+	a.want(201, "POST", "/v1/contents", `{"cid":2,"filename":"2.mp4"}`, &c) // needs only MySQL as well
 	if c.CID != 2 || c.State != nil {
 		t.Fatalf("%+v", c)
 	}
@@ -117,7 +117,7 @@ func TestALostReplyIsA503AndNothingIsAppendedTwice(t *testing.T) {
 	}
 }
 
-func TestMySQLAwayKnownContentsAreAcceptedAndUnknownOnesAreNot(t *testing.T) {
+func TestWhileMySQLIsAwayKnownItemsAreAcceptedAndUnknownOnesAreNot(t *testing.T) {
 	gate, dsn := testserver.MySQLGate(t, testserver.MySQL(t))
 	a := start(t, options{mysqlDSN: dsn})
 	a.insert(1, "bronze", "1.mp4")
@@ -127,7 +127,7 @@ func TestMySQLAwayKnownContentsAreAcceptedAndUnknownOnesAreNot(t *testing.T) {
 	end := time.Now().Add(2500 * time.Millisecond) // longer than a row is fresh
 	for time.Now().Before(end) {
 		if status, body := a.post("cid=1&count=2000"); status != 200 || !strings.Contains(body, "gold") {
-			t.Fatalf("a known content: %d %s", status, body)
+			t.Fatalf("a known item: %d %s", status, body)
 		}
 	}
 	a.wantProblem("POST", "/post_sentence", form, "cid=2&count=1", 503, "unavailable", "")
@@ -162,7 +162,7 @@ func TestMySQLIsBackAlthoughItsLevelsAreInvalid(t *testing.T) {
 	})
 }
 
-func TestAHungMySQLDoesNotHoldUpKnownContents(t *testing.T) {
+func TestAHungMySQLDoesNotHoldUpKnownItems(t *testing.T) {
 	real := testserver.MySQL(t)
 	_, dsn := testserver.MySQLGate(t, real)
 	hang := newHang(t, dsn)
@@ -176,7 +176,7 @@ func TestAHungMySQLDoesNotHoldUpKnownContents(t *testing.T) {
 		if status, body := a.post("cid=1&count=1"); status != 200 {
 			t.Fatalf("%d %s", status, body)
 		}
-		// Who waits for MySQL waits for the look-up's whole second; a busy machine takes less from the others.
+		// A request that waits for MySQL takes the look-up's whole second. A busy machine delays the others by less.
 		if n++; time.Since(asked) > 900*time.Millisecond {
 			slow++
 		}
@@ -187,12 +187,12 @@ func TestAHungMySQLDoesNotHoldUpKnownContents(t *testing.T) {
 	asked := time.Now()
 	a.wantProblem("POST", "/post_sentence", form, "cid=2&count=1", 503, "unavailable", "")
 	if took := time.Since(asked); took > 5*time.Second {
-		t.Fatalf("an unknown content took %s", took)
+		t.Fatalf("an unknown item took %s", took)
 	}
 	hang.end()
 }
 
-// hang is a proxy that can stop passing bytes on while it keeps connections.
+// hang is a proxy that can stop passing bytes on and still keep its connections.
 type hang struct {
 	dsn string
 	mu  sync.RWMutex
@@ -242,7 +242,7 @@ func newHang(t *testing.T, dsn string) *hang {
 func (h *hang) start() { h.mu.Lock() }
 func (h *hang) end()   { h.mu.Unlock() }
 
-func TestSIGTERMFinishesTheRequestsInHand(t *testing.T) {
+func TestSIGTERMFinishesTheRequestsUnderWay(t *testing.T) {
 	a := start(t, options{})
 	a.insert(1, "bronze", "1.mp4")
 	a.post("cid=1&count=5000")
@@ -288,7 +288,7 @@ func TestSIGTERMFinishesTheRequestsInHand(t *testing.T) {
 	}
 }
 
-func TestTheDrainTimeIsTheEndOfIt(t *testing.T) {
+func TestRequestsEndAfterTheDrainTime(t *testing.T) {
 	a := start(t, options{drain: "300ms"})
 	a.insert(1, "bronze", "1.mp4")
 	body := newSlowBody()

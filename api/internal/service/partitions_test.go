@@ -13,7 +13,7 @@ import (
 	"github.com/tierflow/tierflow/shared/state"
 )
 
-func TestSeveralPartitionsAreOneToWhoLooksFromOutside(t *testing.T) {
+func TestSeveralPartitionsLookLikeOneFromOutside(t *testing.T) {
 	a := start(t, options{partitions: 4})
 	const n = 12
 	for id := 1; id <= n; id++ {
@@ -34,11 +34,11 @@ func TestSeveralPartitionsAreOneToWhoLooksFromOutside(t *testing.T) {
 		}
 	}
 	if len(seen) != n {
-		t.Fatalf("events of %d contents", len(seen))
+		t.Fatalf("events of %d items", len(seen))
 	}
 	w.close()
 	a.post("cid=1&count=2500")
-	again := a.watch(last) // and what came in the last seconds once more
+	again := a.watch(last) // and the events of the last seconds once more
 	for {
 		if e := again.next(); strings.Contains(e, `"count":"2500"`) {
 			break
@@ -49,7 +49,7 @@ func TestSeveralPartitionsAreOneToWhoLooksFromOutside(t *testing.T) {
 	for _, k := range a.keys.Each() {
 		ms, err := a.redis.XReadGroup(t.Context(), &redis.XReadGroupArgs{Group: state.GroupRelocator, Consumer: "w", Streams: []string{k.Views(), ">"}, Block: -1}).Result()
 		if err != nil {
-			t.Fatal(err) // twelve contents leave no partition empty
+			t.Fatal(err) // twelve items leave no partition empty
 		}
 		for _, m := range ms[0].Messages {
 			fields := map[string]string{}
@@ -101,7 +101,7 @@ func TestSeveralPartitionsAreOneToWhoLooksFromOutside(t *testing.T) {
 		after = "&after=" + *page.NextAfter
 	}
 	if len(found) != n {
-		t.Fatalf("%d of %d dead entries were listed", len(found), n)
+		t.Fatalf("%d of %d dead letters were listed", len(found), n)
 	}
 	a.want(202, "POST", "/v1/dead/"+found["2"]+"/retry", "", nil)
 	a.wantProblem("POST", "/v1/dead/"+found["1"]+"/retry", "", "", 409, "conflict", "newer")

@@ -97,7 +97,7 @@ func TestBadInputOfTheTwoCallsIsRefusedAndChangesNothing(t *testing.T) {
 		"cid=7&count=9223372036854775808", "cid=7&count=1&count=1", "cid=7&count=0x1"} {
 		a.wantProblem("POST", "/post_sentence", form, body, 400, "malformed", "count")
 	}
-	resp := a.request("POST", "/post_sentence", form, endless{}) // chunked, of no known length
+	resp := a.request("POST", "/post_sentence", form, endless{}) // chunked, of unknown length
 	if resp.Body.Close(); resp.StatusCode != 413 {
 		t.Errorf("an endless body: %d", resp.StatusCode)
 	}
@@ -146,7 +146,7 @@ func TestUpdateSentence(t *testing.T) {
 	store := state.NewStore(state.Options{Redis: a.redis, Keys: a.keys, TTL: time.Hour, Lease: time.Minute})
 
 	if status, body := update(1); status != 200 || body != again {
-		t.Errorf("a content without a state: %d %q", status, body)
+		t.Errorf("an item without a state: %d %q", status, body)
 	}
 	a.post("cid=2&count=1")
 	if status, body := update(2); status != 200 || body != "2" {
@@ -157,7 +157,7 @@ func TestUpdateSentence(t *testing.T) {
 	}
 	a.post("cid=3&count=5000")
 	if status, body := update(3); status != 200 || body != again {
-		t.Errorf("a move is called for: %d %q", status, body)
+		t.Errorf("a move is needed: %d %q", status, body)
 	}
 
 	t.Run("waits for a commit that is on its way, and answers as soon as it is there", func(t *testing.T) {
@@ -171,7 +171,7 @@ func TestUpdateSentence(t *testing.T) {
 		select {
 		case body := <-answered:
 			t.Fatalf("answered before the commit: %q", body)
-		case <-time.After(300 * time.Millisecond): // not a wait for something to happen: nothing must
+		case <-time.After(300 * time.Millisecond): // this is no wait for an event: nothing may happen
 		}
 		a.exec("UPDATE contents SET content_level = 'gold', generation = generation + 1 WHERE cid = 3")
 		if body := <-answered; body != "3" || time.Since(start) > 1800*time.Millisecond {
@@ -195,7 +195,7 @@ func TestUpdateSentence(t *testing.T) {
 	})
 }
 
-func TestUpdateSentenceGoesByTheLastCountOfTheRowWhenTheStateHasExpired(t *testing.T) {
+func TestUpdateSentenceUsesTheLastCountOfTheRowWhenTheStateHasExpired(t *testing.T) {
 	a := start(t, options{})
 	for cid, c := range []struct {
 		change string // of a row on bronze
@@ -203,7 +203,7 @@ func TestUpdateSentenceGoesByTheLastCountOfTheRowWhenTheStateHasExpired(t *testi
 	}{
 		1: {"", "check your status again"}, // never counted: no target is known
 		2: {"view_count = 1", "2"},
-		3: {"view_count = 5000", "check your status again"}, // its count calls for gold
+		3: {"view_count = 5000", "check your status again"}, // its count needs gold
 		4: {"view_count = 5000, content_level = 'gold', generation = 1", "4"},
 		5: {"view_count = 5000, pinned_level = 'bronze'", "5"},
 		6: {"view_count = 1, pinned_level = 'gold'", "check your status again"},
@@ -229,7 +229,7 @@ func TestUpdateSentenceGoesByTheLastCountOfTheRowWhenTheStateHasExpired(t *testi
 	}
 }
 
-// emit does what a relocator does: take the newest event of a content and hand its copy to the committer.
+// emit does what a relocator does: it takes the newest event of an item and emits its copy to the committer.
 func emit(t *testing.T, a *api, store *state.Store, id item.ID) {
 	t.Helper()
 	st, ok, err := store.Get(t.Context(), id)
@@ -248,12 +248,12 @@ func emit(t *testing.T, a *api, store *state.Store, id item.ID) {
 	}
 }
 
-func TestARowThatIsWrittenBySQLServesWithinASecond(t *testing.T) {
+func TestARowThatIsWrittenBySQLIsUsedWithinASecond(t *testing.T) {
 	a := start(t, options{})
 	a.wantProblem("POST", "/post_sentence", form, "cid=7&count=1", 404, "unknown-content", "7")
 	a.insert(7, "bronze", "g.mp4")
 	if status, body := a.post("cid=7&count=1"); status != 200 {
-		t.Fatalf("unknown was remembered: %d %s", status, body)
+		t.Fatalf("the unknown item was cached: %d %s", status, body)
 	}
 	a.exec("UPDATE contents SET filename = 'h.mp4' WHERE cid = 7")
 	changed := time.Now()
@@ -264,7 +264,7 @@ func TestARowThatIsWrittenBySQLServesWithinASecond(t *testing.T) {
 		return nil
 	})
 	if late := time.Since(changed); late > 1500*time.Millisecond {
-		t.Errorf("the old row served for %s", late)
+		t.Errorf("the old row was used for %s", late)
 	}
 	a.exec("UPDATE contents SET content_level = 'gold' WHERE cid = 7")
 	entry := event.Committed{EventID: "0198c5f2-0000-7000-8000-000000000000", ID: 7, From: "bronze", To: "gold", Filename: "h.mp4",
@@ -280,7 +280,7 @@ func TestARowThatIsWrittenBySQLServesWithinASecond(t *testing.T) {
 		return nil
 	})
 	if late := time.Since(changed); late > 500*time.Millisecond {
-		t.Errorf("a commit was not heard of for %s", late)
+		t.Errorf("a commit was not noticed for %s", late)
 	}
 }
 

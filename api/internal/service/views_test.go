@@ -129,7 +129,7 @@ func TestABatchAcceptsWhatIsGoodAndNamesWhatIsNot(t *testing.T) {
 		got.Refused[999].Line != 1000 {
 		t.Fatalf("%d refused, %d named", got.RefusedTotal, len(got.Refused))
 	}
-	// The first line is known to be refused only when the part that it is in has been looked up.
+	// The first line is known to be refused only when the part with that line has been looked up.
 	if got := a.batch(strings.NewReader("{\"cid\":99,\"count\":1}\n" + strings.Repeat("x\n", 3000))); len(got.Refused) != 1000 ||
 		got.Refused[0].Line != 1 || got.Refused[999].Line != 1000 {
 		t.Fatalf("%d named, from line %d", len(got.Refused), got.Refused[0].Line)
@@ -160,7 +160,7 @@ func TestAByteOrderMarkBeforeTheFirstLineOfABatchIsSkipped(t *testing.T) {
 	}
 }
 
-func TestALongBatchKeepsTheOrderOfEachContent(t *testing.T) {
+func TestALongBatchKeepsTheOrderOfEachItem(t *testing.T) {
 	a := start(t, options{})
 	for cid := 1; cid <= 5; cid++ {
 		a.insert(cid, "bronze", fmt.Sprintf("%d.mp4", cid))
@@ -187,7 +187,7 @@ func TestALongBatchKeepsTheOrderOfEachContent(t *testing.T) {
 			t.Fatal(err)
 		}
 		if before, ok := last[cid]; ok && count <= before {
-			t.Fatalf("content %s: %d after %d", cid, count, before)
+			t.Fatalf("item %s: %d after %d", cid, count, before)
 		}
 		last[cid] = count
 	}
@@ -198,7 +198,7 @@ func TestALongBatchKeepsTheOrderOfEachContent(t *testing.T) {
 
 func TestMemoryIsFlatInTheSizeOfABatch(t *testing.T) {
 	a := start(t, options{})
-	// 64 MiB in lines that are refused, so that only the batch itself could grow.
+	// The lines of these 64 MiB are refused, so only the batch itself could grow.
 	line := []byte(strings.Repeat(" ", 4000) + "x\n")
 	peak := make(chan uint64)
 	pr, pw := io.Pipe()

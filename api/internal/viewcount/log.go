@@ -19,7 +19,8 @@ import (
 	"github.com/tierflow/tierflow/shared/item"
 )
 
-// A folder holds the log of views and what was made of it. There is no other state: whoever starts reads it again.
+// A folder holds the log of views and the counts made from it. There is no other state: a counter that starts reads it
+// again.
 //
 //	views-<any>.log              lines "<seconds since 1970, with a fraction> <cid> <viewer>", as docs/nginx.conf writes them:
 //	                             a file an hour, only ever appended to
@@ -30,21 +31,22 @@ const (
 
 	// maxLine is the longest line that is read.
 	maxLine = 16 << 10
-	// idle is for how long nobody has written to a file of the log that may go: nobody will any more, its hour is over.
+	// idle is how long a file of the log must be unchanged before it may be removed. Its hour is over, so nobody writes to
+	// it any more.
 	idle = 2 * time.Hour
 )
 
-// Log reads a folder into a Window. It is for one goroutine.
+// Log reads a folder into a Window. Only one goroutine may use it.
 type Log struct {
 	dir    string
 	window *Window
-	read   map[string]int64     // by name of a file of the log: how much of it
-	stored map[string]time.Time // files of counts, and when their period was over
+	read   map[string]int64     // how many bytes of each file of the log were read, by the file's name
+	stored map[string]time.Time // files of counts, and when their periods ended
 
-	Malformed int64 // lines that say nothing
+	Malformed int64 // lines that cannot be parsed
 }
 
-// OpenLog reads what was made of the log before; Read does the rest.
+// OpenLog reads the files of counts that were stored before. Read does the rest.
 func OpenLog(dir string, w *Window) (*Log, error) {
 	l := &Log{dir: dir, window: w, read: map[string]int64{}, stored: map[string]time.Time{}}
 	names, err := l.names(countsSuffix)
@@ -100,8 +102,8 @@ func (l *Log) load(name string, start time.Time) error {
 	return nil
 }
 
-// Read moves the window to now, reads what the log has had since the last time, and stores the counts of the periods that
-// are over.
+// Read moves the window to now, reads what was added to the log since the last call, and stores the counts of the periods
+// that are over.
 func (l *Log) Read(now time.Time) error {
 	l.window.Slide(now)
 	names, err := l.names(logSuffix)
@@ -123,7 +125,7 @@ func (l *Log) Read(now time.Time) error {
 	return nil
 }
 
-// follow reads the whole lines that a file has had since the last time.
+// follow reads the whole lines that were added to a file since the last time.
 func (l *Log) follow(name string) error {
 	f, err := os.Open(filepath.Join(l.dir, name))
 	if err != nil {
@@ -143,7 +145,7 @@ func (l *Log) follow(name string) error {
 			line, length = nil, length+int64(len(more))
 		}
 		if err == io.EOF {
-			return nil // what there is of a last line is read when the rest of it is there
+			return nil // an unfinished last line is read when its rest is there
 		}
 		if err != nil {
 			return err
@@ -165,8 +167,8 @@ func (l *Log) take(line []byte) {
 	l.window.See(time.UnixMilli(int64(at*1000)), id, viewer)
 }
 
-// store writes the counts of a period that is over and closes it. Whoever dies before the file has its name counts from
-// the log again.
+// store writes the counts of a period that is over and closes the period. A process that dies before the file has its name
+// counts from the log again.
 func (l *Log) store(period int64) error {
 	of := l.window.counts[period]
 	var b bytes.Buffer
@@ -195,8 +197,8 @@ func (l *Log) store(period int64) error {
 	return nil
 }
 
-// Tidy removes what no count depends on any more. The caller has told all counts that have changed: so nobody needs to know
-// any more which contents were viewed in a period that the window has left.
+// Tidy removes the files that no count depends on any more. The caller must have reported all changed counts first. After
+// that, nobody needs to know which items were viewed in a period that the window has left.
 func (l *Log) Tidy() error {
 	start := l.window.end(l.window.oldest - 1)
 	var errs []error

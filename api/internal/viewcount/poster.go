@@ -23,8 +23,8 @@ type Poster struct {
 }
 
 // Post posts all counts that have changed. It returns how many the api accepted and how many it refused for good, such as
-// those of unknown items. After an error the remaining counts stay changed, for the next Post. The api may get a count twice,
-// which is harmless: a count is a number and not an increment.
+// those of unknown items. After an error, the remaining counts stay changed for the next Post. The api may get a count
+// twice. That is harmless: a count is a number and not an increment.
 func (p *Poster) Post(ctx context.Context, w *Window) (accepted, refused int, err error) {
 	for views := range slices.Chunk(w.Changed(), maxBatch) {
 		a, r, err := p.post(ctx, w, views)
@@ -39,7 +39,7 @@ func (p *Poster) Post(ctx context.Context, w *Window) (accepted, refused int, er
 func (p *Poster) post(ctx context.Context, w *Window, views []client.View) (accepted, refused int, err error) {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	done := len(views) // up to this line every line was accepted or refused
+	done := len(views) // every line up to this one was accepted or refused
 	b, err := p.API.PostViews(ctx, views)
 	if err != nil {
 		done = 0

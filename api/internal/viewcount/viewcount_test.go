@@ -31,7 +31,7 @@ func see(w *viewcount.Window, at time.Time, id item.ID, viewers ...string) {
 	}
 }
 
-// counts are all that have changed since the last time.
+// counts returns all counts that have changed since the last call.
 func counts(w *viewcount.Window) map[item.ID]item.Count {
 	m := map[item.ID]item.Count{}
 	for _, v := range w.Changed() {
@@ -79,14 +79,14 @@ func TestACountFallsWhenItsViewsLeaveTheWindow(t *testing.T) {
 	check(t, "both have left", w, changes{7: 0})
 }
 
-func TestWhatWasNotToldYetIsToldWithItsLatestCount(t *testing.T) {
+func TestAChangeThatWasNotReportedIsReportedWithTheLatestCount(t *testing.T) {
 	w := viewcount.NewWindow(24 * hour)
 	w.Slide(noon)
 	see(w, noon, 7, "a")
 	if got := w.Changed(); len(got) != 1 || got[0] != (client.View{CID: 7, Count: 1}) {
 		t.Fatal(got)
 	}
-	see(w, noon, 7, "b") // nobody was told
+	see(w, noon, 7, "b") // the count 0 was not reported
 	check(t, "later", w, changes{7: 2})
 }
 
@@ -159,11 +159,11 @@ func TestALineCountsWhenAllOfItIsThere(t *testing.T) {
 	f.read(l, noon)
 	check(t, "the rest of it", w, changes{8: 1, 9: 1})
 	if l.Malformed != 4 {
-		t.Errorf("%d lines say nothing", l.Malformed)
+		t.Errorf("%d malformed lines", l.Malformed)
 	}
 }
 
-// The log is the state: a counter that starts anew at any time, once or many times, comes to the same counts.
+// The log is the state: a counter that restarts at any time, once or many times, comes to the same counts.
 func TestARestartChangesNoCount(t *testing.T) {
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
@@ -177,7 +177,7 @@ func TestARestartChangesNoCount(t *testing.T) {
 		}
 		if random.IntN(10) == 0 {
 			restarted, v = f.open()
-			counts(w) // one that starts tells everything
+			counts(w) // a new counter reports everything
 		}
 		f.read(steady, at)
 		f.read(restarted, at)
@@ -185,13 +185,13 @@ func TestARestartChangesNoCount(t *testing.T) {
 		is := counts(v)
 		for id, n := range was {
 			if is[id] != n {
-				t.Fatalf("%v after noon: content %s has %s views, and %s after a restart", at.Sub(noon), id, n, is[id])
+				t.Fatalf("%v after noon: item %s has %s views, and %s after a restart", at.Sub(noon), id, n, is[id])
 			}
 		}
 	}
 }
 
-func TestWhatNoCountDependsOnIsRemoved(t *testing.T) {
+func TestFilesThatNoCountDependsOnAreRemoved(t *testing.T) {
 	f := folder{t, t.TempDir()}
 	l, w := f.open()
 	for h := range 72 {
@@ -216,7 +216,7 @@ func TestWhatNoCountDependsOnIsRemoved(t *testing.T) {
 	}
 }
 
-func TestACounterThatWasAwayForLongTellsThatNobodyWatchesAnyMore(t *testing.T) {
+func TestACounterThatWasAwayForLongReportsThatNobodyWatchesAnyMore(t *testing.T) {
 	f := folder{t, t.TempDir()}
 	l, _ := f.open()
 	f.view(noon, 7, "a") // becomes a file of counts
@@ -227,7 +227,7 @@ func TestACounterThatWasAwayForLongTellsThatNobodyWatchesAnyMore(t *testing.T) {
 	check(t, "after four days", w, changes{7: 0, 8: 0})
 }
 
-// api answers posts of counts as it is told to.
+// api answers posts of counts as the test sets it up.
 type api struct {
 	*httptest.Server
 	posted []map[string]int64 // the lines of the last post
@@ -283,7 +283,7 @@ func TestCountsArePostedWithTheKeyAndOnlyWhenTheyHaveChanged(t *testing.T) {
 	check(t, "after the post", w, changes{})
 }
 
-func TestAContentThatTheApiDoesNotKnowIsNotPostedAgain(t *testing.T) {
+func TestAnItemThatTheApiDoesNotKnowIsNotPostedAgain(t *testing.T) {
 	w := three()
 	a := newAPI(t, http.StatusOK, `{"accepted":2,"refused":[{"line":2,"type":"/problems/unknown-content","detail":"x"}],"refused_total":1}`)
 	told, refused, err := a.poster(t).Post(t.Context(), w)
@@ -293,7 +293,7 @@ func TestAContentThatTheApiDoesNotKnowIsNotPostedAgain(t *testing.T) {
 	check(t, "after the post", w, changes{})
 }
 
-func TestWhatTheApiCouldNotTakeIsPostedAgain(t *testing.T) {
+func TestCountsThatTheApiCouldNotTakeArePostedAgain(t *testing.T) {
 	for name, c := range map[string]struct {
 		status int
 		body   string
@@ -310,7 +310,7 @@ func TestWhatTheApiCouldNotTakeIsPostedAgain(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			w := three()
 			if _, _, err := newAPI(t, c.status, c.body).poster(t).Post(t.Context(), w); err == nil {
-				t.Error("that was no error")
+				t.Error("there was no error")
 			}
 			check(t, "after the post", w, c.left)
 		})

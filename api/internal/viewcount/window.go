@@ -1,12 +1,13 @@
-// Package viewcount counts who views what, and tells the api: the loop from a web server's log back to the tiers.
+// Package viewcount counts who views what and posts the counts to the api. It closes the loop from a web server's log back
+// to the tiers.
 //
 //	log of views ──Log──▶ Window ──Poster──▶ POST /v1/views
 //
-// A view is one viewer who has read some of one content within one period of the clock. However many ranges, segments or
-// playlists that took, it is one; whoever watches on into the next period is counted there as well, because that is what a
-// tier has to bear. A content's count is the sum over the periods of a window that slides: it rises while the content is
-// watched, and falls when nobody watches it any more. Nothing depends on the order of the lines, so that reading a log once
-// more leads to the same counts.
+// A view is one viewer who has read some part of one item within one period of the clock. It counts once, however many
+// ranges, segments or playlists it took. A viewer who watches on into the next period counts there as well, because that is
+// the load on the tier. An item's count is the sum over the periods of a sliding window. The count rises while the item is
+// watched, and falls when nobody watches it any more. Nothing depends on the order of the lines, so reading a log again
+// leads to the same counts.
 package viewcount
 
 import (
@@ -20,35 +21,35 @@ import (
 )
 
 const (
-	// periods is how many a window has: it slides in steps of so many parts.
+	// periods is the number of periods in a window. The window slides by one period at a time.
 	periods = 24
-	// slack is how much later than its time a view may be told.
+	// slack is how late a view may be reported.
 	slack = 10 * time.Second
-	// maxViewers bounds the viewers that are told apart, and maxCounts the counts that are held. What is beyond is not
-	// counted: some 150 MB are enough for everything.
+	// maxViewers is how many viewers are told apart, and maxCounts is how many counts are held. Views beyond these limits
+	// are not counted. Some 150 MB are enough for everything.
 	maxViewers = 1 << 21
 	maxCounts  = 1 << 21
 )
 
-// Window counts the views of the latest time. It is for one goroutine.
+// Window counts the views of a sliding span of time. Only one goroutine may use it.
 type Window struct {
 	period  time.Duration
 	seed    maphash.Seed
 	counts  map[int64]map[item.ID]item.Count // by period
-	size    int                              // of all counts
+	size    int                              // the number of all counts
 	viewers map[int64]map[uint64]struct{}    // of the periods that are open
-	known   int                              // all viewers
+	known   int                              // the number of all viewers
 	total   map[item.ID]item.Count
-	changed map[item.ID]struct{} // their total is not what it was when they were last told
+	changed map[item.ID]struct{} // items whose total has changed since it was last reported
 	now     time.Time
-	oldest  int64 // period of the window
+	oldest  int64 // oldest period of the window
 	newest  int64
-	closed  time.Time // what was before is decided
+	closed  time.Time // everything before this time is final
 
-	NoRoom int64 // views that are not counted because too many are
+	NoRoom int64 // views that are not counted because a limit is reached
 }
 
-// NewWindow makes a window of so much time, at least 24 ms.
+// NewWindow makes a window of this length, at least 24 ms.
 func NewWindow(length time.Duration) *Window {
 	return &Window{
 		period: length / periods, seed: maphash.MakeSeed(), counts: map[int64]map[item.ID]item.Count{},
@@ -58,11 +59,11 @@ func NewWindow(length time.Duration) *Window {
 
 func (w *Window) at(t time.Time) int64 { return t.UnixNano() / int64(w.period) }
 
-// end is when a period is over.
+// end returns when a period is over.
 func (w *Window) end(period int64) time.Time { return time.Unix(0, (period+1)*int64(w.period)) }
 
-// See counts a view. What is older than the window says only that the content was known once: its count, which may be
-// 0 now, is told again.
+// See counts a view. A view that is older than the window counts nothing, but it shows that the item had a count once. The
+// count of such an item, which may be 0 now, is reported again.
 func (w *Window) See(at time.Time, id item.ID, viewer []byte) {
 	period := w.at(at)
 	if period > w.at(w.now.Add(slack)) {
@@ -78,7 +79,7 @@ func (w *Window) See(at time.Time, id item.ID, viewer []byte) {
 	var h maphash.Hash
 	h.SetSeed(w.seed)
 	maphash.WriteComparable(&h, id)
-	_, _ = h.Write(viewer) // it never fails
+	_, _ = h.Write(viewer) // Write never fails
 	key := h.Sum64()
 	if _, seen := w.viewers[period][key]; seen {
 		return
@@ -134,7 +135,7 @@ func (w *Window) Slide(now time.Time) {
 	}
 }
 
-// due are the open periods that were over for long enough at the last Slide, the oldest first.
+// due returns the open periods that had ended long enough before the last Slide, oldest first.
 func (w *Window) due() []int64 {
 	var due []int64
 	for _, period := range slices.Sorted(maps.Keys(w.viewers)) {
@@ -145,7 +146,7 @@ func (w *Window) due() []int64 {
 	return due
 }
 
-// close ends a period: nothing is counted in it any more.
+// close ends a period: no view counts in it any more.
 func (w *Window) close(period int64) {
 	w.forget(period)
 	if end := w.end(period); end.After(w.closed) {
@@ -158,7 +159,7 @@ func (w *Window) forget(period int64) {
 	delete(w.viewers, period)
 }
 
-// Changed are the contents whose count has changed since it was last told, in order, and their counts.
+// Changed returns the items whose counts have changed since they were last reported, by id, with their counts.
 func (w *Window) Changed() []client.View {
 	views := make([]client.View, 0, len(w.changed))
 	for _, id := range slices.Sorted(maps.Keys(w.changed)) {
@@ -167,15 +168,15 @@ func (w *Window) Changed() []client.View {
 	return views
 }
 
-// Told says that a content's count is known where it has to be, or that nobody wants to know it.
+// Told records that an item's count was reported, or that it need not be.
 func (w *Window) Told(id item.ID) { delete(w.changed, id) }
 
-// restore adds what a period that is over has counted. It may be longer or shorter than periods are now.
+// restore adds a count of a period that is over. That period may be longer or shorter than periods are now.
 func (w *Window) restore(start time.Time, id item.ID, n item.Count) {
 	w.add(w.at(start), id, n)
 }
 
-// open is when the oldest period begins that is still counted; now where there is none.
+// open returns when the oldest period begins that still counts views, or now where there is none.
 func (w *Window) open() time.Time {
 	oldest := w.newest
 	for period := range w.viewers {

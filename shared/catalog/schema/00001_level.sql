@@ -1,4 +1,5 @@
--- The policy: ranges of counts, and the tier where each one's contents lie. max_counts NULL is "no upper end".
+-- The policy: a range of counts for each level, and the tier where the level's items lie. max_counts NULL means "no upper
+-- end".
 
 -- +goose NO TRANSACTION
 -- +goose Up

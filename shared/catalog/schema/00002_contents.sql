@@ -1,6 +1,6 @@
--- Every content and the level that it lives on. Only cid, content_level and filename have no default: rows are
--- inserted by hand. filename is compared byte by byte; a trailing space is refused, because this collation
--- ignores it in comparisons. The default times are in UTC whatever the session's time zone is.
+-- Every item and the level that it lies on. Only cid, content_level and filename have no default: operators insert rows by
+-- hand. filename is compared byte by byte. A trailing space is refused, because this collation ignores it in comparisons.
+-- The default times are in UTC whatever the session's time zone is.
 
 -- +goose NO TRANSACTION
 -- +goose Up

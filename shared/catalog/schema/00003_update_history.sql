@@ -1,4 +1,4 @@
--- One row for each committed relocation. It outlives its content, so nothing here refers to another table.
+-- One row for each committed move. A row outlives its item, so nothing here refers to another table.
 
 -- +goose NO TRANSACTION
 -- +goose Up

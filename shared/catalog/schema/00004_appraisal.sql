@@ -1,5 +1,5 @@
--- A change of the levels whose contents are still to be looked at again: one row, or none. change_id is new with each
--- change; before_levels are the levels before the first of them, as JSON; contents up to after_cid were looked at.
+-- A change of the levels whose items still have to be re-evaluated: one row, or none. change_id is new with each change.
+-- before_levels has the levels before the first of these changes, as JSON. Items up to after_cid were re-evaluated.
 
 -- +goose NO TRANSACTION
 -- +goose Up
