@@ -28,7 +28,7 @@ func (t tidy) Run() int {
 	return t.M.Run()
 }
 
-// library is a set of contents on all levels; two are directories, some are large enough to be caught while they move.
+// library is a set of items on all levels. Two are directories, and some are so large that a fault can hit their move.
 func library() []stack.Sample {
 	levels := []string{"bronze", "silver", "gold"}
 	var all []stack.Sample
@@ -72,7 +72,7 @@ func TestEachFaultInMidTrafficLosesNothingThatWasNotSaidToBeLost(t *testing.T) {
 
 func TestRandomMixesOfFaultsLoseNothingThatWasNotSaidToBeLost(t *testing.T) {
 	t.Parallel()
-	// What real processes do does not shrink well: one history for each seed.
+	// Real processes do not shrink well, so each seed has one history.
 	set := func(name, value string) {
 		if err := flag.Set(name, value); err != nil {
 			t.Fatal(err)
@@ -99,7 +99,7 @@ func TestRandomMixesOfFaultsLoseNothingThatWasNotSaidToBeLost(t *testing.T) {
 	}
 }
 
-// mix is one history: traffic, and faults one after the other and several at once, with looks in between.
+// mix is one history: traffic, with faults one after the other and several at once, and checks in between.
 func mix(t *testing.T, topology string, r *rapid.T) {
 	w := start(t, topology, library())
 	for range rapid.IntRange(1, 2).Draw(r, "rounds") {
@@ -109,7 +109,7 @@ func mix(t *testing.T, topology string, r *rapid.T) {
 			for range rapid.SampledFrom([]int{1, 1, 2, 3}).Draw(r, "at once") {
 				f := rapid.SampledFrom(w.faults()).Draw(r, "fault")
 				random := rand.New(rand.NewPCG(rapid.Uint64().Draw(r, "how"), 0))
-				wg.Go(func() { _ = w.inflict(f, random) }) // one that comes too late for its victim is none
+				wg.Go(func() { _ = w.inflict(f, random) }) // a fault that comes too late for its victim does nothing
 			}
 			wg.Wait()
 		}

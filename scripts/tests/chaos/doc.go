@@ -1,6 +1,6 @@
 // Package chaos has the tests that break everything around Tierflow while it works: processes, servers, connections,
-// streams. After each of them everything must settle, and a model that knows every post says whether a count was lost,
-// done twice or done in the wrong order; a reader looks all the time whether each file is where its row says.
+// streams. After each fault everything must settle. A model that knows every post then says whether a count was lost,
+// applied twice or applied in the wrong order. A reader checks all the time that each file is where its row says.
 //
 // Random mixes for an hour (the machine needs redis-server and a MySQL server; a failure prints the seed):
 //

@@ -16,15 +16,15 @@ import (
 	"github.com/tierflow/tierflow/shared/testenv/testserver"
 )
 
-// fault is something that goes wrong while Tierflow works. What it takes away it brings back itself.
+// fault is something that goes wrong while Tierflow works. A fault brings back what it takes away.
 type fault struct {
 	name  string
 	of    victim
-	lossy bool // accepted counts may be gone afterwards, and the documentation says so
+	lossy bool // accepted counts may be lost, and the documentation says so
 	do    func(ctx context.Context, w *world, r *rand.Rand) error
 }
 
-// victim is what a fault works on: two faults of one victim come one after the other.
+// victim is the target of a fault. Two faults of one victim run one after the other.
 type victim int
 
 const (
@@ -35,10 +35,10 @@ const (
 	victims
 )
 
-// faults are all kinds. Each chooses its victim and its time at random.
+// faults returns all kinds of faults. Each chooses its victim and its time at random.
 func (w *world) faults() []fault { return slices.Concat(everywhere, w.redis.faults()) }
 
-// everywhere are those that every topology has.
+// everywhere has the faults that every topology has.
 var everywhere = []fault{
 	{"a process is killed", processes, false, func(_ context.Context, w *world, r *rand.Rand) error {
 		v := w.anyService(r)
@@ -46,7 +46,7 @@ var everywhere = []fault{
 		if err := v.Kill(); err != nil {
 			return err
 		}
-		last(r, minIdle) // so that others may take over, or not
+		last(r, minIdle) // sometimes long enough for others to take over
 		return v.Launch()
 	}},
 	{"a process is paused, perhaps beyond its lease", processes, false, func(_ context.Context, w *world, r *rand.Rand) error {
@@ -119,7 +119,7 @@ var everywhere = []fault{
 			if err := rows.Scan(&id); err != nil {
 				return err
 			}
-			_ = w.inMySQL(ctx, fmt.Sprintf("KILL %d", id)) // fails where it has ended by itself
+			_ = w.inMySQL(ctx, fmt.Sprintf("KILL %d", id)) // fails where the connection has ended by itself
 		}
 		return rows.Err()
 	}},
@@ -161,7 +161,7 @@ var everywhere = []fault{
 	}},
 }
 
-// last lets a fault last for some time, up to most: time itself is what is tested here.
+// last makes a fault last for a random time up to most. The passing of time is part of the test.
 func last(r *rand.Rand, most time.Duration) { time.Sleep(time.Duration(r.Int64N(int64(most)))) }
 
 func (w *world) anyService(r *rand.Rand) *stack.Service {
@@ -176,7 +176,7 @@ func (w *world) anyGroup(r *rand.Rand) (stream, group string) {
 	return one[0], one[1]
 }
 
-// inflict lets a fault happen. Its error means that it could not, such as where its victim is away already.
+// inflict runs a fault. Its error means that the fault could not happen, for example because its victim is away already.
 func (w *world) inflict(f fault, r *rand.Rand) error {
 	w.victims[f.of].Lock()
 	defer w.victims[f.of].Unlock()

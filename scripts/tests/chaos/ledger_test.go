@@ -18,23 +18,23 @@ import (
 	"github.com/tierflow/tierflow/shared/item"
 )
 
-// post is a count that somebody has sent.
+// post is a count that a client has sent.
 type post struct {
 	count   item.Count
-	eventID string // "" where nobody knows whether it was accepted
+	eventID string // "" where it is unknown whether the post was accepted
 }
 
-// ledger is the model: it knows every post of every content, in order.
+// ledger is the model: it knows every post of every item, in order.
 type ledger struct {
 	mu    sync.Mutex
 	posts map[item.ID][]post
-	from  map[string]string // of each stream of views: entries before this are of no concern
+	from  map[string]string // by stream of views: entries before this one are ignored
 	wrong []error
 }
 
 func newLedger() *ledger { return &ledger{posts: map[item.ID][]post{}} }
 
-// forget begins a new book: everything before may be lost.
+// forget starts the ledger anew: every post before may be lost.
 func (l *ledger) forget(from map[string]string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -44,7 +44,7 @@ func (l *ledger) forget(from map[string]string) {
 // answerTimeout is when a client gives up.
 const answerTimeout = 2 * time.Second
 
-// post sends one count. Its error means that it was not accepted, or that nobody knows.
+// post sends one count. Its error means that the count was not accepted, or that this is unknown.
 func (w *world) post(ctx context.Context, id item.ID, count item.Count) error {
 	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
 	defer cancel()
@@ -68,8 +68,7 @@ func (w *world) post(ctx context.Context, id item.ID, count item.Count) error {
 	return err
 }
 
-// traffic posts random counts of all contents, one after the other, until stop is called, which returns how many were
-// accepted.
+// traffic posts random counts of all items, one after the other, until stop is called. stop returns how many were accepted.
 func (w *world) traffic(seed uint64, every time.Duration) (stop func() int) {
 	random := rand.New(rand.NewPCG(seed, 1))
 	ids := slices.Sorted(maps.Keys(w.reader.want))
@@ -81,7 +80,7 @@ func (w *world) traffic(seed uint64, every time.Duration) (stop func() int) {
 		defer tick.Stop()
 		for {
 			id, count := ids[random.IntN(len(ids))], item.Count(random.IntN(3000))
-			// What is under way when the traffic ends is waited for: its fate is known.
+			// The post that is under way when the traffic ends gets its answer, so that its result is known.
 			if w.post(context.WithoutCancel(ctx), id, count) == nil {
 				accepted++
 			}
@@ -99,9 +98,9 @@ func (w *world) traffic(seed uint64, every time.Duration) (stop func() int) {
 	}
 }
 
-// check compares views, which keeps what was settled, with what was posted, and tells the stack which count is the last
-// of each content. No event may be missing, be there twice, or be in the wrong place; one that nobody knows of may be
-// there or not, at any place.
+// check compares views, the stream that keeps what was settled, with the posts. It also tells the stack the last count of
+// each item. No event may be missing, occur twice or be in the wrong place. An event of a post with an unknown result may
+// be there or not, at any place.
 func (l *ledger) check(ctx context.Context, w *world) (problems []error) {
 	problem := func(format string, args ...any) { problems = append(problems, fmt.Errorf(format, args...)) }
 	l.mu.Lock()
@@ -130,9 +129,9 @@ func (l *ledger) check(ctx context.Context, w *world) (problems []error) {
 		entry, eventID string
 		count          item.Count
 	}
-	views := map[item.ID][]view{} // each event once, where it stands first
+	views := map[item.ID][]view{} // each event once, at its first place
 	last := map[item.ID]view{}
-	postedAt := map[string]string{} // of each event
+	postedAt := map[string]string{} // by event
 	for _, e := range entries {
 		id, err := item.ParseID(e.Values["cid"].(string))
 		if err != nil {
@@ -149,7 +148,7 @@ func (l *ledger) check(ctx context.Context, w *world) (problems []error) {
 		if first, again := postedAt[v.eventID]; !again {
 			postedAt[v.eventID] = posted
 			views[id] = append(views[id], v)
-		} else if posted == first { // what the committer appends again has a new time
+		} else if posted == first { // an event that the committer appends again has a new time
 			problem("content %s: event %s, posted at %s, was appended twice", id, v.eventID, posted)
 		}
 		last[id] = v

@@ -11,7 +11,7 @@ import (
 	"github.com/tierflow/tierflow/shared/item"
 )
 
-// reader looks each content up and reads it, again and again (G1).
+// reader looks each item up and reads it, again and again (G1).
 type reader struct {
 	w     *world
 	roots map[string]string  // of the levels
@@ -46,7 +46,7 @@ func (w *world) read(samples []stack.Sample) *reader {
 			}
 			select {
 			case <-ctx.Done():
-			case <-time.After(5 * time.Millisecond): // leaves the machine to the others
+			case <-time.After(5 * time.Millisecond): // leaves CPU time to the others
 			}
 		}
 	}()
@@ -57,8 +57,8 @@ func (w *world) read(samples []stack.Sample) *reader {
 	return r
 }
 
-// look reads one content where its row says. Whatever it finds counts only where the row is the same afterwards: a commit
-// and a release both raise the generation before they change anything that is read.
+// look reads one item where its row says. A finding counts only where the row is the same afterwards: a commit and a
+// release both raise the generation before they change anything that is read.
 func (r *reader) look(ctx context.Context, id item.ID) {
 	before, err := r.w.Catalog.Content(ctx, id)
 	if err != nil {

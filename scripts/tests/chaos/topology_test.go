@@ -15,21 +15,21 @@ import (
 	"github.com/tierflow/tierflow/shared/testenv/testserver"
 )
 
-// topology is the Redis of a world, behind gates, and what can go wrong with it.
+// topology is the Redis of a world, behind gates, with the faults that it can have.
 type topology interface {
-	// url is where a service finds it, by its name, or "" for the test itself.
+	// url is the address of Redis for the service of this name, or for the test itself where the name is "".
 	url(service string) string
-	// gates are all those through which services reach it.
+	// gates are all gates through which services reach Redis.
 	gates() []*testserver.Gate
-	// flush empties it.
+	// flush empties Redis.
 	flush(ctx context.Context) error
-	// faults are those that only it has.
+	// faults are the faults that only this topology has.
 	faults() []fault
-	// heal has everything run again, and returns when it does.
+	// heal starts everything again, and returns when everything runs.
 	heal(ctx context.Context) error
 }
 
-// ofRequests is a judge of the requests of clients; the link from a replica to its master is none.
+// ofRequests judges only requests of clients, and lets the link from a replica to its master pass.
 func ofRequests(judge func() testserver.Fate) func([]byte) testserver.Fate {
 	return func(request []byte) testserver.Fate {
 		if strings.Contains(string(request[:min(len(request), 64)]), "REPLCONF") || strings.Contains(string(request[:min(len(request), 64)]), "PSYNC") {
@@ -42,7 +42,7 @@ func ofRequests(judge func() testserver.Fate) func([]byte) testserver.Fate {
 // single is one Redis that loses nothing that it has answered, and its replica. Each service has a gate of its own.
 type single struct {
 	w      *world
-	redis  *localserver.Redis // who answers behind the gates
+	redis  *localserver.Redis // the Redis that answers behind the gates
 	other  *localserver.Redis // its replica
 	front  *testserver.Gate   // the test's own way
 	byName map[string]*testserver.Gate
@@ -82,7 +82,7 @@ func (s *single) flush(ctx context.Context) error { return s.w.Redis.FlushAll(ct
 
 func (s *single) heal(ctx context.Context) error {
 	for _, r := range []*localserver.Redis{s.redis, s.other} {
-		_ = r.Resume() // fails where it does not run
+		_ = r.Resume() // fails where Redis does not run
 		if err := r.Start(ctx); err != nil {
 			return err
 		}
@@ -90,7 +90,7 @@ func (s *single) heal(ctx context.Context) error {
 	return nil
 }
 
-// on asks one Redis, whoever is behind the gates.
+// on sends a command to one Redis, whether it is behind the gates or not.
 func on[T any](r *localserver.Redis, ask func(*redis.Client) (T, error)) (T, error) {
 	c := redis.NewClient(&redis.Options{Addr: r.Addr()})
 	defer c.Close()
@@ -100,7 +100,7 @@ func on[T any](r *localserver.Redis, ask func(*redis.Client) (T, error)) (T, err
 // replicate makes the other Redis the replica of the one that answers, and returns when it is up to date.
 func (s *single) replicate(ctx context.Context) error {
 	host, port, _ := strings.Cut(s.redis.Addr(), ":")
-	for _, r := range []*localserver.Redis{s.redis, s.other} { // a replica is served at once
+	for _, r := range []*localserver.Redis{s.redis, s.other} { // a replica gets its data at once
 		if _, err := on(r, func(c *redis.Client) (string, error) {
 			return c.ConfigSet(ctx, "repl-diskless-sync-delay", "0").Result()
 		}); err != nil {
@@ -149,7 +149,7 @@ func (s *single) faults() []fault {
 		}})
 }
 
-// killedAndPaused are the faults of a server that comes back with all that it has answered.
+// killedAndPaused are the faults of a server that comes back with everything that it has answered.
 func killedAndPaused(which func(*rand.Rand) *localserver.Redis) []fault {
 	return []fault{
 		{"Redis is killed", theRedis, false, func(ctx context.Context, w *world, r *rand.Rand) error {
@@ -177,8 +177,8 @@ func killedAndPaused(which func(*rand.Rand) *localserver.Redis) []fault {
 	}
 }
 
-// cluster is six nodes that lose nothing that they have answered while masters stay. Before each node there is a gate, by
-// which the others name it, so that all clients, and its replica, go through it.
+// cluster is six nodes that lose nothing that they have answered while the masters stay. Before each node there is a gate.
+// The others know the node by its gate's address, so all clients and the node's replica go through the gate.
 type cluster struct {
 	w     *world
 	nodes *localserver.RedisCluster
@@ -230,7 +230,7 @@ func (c *cluster) flush(ctx context.Context) error {
 
 func (c *cluster) heal(ctx context.Context) error {
 	for _, n := range c.nodes.Nodes() {
-		_ = n.Resume() // fails where it does not run
+		_ = n.Resume() // fails where the node does not run
 		if err := n.Start(ctx); err != nil {
 			return err
 		}
@@ -290,5 +290,5 @@ var topologies = map[string]func(context.Context, *world) topology{
 	sixNodes: func(ctx context.Context, w *world) topology { return startCluster(ctx, w) },
 }
 
-// partitionsOf is how many partitions a world of a topology has.
+// partitionsOf has the number of partitions in a world of a topology.
 var partitionsOf = map[string]int{oneRedis: 1, sixNodes: 8}

@@ -19,15 +19,15 @@ import (
 	"github.com/tierflow/tierflow/shared/testenv/testserver"
 )
 
-// surgeon loses each kind of request of each service once on its way there and once on its way back.
+// surgeon loses each kind of request of each service once, and the reply to it once.
 type surgeon struct {
 	mu    sync.Mutex
 	done  map[string]bool
-	left  map[string]int // cuts that a service still gets in this round
+	left  map[string]int // cuts that are left for a service in this round
 	round []string
 }
 
-// judge is the gate's question, for one service.
+// judge returns what a gate does with each request of one service.
 func (s *surgeon) judge(service string, kind func(request []byte) string) func([]byte) testserver.Fate {
 	return func(request []byte) testserver.Fate {
 		s.mu.Lock()
@@ -80,12 +80,12 @@ func redisKind(request []byte) string {
 	return strings.Join(kinds, ", ")
 }
 
-// plain is the words without what differs from one content to the next.
+// plain removes from the words what differs from one item to the next.
 func plain(words []string) string {
 	return strings.ReplaceAll(digits.ReplaceAllString(strings.Join(words, " "), "N"), "tierflow:", "")
 }
 
-// scriptName is the beginning of a script's name in Redis, from the whole of it or from its text.
+// scriptName returns the beginning of a script's name in Redis. It takes the whole name or the script's text.
 func scriptName(script string) string {
 	if len(script) != 2*sha1.Size {
 		sum := sha1.Sum([]byte(script))
@@ -94,7 +94,7 @@ func scriptName(script string) string {
 	return script[:6]
 }
 
-// command reads one command of Redis' protocol, as far as it is there.
+// command reads one command of Redis' protocol, as far as it has arrived.
 func command(b []byte) (words []string, rest []byte) {
 	line := func(prefix byte) (n int, ok bool) {
 		text, after, found := bytes.Cut(b, []byte("\r\n"))
@@ -118,14 +118,14 @@ func command(b []byte) (words []string, rest []byte) {
 
 var literal = regexp.MustCompile(`'[^']*'|\d+`)
 
-// mysqlKind names the statement of a request by how it begins.
+// mysqlKind names the statement of a request by its first words.
 func mysqlKind(request []byte) string {
 	switch {
 	case len(request) < 5 || request[4] == 0x01: // quit
 		return ""
 	case request[3] == 1: // the answer to the server's greeting
 		return "login"
-	case request[4] != 0x03: // no query
+	case request[4] != 0x03: // not a query
 		return fmt.Sprintf("command %#x", request[4])
 	}
 	text := literal.ReplaceAllString(string(request[5:min(200, len(request))]), "N")
@@ -170,7 +170,7 @@ func TestEveryKindOfRequestMayGetLostOnItsWayThereOrBack(t *testing.T) {
 	}
 	all := slices.Sorted(maps.Keys(s.done))
 	t.Logf("%d requests and replies were lost:\n%s", len(all), strings.Join(all, "\n"))
-	for _, must := range []string{ // the steps of the protocol that a run of each kind must have met
+	for _, must := range []string{ // the steps of the protocol that every run must have reached
 		"api: script .* views content:N.*reply",                                   // append
 		"relocator: xreadgroup views: reply",                                      // read
 		"relocator: script .* content:N lock:N views: reply",                      // take, settle
@@ -188,12 +188,12 @@ func TestEveryKindOfRequestMayGetLostOnItsWayThereOrBack(t *testing.T) {
 		"committer: xautoclaim relocated .*: reply",
 	} {
 		if !slices.ContainsFunc(all, regexp.MustCompile(must).MatchString) {
-			t.Errorf("nothing was lost that is %s", must)
+			t.Errorf("no request or reply was lost that matches %s", must)
 		}
 	}
 }
 
-// oneOfEach adds contents and posts counts that make every step happen.
+// oneOfEach adds items and posts counts that make every step happen.
 func (w *world) oneOfEach(id item.ID) (next item.ID) {
 	w.t.Helper()
 	ctx, cancel := context.WithTimeout(w.t.Context(), patience)
@@ -203,7 +203,7 @@ func (w *world) oneOfEach(id item.ID) (next item.ID) {
 		size   int64
 		counts []item.Count
 	}{
-		{"bronze", 6 << 20, []item.Count{2500}},        // a copy that lasts longer than a third of a lease
+		{"bronze", 6 << 20, []item.Count{2500}},        // a copy that takes longer than a third of a lease
 		{"bronze", 1000, []item.Count{1500}},           // a link
 		{"gold", 1000, []item.Count{5}},                // a copy
 		{"bronze", 1000, []item.Count{1500, 2500, 10}}, // the last one wins

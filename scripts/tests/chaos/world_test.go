@@ -41,18 +41,18 @@ type world struct {
 	t      testing.TB
 	redis  topology
 	mysql  *localserver.MySQL
-	gates  map[string]*testserver.Gate // of each service, by its name, to MySQL
+	gates  map[string]*testserver.Gate // to MySQL, one for each service, by the service's name
 	ledger *ledger
 	reader *reader
 
 	victims [victims]sync.Mutex
 
 	mu      sync.Mutex
-	lossy   bool // accepted counts may be gone
+	lossy   bool // accepted counts may be lost
 	history []string
 }
 
-// verdict is a test that says once more, below all logs, what was wrong.
+// verdict is a test that repeats its errors below all logs.
 type verdict struct {
 	testing.TB
 	mu   sync.Mutex
@@ -77,7 +77,7 @@ func (v *verdict) say(what string) {
 	v.said = append(v.said, what)
 }
 
-// Error, Errorf, Fatal and Fatalf are those of the test.
+// Error, Errorf, Fatal and Fatalf record the message and call the methods of the test.
 func (v *verdict) Error(args ...any) {
 	v.TB.Helper()
 	v.say(fmt.Sprint(args...))
@@ -102,7 +102,7 @@ func (v *verdict) Fatalf(format string, args ...any) {
 	v.TB.Fatalf(format, args...)
 }
 
-// start makes a world with its contents and starts its services.
+// start makes a world with its items and starts its services.
 func start(tb testing.TB, topology string, samples []stack.Sample) *world {
 	tb.Helper()
 	t := newVerdict(tb)
@@ -185,7 +185,7 @@ func (w *world) must(what string, err error) {
 	}
 }
 
-// note writes down what the test does, for the message of a failure.
+// note records what the test does, for the message of a failure.
 func (w *world) note(format string, args ...any) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -197,12 +197,12 @@ func (w *world) heal() {
 	w.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	for _, g := range w.allGates() { // first: the nodes of a cluster replicate through theirs
+	for _, g := range w.allGates() { // first, because the nodes of a cluster replicate through their gates
 		g.Judge(nil)
 		g.Open()
 	}
 	w.must("heal Redis", w.redis.heal(ctx))
-	_ = w.mysql.Resume() // fails where it does not run
+	_ = w.mysql.Resume() // fails where MySQL does not run
 	w.must("start MySQL", w.mysql.Start(ctx))
 	for _, v := range w.Services() {
 		_ = v.Resume()
@@ -213,20 +213,20 @@ func (w *world) heal() {
 	}
 }
 
-// allGates are those between the services and their servers.
+// allGates returns the gates between the services and their servers.
 func (w *world) allGates() []*testserver.Gate {
 	return append(w.redis.gates(), slices.Collect(maps.Values(w.gates))...)
 }
 
-// check lets everything settle and then looks whether all guarantees hold. Where counts may have been lost, it does
-// first what operations.md tells an operator to do.
+// check waits until everything is settled and then checks all guarantees. Where counts may have been lost, it first does
+// what operations.md tells an operator to do.
 func (w *world) check() {
 	w.t.Helper()
 	w.heal()
 	w.look()
 }
 
-// look is check without taking the faults away.
+// look checks without taking the faults away.
 func (w *world) look() {
 	w.t.Helper()
 	ctx, cancel := context.WithTimeout(w.t.Context(), patience)
@@ -269,7 +269,7 @@ func (w *world) look() {
 	w.note("checked")
 }
 
-// checkLogs looks for what a killed process could not say by its exit code.
+// checkLogs looks for errors that a killed process could not report by its exit code.
 func (w *world) checkLogs(dir string) {
 	for _, v := range w.Services() {
 		log, err := os.ReadFile(filepath.Join(dir, v.Name+".log"))

@@ -13,7 +13,7 @@ import (
 	"github.com/tierflow/tierflow/scripts/testenv/stack"
 )
 
-// scripts are all executable files in scripts and .ci.
+// scripts returns all executable files in scripts and .ci.
 func scripts(t *testing.T, root string) (all []string) {
 	t.Helper()
 	for _, dir := range []string{"scripts", ".ci"} {

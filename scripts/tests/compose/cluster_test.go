@@ -17,8 +17,8 @@ import (
 
 var nodes = []string{"redis", "redis-2", "redis-3", "redis-4", "redis-5", "redis-6"}
 
-// cluster turns the world into one on Redis Cluster as an operator does, until the test's end. What it returns is that
-// world: its contents are its own.
+// cluster changes the world to Redis Cluster as an operator does, until the test's end. It returns the changed world, which
+// has its own items.
 func (w *world) cluster(t *testing.T) *world {
 	t.Helper()
 	env := filepath.Join(w.clone, ".env")
@@ -46,13 +46,14 @@ func (w *world) cluster(t *testing.T) *world {
 	return &on
 }
 
-// address is a service's in the network of the servers. This machine reaches it: it is the network's gateway.
+// address returns a service's address in the network of the servers. This machine reaches it, because it is the network's
+// gateway.
 func (w *world) address(t *testing.T, service string) string {
 	t.Helper()
 	return w.inspect(t, w.containers(t, service)[0], fmt.Sprintf("{{(index .NetworkSettings.Networks %q).IPAddress}}", w.project+"_back"))
 }
 
-// failing is how CLUSTER NODES flags a node that is dead, or may be.
+// failing is how CLUSTER NODES flags a node that is dead or may be dead.
 var failing = regexp.MustCompile(`fail[?, ]`)
 
 // waitCluster waits until every node says that every slot is served, and every replica follows its master.
@@ -84,7 +85,7 @@ func TestRedisClusterIsOneLineAndGoesOnWhenAMasterDiesAndWhenAllNodesHaveNewAddr
 		partitions[on.Keys.Partition(id)] = true
 	}
 	if len(partitions) < 10 {
-		t.Fatalf("the contents are in %d partitions only", len(partitions))
+		t.Fatalf("the items are in only %d partitions", len(partitions))
 	}
 	move := func(count item.Count) {
 		t.Helper()
@@ -117,7 +118,8 @@ func TestRedisClusterIsOneLineAndGoesOnWhenAMasterDiesAndWhenAllNodesHaveNewAddr
 		before[n] = w.address(t, n)
 	}
 	must[string](t)(w.compose(append([]string{"stop"}, nodes...)...))
-	// Whoever had the highest address starts first, and gets a lower one: of two, only one may get its own again.
+	// The node with the highest address starts first and gets a lower one. So of two nodes, at most one gets its own
+	// address again.
 	order := slices.Clone(nodes)
 	slices.SortFunc(order, func(a, b string) int { return netip.MustParseAddr(before[b]).Compare(netip.MustParseAddr(before[a])) })
 	changed := 0
@@ -148,7 +150,7 @@ func TestTheProfileClusterAloneSaysWhatIsMissing(t *testing.T) {
 	})
 	_, err := w.compose("--profile", "cluster", "up", "--detach", "--wait", "cluster")
 	if err == nil {
-		t.Fatal("that went well")
+		t.Fatal("there was no error")
 	}
 	out := must[string](t)(w.compose("--profile", "cluster", "logs", "--no-color", "cluster"))
 	if !strings.Contains(out, "write STACK_REDIS=cluster into .env and run ./scripts/up") {

@@ -7,7 +7,7 @@ import (
 	"github.com/tierflow/tierflow/shared/testenv/testserver"
 )
 
-// seesMoves waits until some of the demo's samples have moved up and some down since the last row of the history.
+// seesMoves waits until, since the last row of the history, some of the demo's samples have moved up and some down.
 func (w *world) seesMoves(t *testing.T, last int) {
 	t.Helper()
 	const samples = "cid BETWEEN 1000000001 AND 1000000040 AND id > ?"

@@ -1,3 +1,3 @@
-// Package compose has the tests of docker-compose.yml: they run the whole of it in containers, as an operator does, and
-// break it. ./scripts/test-compose starts them; without its flag they are not run.
+// Package compose has the tests of docker-compose.yml. They run all of its services in containers, as an operator does, and
+// break them. ./scripts/test-compose starts the tests; without its flag they do not run.
 package compose

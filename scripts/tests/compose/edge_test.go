@@ -20,7 +20,7 @@ import (
 	"github.com/tierflow/tierflow/shared/testenv/testserver"
 )
 
-// fetch asks the edge for a content, or a range of it, as a viewer does.
+// fetch requests an item, or a range of it, from the edge, as a viewer does.
 func (w *world) fetch(ctx context.Context, id item.ID, viewer, bytesRange string) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
@@ -46,9 +46,9 @@ func (w *world) fetch(ctx context.Context, id item.ID, viewer, bytesRange string
 	return b, err
 }
 
-func TestAContentThatIsWatchedMovesUpAndWhenNobodyWatchesItAnyMoreItMovesDown(t *testing.T) {
+func TestAnItemMovesUpWhileItIsWatchedAndDownWhenItIsNot(t *testing.T) {
 	w.begin(t)
-	const silver, gold = 50, 100 // more than the steps of the window: one viewer alone never gets there
+	const silver, gold = 50, 100 // above the number of steps of the window: one viewer alone never gets there
 	w.levels(t, silver, gold)
 	w.profile(t, "edge", "edge", "counter")
 	w.checkHardened(t, "edge", "counter")
@@ -57,7 +57,7 @@ func TestAContentThatIsWatchedMovesUpAndWhenNobodyWatchesItAnyMoreItMovesDown(t 
 	row := must[catalog.Row](t)(w.Catalog.Content(t.Context(), watched))
 	whole := must[[]byte](t)(os.ReadFile(filepath.Join(w.local("/srv/tierflow/bronze"), row.Filename)))
 
-	// One viewer reads on all the while, whole and a part; others come and go.
+	// One viewer reads all the time, the whole file and a part of it. Others come and go.
 	ctx, cancel := context.WithCancel(t.Context())
 	var viewers sync.WaitGroup
 	var reads atomic.Int64
@@ -66,7 +66,7 @@ func TestAContentThatIsWatchedMovesUpAndWhenNobodyWatchesItAnyMoreItMovesDown(t 
 		time.Sleep(2 * time.Millisecond) // a stream of views, not a load test
 		b, err := w.fetch(ctx, watched, viewer, bytesRange)
 		if ctx.Err() == nil && (err != nil || !bytes.Equal(b, want)) {
-			t.Errorf("%s read %d bytes of the watched content: %v", viewer, len(b), err)
+			t.Errorf("%s read %d bytes of the watched item: %v", viewer, len(b), err)
 			cancel()
 		}
 		reads.Add(1)
@@ -90,9 +90,9 @@ func TestAContentThatIsWatchedMovesUpAndWhenNobodyWatchesItAnyMoreItMovesDown(t 
 		must[catalog.Row](t)(w.WaitLevel(wait, watched, want))
 	}
 	more(t, "read", &reads, 20)
-	w.crash(t, w.containers(t, "counter")[0]) // it comes back, and counts what was logged meanwhile
+	w.crash(t, w.containers(t, "counter")[0]) // the counter comes back, and counts what was logged meanwhile
 	level("gold")
-	for range 5 * silver { // one viewer who drags the slider to and fro
+	for range 5 * silver { // one viewer who moves the slider back and forth
 		if _, err := w.fetch(ctx, dragged, "one who drags", "0-99"); err != nil {
 			t.Fatal(err)
 		}
@@ -115,12 +115,12 @@ func TestAContentThatIsWatchedMovesUpAndWhenNobodyWatchesItAnyMoreItMovesDown(t 
 	t.Logf("%d reads", reads.Load())
 	for _, id := range []item.ID{dragged, ignored} {
 		if moves := must[int](t)(w.count(t.Context(), "SELECT COUNT(*) FROM update_history WHERE cid = ?", id)); moves > 0 {
-			t.Errorf("content %s was moved %d times", id, moves)
+			t.Errorf("item %s was moved %d times", id, moves)
 		}
 	}
 }
 
-func TestTheEdgeServesContentsAndNothingElse(t *testing.T) {
+func TestTheEdgeServesItemsAndNothingElse(t *testing.T) {
 	w.begin(t)
 	w.profile(t, "edge", "edge", "counter")
 	id := w.add(t, "bronze", 1, sampleSize)[0]
@@ -144,14 +144,14 @@ func TestTheEdgeServesContentsAndNothingElse(t *testing.T) {
 		{http.MethodGet, "/", 404},
 	} {
 		req := must[*http.Request](t)(http.NewRequestWithContext(t.Context(), c.method, "http://"+w.edge, strings.NewReader("")))
-		req.URL.Opaque = "//" + w.edge + c.path // as it is, with its dots
+		req.URL.Opaque = "//" + w.edge + c.path // unchanged, with its dots
 		resp := must[*http.Response](t)(http.DefaultClient.Do(req))
 		_ = resp.Body.Close()
 		if resp.StatusCode != c.want {
 			t.Errorf("%s %s: %d, want %d", c.method, c.path, resp.StatusCode, c.want)
 		}
 	}
-	// The api gets a new container: the web server finds it, whatever its address.
+	// The api gets a new container. The web server finds it at its new address.
 	must[string](t)(w.compose("up", "--detach", "--wait", "--no-deps", "--force-recreate", "api"))
 	testserver.Eventually(t, "the edge finds the api", patience, func() error {
 		_, err := w.fetch(t.Context(), id, "visitor", "")

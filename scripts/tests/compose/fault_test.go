@@ -24,7 +24,7 @@ import (
 	"github.com/tierflow/tierflow/shared/testenv/testserver"
 )
 
-// traffic is views that come in, and readers who look contents up and open them, until stop.
+// traffic posts view events, and has readers who look items up and open their files, until stop.
 type traffic struct {
 	ids               []item.ID
 	accepted, refused atomic.Int64
@@ -32,7 +32,7 @@ type traffic struct {
 	end               chan struct{}
 	running           sync.WaitGroup
 	mu                sync.Mutex
-	uncertain         map[item.ID]bool // a post had no answer: nobody knows whether it counts
+	uncertain         map[item.ID]bool // a post had no answer, so it is unknown whether it counts
 	problems          []error
 }
 
@@ -89,7 +89,7 @@ func (tr *traffic) halt() {
 	tr.running.Wait()
 }
 
-// post posts a count. One poster only posts those of a content.
+// post posts a count. Only one poster posts the counts of an item.
 func (tr *traffic) post(w *world, id item.ID, count item.Count) {
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
 	defer cancel()
@@ -103,14 +103,15 @@ func (tr *traffic) post(w *world, id item.ID, count item.Count) {
 	tr.mu.Unlock()
 }
 
-// open reads as a web server does: it looks the row up and opens the file. Whoever is faster than the grace must find it.
+// open reads as a web server does: it looks the row up and opens the file. A reader that takes less than the grace must
+// find the file.
 func (tr *traffic) open(w *world, id item.ID) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
 	defer cancel()
 	start := time.Now()
 	row, err := w.Catalog.Content(ctx, id)
 	if err != nil {
-		return nil // MySQL is away: nobody can look up
+		return nil // MySQL is away, so no look-up works
 	}
 	path := filepath.Join(w.local("/srv/tierflow/"+row.Level), row.Filename)
 	info, err := os.Stat(path)
@@ -126,7 +127,7 @@ func (tr *traffic) open(w *world, id item.ID) error {
 
 const sampleSize = 40_000
 
-// more waits until so many more views were accepted, or refused.
+// more waits until this many more views were accepted, or refused.
 func more(t *testing.T, what string, counter *atomic.Int64, n int64) {
 	t.Helper()
 	from := counter.Load()
@@ -138,8 +139,8 @@ func more(t *testing.T, what string, counter *atomic.Int64, n int64) {
 	})
 }
 
-// finish ends the traffic and checks what must be true then. A content whose posts all had their answer must lie where
-// its last accepted count wants it; of the others one more post is the last word.
+// finish ends the traffic and checks what must be true then. An item whose posts all had an answer must lie where its last
+// accepted count needs it. For each of the others, finish posts one more count, which is then the last.
 func (tr *traffic) finish(t *testing.T, w *world) {
 	t.Helper()
 	tr.halt()
@@ -157,7 +158,7 @@ func (tr *traffic) finish(t *testing.T, w *world) {
 	}
 }
 
-// needed says who is needed for views to be accepted.
+// needed has the services that must run for views to be accepted.
 var needed = map[string]bool{"api": true, "redis": true}
 
 func TestTheGuaranteesHoldWhateverServiceIsKilledPausedOrCutOff(t *testing.T) {
@@ -167,7 +168,7 @@ func TestTheGuaranteesHoldWhateverServiceIsKilledPausedOrCutOff(t *testing.T) {
 	more(t, "accepted", &tr.accepted, 100)
 	for _, service := range []string{"relocator", "committer", "api", "redis", "mysql"} {
 		one := w.containers(t, service)[0]
-		away := func(t *testing.T) { // until it was felt
+		away := func(t *testing.T) { // until the traffic has met the fault
 			t.Helper()
 			if needed[service] {
 				more(t, "refused", &tr.refused, 3)
@@ -225,7 +226,7 @@ func TestEveryAcceptedViewIsThereAfterRedisHasCrashed(t *testing.T) {
 			t.Errorf("pause %v: %v", yes, err)
 		}
 	}
-	pause(true) // what is accepted stays in the stream
+	pause(true) // accepted entries stay in the stream
 	defer pause(false)
 	one := w.containers(t, "redis")[0]
 	ids := w.add(t, "bronze", 30, sampleSize)
@@ -247,7 +248,7 @@ func TestEveryAcceptedViewIsThereAfterRedisHasCrashed(t *testing.T) {
 	}
 	for _, id := range ids {
 		if !there[id.String()] {
-			t.Errorf("content %s: its accepted view is not in the stream any more", id)
+			t.Errorf("item %s: its accepted view is not in the stream any more", id)
 		}
 	}
 	w.waitHealthy(t)
@@ -282,7 +283,7 @@ func TestAPausedRelocatorsWorkIsTakenOverByTheOthers(t *testing.T) {
 	defer w.unpause(t, one)
 	w.checkSettled(t)
 	w.unpause(t, one)
-	w.checkSettled(t) // what it held changes nothing any more
+	w.checkSettled(t) // the entries that it held change nothing any more
 }
 
 func TestFourRelocatorsShareTheWorkAndLeaveWithoutATrace(t *testing.T) {
@@ -298,7 +299,7 @@ func TestFourRelocatorsShareTheWorkAndLeaveWithoutATrace(t *testing.T) {
 	ids := w.add(t, "bronze", 200, sampleSize)
 	for i, id := range ids {
 		ok(t, w.Post(t.Context(), id, 1500))
-		if i == len(ids)/2 { // in the middle of it, three are told to go
+		if i == len(ids)/2 { // in the middle of the work, three are told to stop
 			w.scale(t, 1)
 		}
 	}
@@ -306,11 +307,11 @@ func TestFourRelocatorsShareTheWorkAndLeaveWithoutATrace(t *testing.T) {
 	rows := must[int](t)(w.count(t.Context(), "SELECT COUNT(DISTINCT worker_id) FROM update_history WHERE cid BETWEEN ? AND ?",
 		ids[0], ids[len(ids)-1]))
 	if rows < 2 {
-		t.Errorf("all was done by %d relocator", rows)
+		t.Errorf("only %d relocator did all the work", rows)
 	}
 }
 
-// relocators are the names of the consumers of views.
+// relocators returns the names of the consumers of views.
 func (w *world) relocators(ctx context.Context) (names []string, err error) {
 	consumers, err := w.Redis.XInfoConsumers(ctx, w.Keys.Views(), state.GroupRelocator).Result()
 	for _, c := range consumers {
@@ -319,7 +320,7 @@ func (w *world) relocators(ctx context.Context) (names []string, err error) {
 	return names, err
 }
 
-// count is the one number that a query answers.
+// count returns the single number that a query answers.
 func (w *world) count(ctx context.Context, query string, args ...any) (n int, err error) {
 	err = w.DB().QueryRowContext(ctx, query, args...).Scan(&n)
 	return n, err

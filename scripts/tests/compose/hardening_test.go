@@ -171,7 +171,7 @@ func TestTheApiAsksForAKeyAndTakesANewOneWithoutARestart(t *testing.T) {
 	out := must[string](t)(w.command("docker", "run", "--rm", "--network", "none", "tierflow-api:"+w.version, "new-key",
 		"--name", "another", "--scopes", "read"))
 	key, line, _ := strings.Cut(out, "\n")
-	// As an editor does: a new file takes the name.
+	// An editor replaces the file: a new file takes the name.
 	file := filepath.Join(w.clone, "secrets/api-keys/keys")
 	old := must[[]byte](t)(os.ReadFile(file))
 	ok(t, os.WriteFile(file+".new", fmt.Appendf(nil, "%s%s\n", old, line), 0o644))
@@ -229,7 +229,7 @@ func TestRedisRefusesAServiceWhatIsNotItsOwn(t *testing.T) {
 	if err := c.Ping(ctx).Err(); err == nil || !strings.Contains(err.Error(), "NOAUTH") {
 		t.Errorf("without a user: %v", err)
 	}
-	ok(t, admin.Do(ctx, "ACL", "LOG", "RESET").Err()) // refusals looks at it in the end
+	ok(t, admin.Do(ctx, "ACL", "LOG", "RESET").Err()) // refusals reads this log at the end
 }
 
 func TestMySQLRefusesAServiceWhatIsNotItsOwn(t *testing.T) {

@@ -29,12 +29,12 @@ var run = flag.Bool("compose", false, "run these tests: they need a Docker engin
 // patience is how long a test waits for what must happen: far longer than it ever takes.
 const patience = 3 * time.Minute
 
-// world is a Tierflow in containers, made from a copy of this checkout as from a fresh clone, with a project name, images,
-// ports and folders of its own. All tests but that of an upgrade use the one that
-// TestMain makes; each leaves it running and well.
+// world is a Tierflow in containers. It is made from a copy of this checkout as from a fresh clone, with its own project
+// name, images, ports and folders. All tests but that of an upgrade use the one that TestMain makes, and each leaves it
+// running and healthy.
 type world struct {
 	*stack.Stack
-	dir     string // of everything that is written
+	dir     string // of all files that are written
 	clone   string
 	project string
 	version string // also the tag of the images
@@ -42,9 +42,9 @@ type world struct {
 	edge    string // host:port of the web server, in the profile edge
 	dsn     string // of MySQL, as owner of the tables
 	env     []string
-	next    item.ID // the next content's id
+	next    item.ID // the next item's id
 
-	elsewhere *sync.Map // by level: its folder, where that is not in tiers()
+	elsewhere *sync.Map // the folders of levels that are not in tiers(), by level
 }
 
 var w world
@@ -73,8 +73,8 @@ func TestMain(m *testing.M) {
 	}())
 }
 
-// overlay is what the tests need besides: servers that they can reach, a folder for the tiers' volume, so that they see
-// its files, and health that is looked at often. It goes with every version that there ever was.
+// overlay is what the tests need in addition: servers that they can reach, a folder for the tiers' volume so that they see
+// its files, and frequent health checks. It works with every earlier version as well.
 const overlay = `
 services:
   mysql: {ports: ["127.0.0.1:%d:3306"], networks: [test], healthcheck: {interval: 1s}}
@@ -86,7 +86,7 @@ networks: {test: {}}
 volumes: {tiers: {driver_opts: {type: none, o: bind, device: %s}}}
 `
 
-// profiles is the same for the services of profiles.
+// profiles is the overlay for the services of profiles.
 const profiles = `
 services:
   counter: {healthcheck: {test: ["CMD", "/counter", "healthcheck"], interval: 1s, timeout: 5s, retries: 5}}
@@ -178,13 +178,13 @@ const grace = 2 * time.Second
 
 func (w *world) tiers() string { return filepath.Join(w.dir, "tiers") }
 
-// has tells whether the clone's docker-compose.yml has a service.
+// has reports whether the clone's docker-compose.yml has a service.
 func (w *world) has(service string) bool {
 	b, err := os.ReadFile(filepath.Join(w.clone, "docker-compose.yml"))
 	return err == nil && strings.Contains(string(b), "\n  "+service+":\n")
 }
 
-// local is where a path in a container's tiers lies on this machine.
+// local returns where a path in a container's tiers lies on this machine.
 func (w *world) local(path string) string {
 	level, rest, _ := strings.Cut(strings.TrimPrefix(path, "/srv/tierflow/"), "/")
 	if at, ok := w.elsewhere.Load(level); ok {
@@ -217,7 +217,7 @@ func (w *world) down() error {
 	return os.RemoveAll(w.dir)
 }
 
-// copyCheckout copies what a clone would have, with what is not committed yet.
+// copyCheckout copies what a clone would have, and the changes that are not committed yet.
 func copyCheckout(to string) error {
 	root, err := stack.Root()
 	if err != nil {
@@ -252,7 +252,7 @@ func copyCheckout(to string) error {
 	return nil
 }
 
-// command runs a program in the clone and returns what it wrote; an error has it too.
+// command runs a program in the clone and returns its output. An error contains the output too.
 func (w *world) command(name string, args ...string) (string, error) {
 	return w.commandWith(nil, name, args...)
 }
@@ -284,7 +284,7 @@ func (w *world) logs() string {
 	return out
 }
 
-// must is the result, or the end of the test.
+// must returns the result, or ends the test.
 func must[T any](t *testing.T) func(T, error) T {
 	return func(v T, err error) T {
 		t.Helper()
@@ -302,7 +302,7 @@ func ok(t *testing.T, err error) {
 	}
 }
 
-// begin sees to it that everything runs, with one relocator, and shows the logs of a test that fails.
+// begin makes sure that everything runs, with one relocator. It shows the logs where the test fails.
 func (w *world) begin(t *testing.T) {
 	t.Helper()
 	w.scale(t, 1)
@@ -318,7 +318,7 @@ func (w *world) scale(t *testing.T, relocators int) {
 	must[string](t)(w.compose("up", "--detach", "--wait", "--no-build", "--scale", "relocator="+strconv.Itoa(relocators)))
 }
 
-// containers are the ids of a service's containers.
+// containers returns the ids of a service's containers.
 func (w *world) containers(t *testing.T, service string) []string {
 	t.Helper()
 	ids := strings.Fields(must[string](t)(w.compose("ps", "--all", "--quiet", service)))
@@ -333,7 +333,7 @@ func (w *world) inspect(t *testing.T, id, format string) string {
 	return must[string](t)(w.command("docker", "inspect", "--format", format, id))
 }
 
-// waitHealthy waits until all services say that they are ready.
+// waitHealthy waits until all services report that they are ready.
 func (w *world) waitHealthy(t *testing.T) {
 	t.Helper()
 	testserver.Eventually(t, "all services are healthy", patience, func() error {
@@ -352,7 +352,7 @@ func (w *world) waitHealthy(t *testing.T) {
 
 var jobs = []string{"migrate", "accounts", "tiers", "cluster"}
 
-// add makes contents of some bytes each on a level, owned by the user that the relocator runs as.
+// add makes items of the given size on a level. The user that the relocator runs as owns their files.
 func (w *world) add(t *testing.T, level string, n int, size int64) []item.ID {
 	t.Helper()
 	var ids []item.ID
@@ -368,7 +368,7 @@ func (w *world) add(t *testing.T, level string, n int, size int64) []item.ID {
 			err = os.Lchown(path, 10001, 10001)
 		}
 		if os.IsNotExist(err) {
-			err = nil // it has moved
+			err = nil // the item has moved
 		}
 		return err
 	}))
@@ -399,15 +399,15 @@ func (w *world) also(t *testing.T, file string) {
 	})
 }
 
-// crash kills a container's process without a word, as the kernel does: the restart policy brings it back.
+// crash kills a container's process without notice, as the kernel does. The restart policy brings it back.
 func (w *world) crash(t *testing.T, id string) {
 	t.Helper()
 	w.signal(t, id, syscall.SIGKILL)
 }
 
-// pause stops every thread of a container's process, as `docker pause` does. That itself is not used: where it meets a
-// health check that is just being started, the engine waits for ever for a process that is frozen (seen with 28.5 on
-// cgroup v1), and no command about the container returns.
+// pause stops every thread of a container's process, as `docker pause` does. The test does not use `docker pause` itself:
+// where it meets a health check that is just starting, the engine waits forever for a frozen process (seen with 28.5 on
+// cgroup v1). Then no command about the container returns.
 func (w *world) pause(t *testing.T, id string) {
 	t.Helper()
 	w.signal(t, id, syscall.SIGSTOP)
@@ -418,8 +418,8 @@ func (w *world) unpause(t *testing.T, id string) {
 	w.signal(t, id, syscall.SIGCONT)
 }
 
-// signal does not go through `docker kill`: whatever the signal, Docker takes that as a wish that the container stop,
-// and its restart policy does not count from then on.
+// signal does not use `docker kill`. Whatever the signal, Docker takes that command as a wish to stop the container, and no
+// longer applies its restart policy.
 func (w *world) signal(t *testing.T, id string, s syscall.Signal) {
 	t.Helper()
 	pid, err := strconv.Atoi(w.inspect(t, id, "{{.State.Pid}}"))
@@ -429,8 +429,8 @@ func (w *world) signal(t *testing.T, id string, s syscall.Signal) {
 	ok(t, syscall.Kill(pid, s))
 }
 
-// refusals looks for what Redis has refused a service in all the tests: each would be a command or a key that
-// compose/redis/users.acl forgets.
+// refusals returns what Redis has refused the services in all the tests. Each entry is a command or a key that is missing
+// in compose/redis/users.acl.
 func (w *world) refusals() (code int) {
 	log, err := w.Redis.Do(context.Background(), "ACL", "LOG").Slice()
 	if err != nil || len(log) > 0 {

@@ -16,7 +16,7 @@ import (
 	"github.com/tierflow/tierflow/scripts/testenv/stack"
 )
 
-// builds are the images of ours: their Dockerfiles, and the stage.
+// builds has our images: the Dockerfile and the stage of each.
 var builds = map[string][2]string{
 	"api": {"api/Dockerfile", "api"}, "counter": {"api/Dockerfile", "counter"}, "demo": {"api/Dockerfile", "demo"},
 	"relocator": {"relocator/Dockerfile", ""}, "committer": {"committer/Dockerfile", ""},
@@ -31,7 +31,7 @@ func TestBuildingElsewhereGivesTheSameImages(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "elsewhere")
 	ok(t, copyCheckout(dir))
 	for service, build := range builds {
-		// The same Dockerfile, but for the folder of the sources, and a cache in which nothing is compiled yet.
+		// The same Dockerfile with another folder of sources and a cache in which nothing is compiled yet.
 		b := must[[]byte](t)(os.ReadFile(filepath.Join(dir, build[0])))
 		file := filepath.Join(t.TempDir(), "Dockerfile")
 		ok(t, os.WriteFile(file, []byte(replace(t, string(b), "WORKDIR /src", "WORKDIR /home/somebody/tierflow",
@@ -50,7 +50,7 @@ func TestBuildingElsewhereGivesTheSameImages(t *testing.T) {
 	}
 }
 
-// files are the names, owners, modes and contents of what is in an image; not its times.
+// files returns the names, owners, modes and bytes of the files in an image, but not their times.
 func (w *world) files(t *testing.T, image string) (list []string) {
 	t.Helper()
 	id := must[string](t)(w.command("docker", "create", "--network", "none", image))
@@ -144,7 +144,7 @@ func TestWhatANewVersionMayDoInRedisCountsAfterUpWithoutARestart(t *testing.T) {
 	}
 }
 
-// commands are those of a section of docs/compose.md, from its first block of code.
+// commands returns the commands of a section of docs/compose.md, from its first block of code.
 func commands(t *testing.T, section string) string {
 	t.Helper()
 	b := must[[]byte](t)(os.ReadFile(filepath.Join(w.clone, "docs/compose.md")))
@@ -157,7 +157,7 @@ func commands(t *testing.T, section string) string {
 	return text
 }
 
-// replace changes what is another here than in the docs, where it must be.
+// replace changes what differs between this test and the docs. Each text to replace must be there.
 func replace(t *testing.T, text string, pairs ...string) string {
 	t.Helper()
 	for i := 0; i < len(pairs); i += 2 {
@@ -182,14 +182,14 @@ func TestATierMovesToAnotherDiskWhileViewsComeIn(t *testing.T) {
 	}
 	override := filepath.Join(w.clone, "docker-compose.override.yml")
 	env := w.env
-	w.also(t, "docker-compose.override.yml") // which Compose reads by itself where nothing is set
+	w.also(t, "docker-compose.override.yml") // Compose reads this file by itself where no setting names files
 	run := func(script string) {
 		t.Helper()
 		if out, err := w.command("bash", "-euc", "tiers="+w.tiers()+"; disk="+disk+"\n"+script); err != nil {
 			t.Fatal(err, out)
 		}
 	}
-	defer func() { // back again
+	defer func() { // moves the tier back
 		run(`docker compose stop relocator; rsync -aHAXS --delete "$disk/" "$tiers/gold/"`)
 		w.env = env
 		ok(t, os.Remove(override))
@@ -200,7 +200,7 @@ func TestATierMovesToAnotherDiskWhileViewsComeIn(t *testing.T) {
 	}()
 
 	ids := w.add(t, "bronze", 80, sampleSize)
-	for _, id := range ids[:40] { // these lie on gold when it moves
+	for _, id := range ids[:40] { // these lie on gold when the tier moves
 		ok(t, w.Post(t.Context(), id, 2500))
 	}
 	w.checkSettled(t)
@@ -218,14 +218,14 @@ func TestATierMovesToAnotherDiskWhileViewsComeIn(t *testing.T) {
 		t.Errorf("%d names are left in the old place, and %d are in the new one", len(left), len(there))
 	}
 
-	// Without its disk the tier is refused, and not taken for an empty one.
+	// Without its disk the tier is refused. It does not count as an empty tier.
 	w.env = env
 	if out, err := w.compose("run", "--rm", "--no-deps", "-T", "tiers"); err == nil {
 		t.Errorf("the tier without its disk was accepted: %s", out)
 	}
 }
 
-// The commands are as in docs/compose.md, for the paths of this test.
+// The commands are those in docs/compose.md, with the paths of this test.
 func TestABackupBringsEverythingBack(t *testing.T) {
 	w.begin(t)
 	for _, id := range w.add(t, "bronze", 20, sampleSize) {

@@ -30,9 +30,9 @@ func TestAThousandEventsDuringAMoveCostOneFurtherMoveToWhereTheLastCountSays(t *
 		}
 	}
 	w.checkSettled()
-	for id, want := range map[item.ID]int{1: 2, 2: 1} { // gold, then silver; gold, and it stays
+	for id, want := range map[item.ID]int{1: 2, 2: 1} { // gold, then silver; gold, where it stays
 		if n := w.moves(id); n != want {
-			t.Errorf("content %s was moved %d times, want %d", id, n, want)
+			t.Errorf("item %s was moved %d times, want %d", id, n, want)
 		}
 	}
 }
@@ -54,7 +54,7 @@ func TestWhoeverIsAwayViewsAreAcceptedUpToTheLimitAndNoneOfThemIsLost(t *testing
 		{"committer", func() { w.must("kill", w.Committer.Kill()) }, func() { w.must("start", w.Committer.Start(t.Context())) }},
 		{"MySQL", gate.Close, gate.Open},
 	} {
-		for id := item.ID(1); id <= n; id++ { // now the api knows it
+		for id := item.ID(1); id <= n; id++ { // now the api knows the item
 			w.wantAccepted(id, 10)
 		}
 		w.checkSettled()
@@ -70,7 +70,8 @@ func TestWhoeverIsAwayViewsAreAcceptedUpToTheLimitAndNoneOfThemIsLost(t *testing
 			default:
 				t.Fatalf("%s away: %d %s, Retry-After %q", c.who, status, body, retryAfter)
 			}
-			// Read while an entry goes from one stream to the next, it counts twice; what is too much for true stays.
+			// An entry that goes from one stream to the next during the count counts twice. A backlog that is really too
+			// long stays so.
 			testserver.Eventually(t, c.who+" away: the backlog keeps its limit", patience, func() error {
 				if n, err := store.Unsettled(t.Context()); err != nil || n > limit {
 					return fmt.Errorf("%d entries are not settled (%v)", n, err)
@@ -87,7 +88,7 @@ func TestWhoeverIsAwayViewsAreAcceptedUpToTheLimitAndNoneOfThemIsLost(t *testing
 	}
 }
 
-// postWithHeader posts a view event, and returns the answer as it is with its header Retry-After.
+// postWithHeader posts a view event, and returns the answer unchanged, with its header Retry-After.
 func (w *world) postWithHeader(id item.ID, count item.Count) (status int, retryAfter, body string) {
 	w.t.Helper()
 	web := http.Client{Timeout: 30 * time.Second}

@@ -19,7 +19,7 @@ import (
 	"github.com/tierflow/tierflow/shared/item"
 )
 
-// way is one of the ways in which a content moves from bronze to another level.
+// way is one of the ways in which an item moves from bronze to another level.
 type way struct {
 	name   string
 	level  string
@@ -34,33 +34,33 @@ var ways = []way{
 	{"a directory that is copied", "gold", 2500, true},
 }
 
-// flow is one content whose move meets with something at one step, or with nothing.
+// flow is one item whose move is interrupted at one step, or not at all.
 type flow struct {
 	id      item.ID
 	way     way
-	step    string // the step at which it happens; "" at none, or not any more
-	aim     string // the same, for good
+	step    string // the step at which the deed happens; "" at none, or not any more
+	aim     string // the same, but never cleared
 	of      int    // the occurrence of that name, from 1, over all processes
-	bounces int    // what is posted besides, while the step's process is away
+	bounces int    // how many counts are posted in addition while the step's process is away
 
 	sample stack.Sample
 	digest string
 
 	// guarded by the campaign
-	steps map[string]int // those that were reached, and how often
-	met   *at            // where it has happened
-	over  bool           // nothing may happen any more
-	hit   chan struct{}  // closed when it has
+	steps map[string]int // the steps that were reached, and how often
+	met   *at            // where the deed has happened
+	over  bool           // no deed may happen any more
+	hit   chan struct{}  // closed when the deed has happened
 	leave chan struct{}  // closed when a process that was stopped there may go on
 }
 
-// campaign runs many flows in one stack at once. What happens at a step is deed's.
+// campaign runs many flows in one stack at once. deed decides what happens at a step.
 type campaign struct {
 	t     *testing.T
 	w     *world
 	d     *director
 	grace time.Duration
-	deed  func(*flow, at) (verdict, bool) // false: not now
+	deed  func(*flow, at) (verdict, bool) // false: nothing happens yet
 
 	mu    sync.Mutex
 	look  func(at) verdict
@@ -71,12 +71,12 @@ type campaign struct {
 	reads, late atomic.Int64
 }
 
-// campaignGrace is short for the tests to be fast; what a reader sees who was later than that counts only if the row
-// has not changed.
+// campaignGrace is short so that the tests are fast. The finding of a reader that was later than the grace counts only if
+// the row has not changed.
 const campaignGrace = 300 * time.Millisecond
 
-// shortLease is as short as a process may be late on a slow machine without losing its locks all the time; nothing but
-// time is lost by it.
+// shortLease is the shortest lease with which a process on a slow machine does not lose its locks all the time. A lost lock
+// costs only time.
 const shortLease = 500 * time.Millisecond
 
 func newCampaign(t *testing.T, relocators, committers int, lease time.Duration) *campaign {
@@ -84,21 +84,21 @@ func newCampaign(t *testing.T, relocators, committers int, lease time.Duration) 
 	c := &campaign{t: t, grace: campaignGrace, flows: map[item.ID]*flow{}, next: firstID}
 	c.w, c.d = directed(t, options{relocators: relocators, committers: committers, settings: map[string]string{
 		"TIERFLOW_RELEASE_GRACE": campaignGrace.String(), "TIERFLOW_MIN_IDLE": lease.String(), "TIERFLOW_CONCURRENCY": "2",
-		// Whoever is near a crash counts an attempt, and here hundreds of processes crash.
+		// An item counts an attempt whenever a process crashes near it, and here hundreds of processes crash.
 		"TIERFLOW_MAX_ATTEMPTS": "100000", "TIERFLOW_LOG_LEVEL": "warn",
 	}}, c.lead)
 	c.w.must("start", c.w.Start(t.Context()))
 	return c
 }
 
-// lookAt has every step looked at by look, instead of what flows want.
+// lookAt passes every step to look, instead of doing what the flows want.
 func (c *campaign) lookAt(look func(at) verdict) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.look = look
 }
 
-// lead is what the director asks: it counts, and finds the step where something shall happen.
+// lead is what the director calls at each step. It counts the steps, and finds the one where the deed shall happen.
 func (c *campaign) lead(a at) verdict {
 	c.mu.Lock()
 	if look := c.look; look != nil {
@@ -118,7 +118,7 @@ func (c *campaign) lead(a at) verdict {
 	f.met = &a
 	c.mu.Unlock()
 	v, done := c.deed(f, a)
-	if !done { // the next round's
+	if !done { // the deed happens in the next round
 		c.mu.Lock()
 		f.met, f.step = nil, ""
 		c.mu.Unlock()
@@ -126,7 +126,7 @@ func (c *campaign) lead(a at) verdict {
 	return v
 }
 
-// add makes a flow and its content.
+// add makes a flow and its item.
 func (c *campaign) add(f *flow) *flow {
 	c.t.Helper()
 	c.mu.Lock()
@@ -155,7 +155,7 @@ func (c *campaign) path(f *flow, level string) string {
 	return filepath.Join(c.w.tier(level), f.sample.Filename)
 }
 
-// on is nil when the row names the level.
+// on returns nil when the row names the level.
 func (c *campaign) on(f *flow, level string) error {
 	row, err := c.w.Catalog.Content(context.Background(), f.id)
 	if err == nil && row.Level != level {
@@ -164,7 +164,7 @@ func (c *campaign) on(f *flow, level string) error {
 	return err
 }
 
-// done is nil when nothing is under way for the content that is to be on the level.
+// done returns nil when the item is on the level and nothing is under way for it.
 func (c *campaign) done(f *flow, level string) error {
 	ctx := context.Background()
 	if err := c.on(f, level); err != nil {
@@ -181,7 +181,7 @@ func (c *campaign) done(f *flow, level string) error {
 	return nil
 }
 
-// until polls, and tells whether the condition came true in time.
+// until polls, and reports whether the condition became true in time.
 func until(limit time.Duration, condition func() error) error {
 	end := time.Now().Add(limit)
 	for pause := 5 * time.Millisecond; ; pause = min(2*pause, 40*time.Millisecond) {
@@ -193,9 +193,9 @@ func until(limit time.Duration, condition func() error) error {
 	}
 }
 
-// readers read contents for as long as the test runs, as whoever serves them does: look up, open, read. What the row
-// names must be there, whole. A reader that opens later than the grace after its look-up may find that the content has
-// moved on; it is counted, and only if the row has really changed.
+// readers read items as a server of files does, for as long as the test runs: look up, open, read. What the row names must
+// be there, whole. A reader that opens later than the grace after its look-up may find that the item has moved on. Such a
+// reader is counted, and only if the row has really changed.
 func (c *campaign) readers(n int) (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
@@ -233,10 +233,10 @@ func (c *campaign) read() {
 	began := time.Now()
 	before, err := lookUp(c.w.DB(), f.id)
 	if err != nil {
-		c.t.Errorf("look up: %v", err)
+		c.t.Errorf("look-up: %v", err)
 		return
 	}
-	if rand.IntN(4) == 0 { // as late as may be
+	if rand.IntN(4) == 0 { // as late as the grace allows
 		<-time.After(c.grace / 2)
 	}
 	got, err := stack.Digest(filepath.Join(before.path, f.sample.Filename))
@@ -250,11 +250,11 @@ func (c *campaign) read() {
 		c.late.Add(1)
 		return
 	}
-	c.t.Errorf("a reader found content %s (%s) not as the row says, %v after its look-up: %v; read %s, want %s; the row was %+v "+
+	c.t.Errorf("a reader found item %s (%s) not as the row says, %v after its look-up: %v; read %s, want %s; the row was %+v "+
 		"and is %+v (%v); %s", f.id, f.way.name, took, err, got, f.digest, before, after, lerr, c.story(f))
 }
 
-// story is what happened to a content.
+// story says what happened to an item.
 func (c *campaign) story(f *flow) string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -264,7 +264,7 @@ func (c *campaign) story(f *flow) string {
 	return fmt.Sprintf("%s was hit at %q, its step %d, bounced %d times", f.met.service.Name, f.met.step, len(f.steps), f.bounces)
 }
 
-// place is what a look-up brings, and a mark that tells one commit from the next.
+// place is the result of a look-up, with the time that tells one commit from the next.
 type place struct{ level, path, updated string }
 
 func lookUp(db *sql.DB, id item.ID) (p place, err error) {
@@ -273,7 +273,7 @@ func lookUp(db *sql.DB, id item.ID) (p place, err error) {
 	return p, err
 }
 
-// record moves two contents each way, undisturbed, and returns the steps that both have taken, of each way, with the
+// record moves two items each way, undisturbed. For each way it returns the steps that both moves have taken, with the
 // number of their occurrences.
 func (c *campaign) record() map[string]map[string]int {
 	c.t.Helper()
@@ -298,14 +298,14 @@ func (c *campaign) record() map[string]map[string]int {
 			}
 		}
 		if len(steps[way.name]) < 40 {
-			c.t.Errorf("%s has %d steps only: %v", way.name, len(steps[way.name]), steps[way.name])
+			c.t.Errorf("%s has only %d steps: %v", way.name, len(steps[way.name]), steps[way.name])
 		}
 	}
 	return steps
 }
 
-// everywhere runs flows until something has happened at every step that was recorded, each of which gets a content of
-// its own. A step may be missed once: somebody else was at work, or the process was ended for another step.
+// everywhere runs flows until the deed has happened at every recorded step. Each step gets an item of its own. A step may
+// be missed once: another process did the work, or the process was ended for another step.
 func (c *campaign) everywhere(seed uint64, recorded map[string]map[string]int, last bool, atOnce int, run func(*flow)) {
 	c.t.Helper()
 	random := rand.New(rand.NewPCG(seed, 0))
@@ -348,14 +348,14 @@ func (c *campaign) everywhere(seed uint64, recorded map[string]map[string]int, l
 		time.Since(began).Round(time.Second), c.reads.Load(), c.late.Load())
 }
 
-// met tells whether it has happened at the step.
+// met reports whether the deed has happened at the step.
 func (c *campaign) met(way way, step string) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return slices.ContainsFunc(c.order, func(f *flow) bool { return f.way == way && f.met != nil && f.met.step == step })
 }
 
-// each runs flows, so many at once.
+// each runs the flows, atOnce of them at a time.
 func (c *campaign) each(flows []*flow, atOnce int, run func(*flow)) {
 	todo := make(chan *flow)
 	var wg sync.WaitGroup
@@ -376,15 +376,15 @@ func (c *campaign) each(flows []*flow, atOnce int, run func(*flow)) {
 	wg.Wait()
 }
 
-// post posts without ending the test: it is for flows.
+// post posts without ending the test: the flows need that.
 func (c *campaign) post(f *flow, count item.Count) {
 	if err := c.w.Post(context.Background(), f.id, count); err != nil {
 		c.t.Errorf("post cid=%s count=%s: %v", f.id, count, err)
 	}
 }
 
-// untrodden tells whether none of the contents that aimed at the step have come there: it depends on the time, such as
-// the renewal of a lock.
+// untrodden reports whether none of the items that aimed at the step have reached it. Such a step depends on the time, for
+// example the renewal of a lock.
 func (c *campaign) untrodden(way way, step string) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -397,7 +397,8 @@ func (c *campaign) untrodden(way way, step string) bool {
 	return true
 }
 
-// happens waits until it has happened, or the content lies on the level and nothing more comes; false: it will not.
+// happens waits until the deed has happened, or until the item lies on the level and nothing more follows. In the second
+// case it returns false.
 func (c *campaign) happens(f *flow, level string) (bool, error) {
 	err := until(patience, func() error {
 		if f.wasHit() {
@@ -405,7 +406,7 @@ func (c *campaign) happens(f *flow, level string) (bool, error) {
 		}
 		return c.done(f, level)
 	})
-	// The very last steps come when nothing is to be seen of the move any more.
+	// The very last steps come when the move is not visible any more.
 	_ = until(300*time.Millisecond, func() error {
 		if !f.wasHit() {
 			return errors.New("not yet")
@@ -420,11 +421,11 @@ func (c *campaign) happens(f *flow, level string) (bool, error) {
 		if over || f.wasHit() {
 			return !over, err
 		}
-		time.Sleep(time.Millisecond) // it is just happening
+		time.Sleep(time.Millisecond) // the deed is happening now
 	}
 }
 
-// wasHit tells whether it has happened.
+// wasHit reports whether the deed has happened.
 func (f *flow) wasHit() bool {
 	select {
 	case <-f.hit:

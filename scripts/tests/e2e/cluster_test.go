@@ -20,8 +20,8 @@ import (
 	"github.com/tierflow/tierflow/shared/testenv/testserver"
 )
 
-// postMany posts a batch of random counts, until every line has been accepted: what a cluster that changes its shape
-// refuses is posted again, as a client would.
+// postMany posts a batch of random counts until every line has been accepted. It posts again what a cluster refuses while
+// its shape changes, as a client would.
 func (w *world) postMany(random *rand.Rand, n, lines int) {
 	w.t.Helper()
 	counts := map[item.ID]item.Count{}
@@ -66,7 +66,7 @@ func (w *world) addMany(random *rand.Rand, n int) {
 	w.must("add contents", w.Add(w.t.Context(), samples...))
 }
 
-// attends is how many partitions a relocator says that it has.
+// attends returns how many partitions a relocator says that it has.
 func attends(ctx context.Context, v *stack.Service) (int, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+v.Addr+"/readyz", nil)
 	if err != nil {
@@ -92,8 +92,8 @@ func (w *world) waitAttends(v *stack.Service, want int) {
 	})
 }
 
-// TestOnAClusterEverythingSettles is the whole of it on six nodes: two relocators share the partitions, one of them is
-// killed at work, and a slot moves to another master while views come in.
+// TestOnAClusterEverythingSettles runs everything on six nodes. Two relocators share the partitions, one of them is killed
+// at work, and a slot moves to another master while views come in.
 func TestOnAClusterEverythingSettles(t *testing.T) {
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
@@ -109,7 +109,7 @@ func TestOnAClusterEverythingSettles(t *testing.T) {
 
 	w.must("kill a relocator", w.Relocators[1].Kill())
 	w.postMany(random, n, 100)
-	w.waitAttends(w.Relocators[0], 8) // nobody waits for the dead one
+	w.waitAttends(w.Relocators[0], 8) // no partition waits for the killed one
 
 	slot, err := cluster.Slot(t.Context(), w.Keys.In(3).Views())
 	w.must("find a slot", err)
@@ -131,7 +131,7 @@ func TestOnAClusterEverythingSettles(t *testing.T) {
 	w.checkSettled()
 }
 
-// ownCluster is a cluster for a test that breaks it: the others' must stay whole.
+// ownCluster is a cluster for a test that breaks it. The cluster of the other tests must stay whole.
 func ownCluster(ctx context.Context, t *testing.T) *localserver.RedisCluster {
 	t.Helper()
 	cluster, err := localserver.StartRedisCluster(ctx, 3, localserver.Options{AppendFsync: "no"})
@@ -146,9 +146,9 @@ func ownCluster(ctx context.Context, t *testing.T) *localserver.RedisCluster {
 	return cluster
 }
 
-// Replication is asynchronous: what a master has answered and not sent on is lost with it. So much and no more: what its
-// replica has got when the master dies is kept, and every count of it takes effect without being posted again. What is
-// lost under traffic, scripts/tests/chaos looks at.
+// Replication is asynchronous: what a master has answered but not sent on is lost with it. Nothing else is lost: what its
+// replica has when the master dies is kept, and every such count takes effect without being posted again.
+// scripts/tests/chaos tests what is lost under traffic.
 func TestAMasterIsKilledAndTheOthersVoteItsReplicaIntoItsPlace(t *testing.T) {
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
@@ -175,7 +175,8 @@ func TestAMasterIsKilledAndTheOthersVoteItsReplicaIntoItsPlace(t *testing.T) {
 	w.checkSettled()
 }
 
-// Each master that has keys of all partitions is killed in turn: the number of partitions, the living workers.
+// Each master that has keys of all partitions is killed in turn: those keys have the number of partitions and the living
+// workers.
 func TestWhileAMasterIsAwayThePartitionsOfTheOthersGoOn(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
@@ -236,8 +237,8 @@ func TestServicesThatDisagreeOnTheNumberOfPartitionsSaySo(t *testing.T) {
 	})
 }
 
-// Two hosts reach two tiers each. A move between the tiers of one is done by that one; one that no host can make is
-// reported and waits, and is made when a host appears that can.
+// Two hosts reach two tiers each. A host that reaches both tiers of a move makes it. A move that no host can make is
+// reported and waits until a host appears that can make it.
 func TestMovesGoToRelocatorsThatReachTheirTiers(t *testing.T) {
 	w := start(t, options{partitions: 2, relocators: 3, stopped: true})
 	for i, tiers := range []string{"bronze,silver", "bronze,gold"} {
@@ -247,7 +248,7 @@ func TestMovesGoToRelocatorsThatReachTheirTiers(t *testing.T) {
 	w.must("start the api", w.API.Start(t.Context()))
 	w.must("start the committer", w.Committer.Start(t.Context()))
 	for i := range 2 {
-		w.waitAttends(w.Relocators[i], 2) // each reaches other tiers, so each has all
+		w.waitAttends(w.Relocators[i], 2) // each reaches other tiers, so each has all partitions
 	}
 	const n = 20
 	for id := item.ID(1); id <= n; id++ {
@@ -267,7 +268,7 @@ func TestMovesGoToRelocatorsThatReachTheirTiers(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		for _, u := range list.Unreachable { // others may have been for a moment, while a relocator had not been heard of
+		for _, u := range list.Unreachable { // others may be listed for a moment, before a relocator is known
 			if slices.Equal(u.Tiers, []string{"gold", "silver"}) {
 				return nil
 			}
@@ -283,7 +284,7 @@ func TestMovesGoToRelocatorsThatReachTheirTiers(t *testing.T) {
 		for _, r := range rows {
 			want := map[string]string{"bronze silver": "relocator-1", "bronze gold": "relocator-2", "gold silver": "relocator-3"}[r.OldLevel+" "+r.NewLevel]
 			if r.WorkerID != want && r.WorkerID != "relocator-3" {
-				t.Errorf("content %s: %s to %s was made by %s", id, r.OldLevel, r.NewLevel, r.WorkerID)
+				t.Errorf("item %s: %s to %s was made by %s", id, r.OldLevel, r.NewLevel, r.WorkerID)
 			}
 		}
 	}

@@ -12,12 +12,12 @@ import (
 	"github.com/tierflow/tierflow/shared/testenv/testserver"
 )
 
-// slowly makes a copy of big last seconds, so that a test can act while it is under way.
+// slowly makes a copy of big take seconds, so that a test can act while the copy is under way.
 var slowly = map[string]string{"TIERFLOW_BANDWIDTH": "8MiB"}
 
 const big = 24 << 20
 
-// startBigMove posts a count that takes a big content to another file system, and returns when the worker is copying it.
+// startBigMove posts a count that moves a big item to another file system, and returns when the worker copies it.
 func (w *world) startBigMove(id item.ID, worker string) {
 	w.t.Helper()
 	w.add(id, "bronze", big)
@@ -25,7 +25,7 @@ func (w *world) startBigMove(id item.ID, worker string) {
 	w.waitCopying(id, worker)
 }
 
-// waitCopying waits until the worker has the content's lock and an attempt of its lies on the target.
+// waitCopying waits until the worker has the item's lock and the temporary of its attempt is on the target.
 func (w *world) waitCopying(id item.ID, worker string) {
 	w.t.Helper()
 	testserver.Eventually(w.t, worker+" is copying", patience, func() error {
@@ -66,7 +66,7 @@ func TestTwoRelocatorsShareTheWorkAndMoveNothingTwice(t *testing.T) {
 	w.checkSettled()
 	for id := item.ID(1); id <= n; id++ {
 		if m := w.moves(id); m != 1 {
-			t.Errorf("content %s was moved %d times", id, m)
+			t.Errorf("item %s was moved %d times", id, m)
 		}
 	}
 }
@@ -89,8 +89,8 @@ func TestARelocatorThatWakesUpLateChangesNothing(t *testing.T) {
 	w.startBigMove(1, "relocator-1")
 	w.must("pause", w.Relocators[0].Pause())
 	w.must("start", w.Relocators[1].Start(t.Context()))
-	w.waitLevel(1, "gold") // done by the other one, after the lease
-	w.post(1, 1)           // and back, while the first one still sleeps
+	w.waitLevel(1, "gold") // the other relocator moves it after the lease
+	w.post(1, 1)           // and back, while the first relocator still sleeps
 	w.waitLevel(1, "bronze")
 	w.must("resume", w.Relocators[0].Resume())
 	w.checkSettled()
@@ -169,7 +169,7 @@ func TestSIGTERMDuringAMoveFinishesItWithinTheDrainTime(t *testing.T) {
 	if code != 0 {
 		t.Errorf("exit code %d", code)
 	}
-	w.waitLevel(1, "gold") // nobody else is there to do it
+	w.waitLevel(1, "gold") // there is no other relocator to do it
 	w.must("start", w.Relocators[0].Start(t.Context()))
 	w.checkSettled()
 }
@@ -191,7 +191,7 @@ func TestSIGTERMHandsBackWhatDoesNotEndWithinTheDrainTime(t *testing.T) {
 	w.must("start", w.Relocators[1].Start(t.Context()))
 	w.waitCopying(1, "relocator-2")
 	if d := time.Since(began); d > 25*time.Second { // nobody waited for the entry to become idle
-		t.Errorf("it took the other one %v to begin", d)
+		t.Errorf("the other relocator began after %v", d)
 	}
 	w.checkSettled()
 }

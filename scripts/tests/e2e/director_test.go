@@ -31,9 +31,9 @@ import (
 	"github.com/tierflow/tierflow/shared/testenv/testserver"
 )
 
-// directedPrograms is the folder of the services as a director needs them, built once: without the race detector,
-// because they are started hundreds of times, and with the relocator's test binary in the place of the relocator. That
-// is the relocator, but it asks before every operation on files (relocator/cmd/relocator, TestMain).
+// directedPrograms is the folder of the services as a director needs them, built once. They have no race detector, because
+// they are started hundreds of times. The relocator is its own test binary: it works like the relocator, but asks before
+// every operation on files (relocator/cmd/relocator, TestMain).
 var (
 	directedDir      string
 	directedPrograms = sync.OnceValues(func() (dir string, err error) {
@@ -55,25 +55,25 @@ var (
 	})
 )
 
-// director sits between the relocators and committers of a stack and all that they touch: it is asked before every
-// operation on files, and every request to Redis and MySQL and every answer goes through its hands. So it can end or
-// stop a process exactly there, from outside, with the signal that an operator or the kernel would send. The steps are
-// whatever the processes do: nobody lists them, and a new one is met without a change here.
+// director sits between the relocators and committers of a stack and all that they touch. It is called before every
+// operation on files, and every request to Redis and MySQL and every answer passes through it. So it can end or stop a
+// process exactly there, from outside, with the signal that an operator or the kernel would send. The steps are whatever
+// the processes do. No list names them, so a new step needs no change here.
 type director struct {
 	t       *testing.T
 	dir     string
 	scripts map[string]string // names by SHA-1
 	lead    func(at) verdict  // may block; set before the services start
 
-	// rewrite, where set, changes a request on its way: a rule of the protocol is broken from outside. FS operations
-	// are left out by lead's verdict.
+	// rewrite, where set, changes a request on its way, to break a rule of the protocol from outside. The verdict of lead
+	// can leave out operations on files.
 	rewrite func(step string, request []byte) []byte
 
 	closed chan struct{}
 	wg     sync.WaitGroup
 
 	mu    sync.Mutex
-	about map[string][]item.ID // what a goroutine or transaction was last at work on
+	about map[string][]item.ID // the items that a goroutine or transaction worked on last
 	open  map[net.Conn]bool
 	lives map[*stack.Service]*sync.Mutex
 }
@@ -81,8 +81,8 @@ type director struct {
 // at is one occurrence of a step.
 type at struct {
 	service *stack.Service
-	pid     int     // of the process that is there
-	id      item.ID // the content that it is at work on; 0 where nobody can tell
+	pid     int     // of the process that has reached the step
+	id      item.ID // the item that the process works on; 0 where that is unknown
 	step    string  // such as "relocator: fsys publish", or "committer: mysql COMMIT, answered"
 }
 
@@ -91,7 +91,7 @@ type verdict int
 const (
 	goOn verdict = iota
 	skip         // leave the operation on files out
-	gone         // the process was ended: what it was about to do, or to hear, must not happen
+	gone         // the process was ended: the operation or the answer that was next must not happen
 )
 
 func newDirector(t *testing.T) *director {
@@ -119,7 +119,7 @@ func newDirector(t *testing.T) *director {
 	return d
 }
 
-// attach leads the services from their next start on.
+// attach makes the director lead the services from their next start on.
 func (d *director) attach(w *world, redisURL, mysqlDSN string) {
 	d.t.Helper()
 	u, err := url.Parse(redisURL)
@@ -165,7 +165,7 @@ func (d *director) serve(l net.Listener, handle func(net.Conn)) {
 	})
 }
 
-// role is relocator or committer.
+// role returns relocator or committer.
 func role(v *stack.Service) string { kind, _, _ := strings.Cut(v.Name, "-"); return kind }
 
 // files answers a process that asks before every operation on files.
@@ -192,8 +192,8 @@ func (d *director) files(v *stack.Service, conn net.Conn) {
 	}
 }
 
-// reached has the step of each content that text names led; where it names none, of those that were named last by
-// the same goroutine or transaction. by is "" for what always names its contents itself.
+// reached calls lead with the step for each item that text names. Where text names none, it takes the items that the same
+// goroutine or transaction named last. by is "" where the text always names its items itself.
 func (d *director) reached(v *stack.Service, pid int, by, step string, text []byte) verdict {
 	ids := idsIn(text)
 	if by != "" {
@@ -217,7 +217,7 @@ func (d *director) reached(v *stack.Service, pid int, by, step string, text []by
 	return result
 }
 
-// firstID is where the ids of contents begin, so that they are told from all other numbers.
+// firstID is where the ids of items begin, so that they differ from all other numbers.
 const firstID = 7_000_001
 
 var idPattern = regexp.MustCompile(`(?:^|[^0-9])(7[0-9]{6})(?:$|[^0-9])`)
@@ -233,11 +233,11 @@ func idsIn(text []byte) (ids []item.ID) {
 	return ids
 }
 
-// life is held while a service's process is ended, stopped or started again.
+// life returns the mutex to hold while a service's process is ended, stopped or started again.
 func (d *director) life(v *stack.Service) *sync.Mutex { return d.lives[v] }
 
-// kill ends the process that has reached a step, with SIGKILL, and starts the service again. false: it is another
-// process by now. again is called in between.
+// kill ends the process that has reached a step, with SIGKILL, and starts the service again. It returns false where the
+// service runs as another process by now. In between it calls the function again.
 func (d *director) kill(a at, again func(*stack.Service)) bool {
 	d.life(a.service).Lock()
 	defer d.life(a.service).Unlock()
@@ -265,7 +265,7 @@ func (d *director) pause(a at) bool {
 		if a.service.PID() != a.pid {
 			return false
 		}
-		time.Sleep(100 * time.Microsecond) // there is nothing that would tell
+		time.Sleep(100 * time.Microsecond) // no event tells when all threads have stopped
 	}
 	return true
 }
@@ -288,7 +288,7 @@ func stopped(pid int) bool {
 	return true
 }
 
-// resume lets it go on.
+// resume lets the process go on.
 func (d *director) resume(a at) {
 	d.life(a.service).Lock()
 	defer d.life(a.service).Unlock()
@@ -303,14 +303,14 @@ func (d *director) resume(a at) {
 // transactions have a name each.
 var transactions atomic.Int64
 
-// request is one of those that a client has written at once.
+// request is one of the requests that a client has written at once.
 type request struct {
 	step string
 	text []byte
 }
 
-// wire is a way to a server that belongs to one service. parse finds the requests that begin in a chunk, which is what
-// one read returns: clients write at once what they have to say, and wait for the answers.
+// wire is a connection to a server that belongs to one service. parse finds the requests that begin in a chunk, which is
+// what one read returns. Clients write all requests that they have at once, and then wait for the answers.
 func (d *director) wire(v *stack.Service, target string, parse func(chunk []byte) []request) (addr string) {
 	d.t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -325,8 +325,8 @@ func (d *director) wire(v *stack.Service, target string, parse func(chunk []byte
 		}
 		defer server.Close()
 		var mu sync.Mutex
-		by := ""            // what names no content is about none, but within a transaction
-		var asked []request // what has no answer yet
+		by := ""            // a request without an item is about none, except within a transaction
+		var asked []request // requests that have no answer yet
 		all := func(requests []request, by, suffix string, also []byte) bool {
 			for _, r := range requests {
 				text := r.text
@@ -405,10 +405,10 @@ func pump(to, from net.Conn, pass func([]byte) []byte) {
 // redisNames names commands by their first words: a script's name, or the command and the key without its numbers.
 type redisNames struct {
 	scripts map[string]string
-	prefix  string // of keys
+	prefix  string // prefix of the keys
 }
 
-// parse takes a chunk apart, as far as it is whole.
+// parse splits a chunk into requests, as far as it is whole.
 func (r *redisNames) parse(chunk []byte) (requests []request) {
 	in := bufio.NewReader(bytes.NewReader(chunk))
 	number := func(kind byte) int {
@@ -468,7 +468,7 @@ func statements(chunk []byte) []request {
 	return []request{{"mysql " + strings.Join(words[:min(len(words), 4)], " "), bytes.Clone(chunk)}}
 }
 
-// scriptNames reads the names of all Lua scripts from the source, by the SHA-1 under which Redis knows them.
+// scriptNames reads the names of all Lua scripts from the source. The keys are the SHA-1 sums under which Redis knows them.
 func scriptNames(t *testing.T, root string) map[string]string {
 	t.Helper()
 	names := map[string]string{}
@@ -477,7 +477,7 @@ func scriptNames(t *testing.T, root string) map[string]string {
 		if err != nil {
 			t.Fatal(err)
 		}
-		texts := map[string]string{} // of constants
+		texts := map[string]string{} // text of constants
 		scripts := map[string]ast.Expr{}
 		for _, file := range files {
 			f, err := parser.ParseFile(gotoken.NewFileSet(), file, nil, 0)
@@ -512,7 +512,7 @@ func scriptNames(t *testing.T, root string) map[string]string {
 	return names
 }
 
-// constant is the value of a string expression.
+// constant returns the value of a string expression.
 func constant(e ast.Expr, known map[string]string) (string, bool) {
 	switch e := e.(type) {
 	case *ast.BasicLit:

@@ -14,7 +14,7 @@ import (
 	"github.com/tierflow/tierflow/shared/testenv/testserver"
 )
 
-// questions is how often somebody has asked the api which file to send.
+// questions returns how many requests have asked the api which file to send.
 func (w *world) questions() (n int) {
 	w.t.Helper()
 	metrics, err := w.Client().Get(w.t.Context(), "/metrics", nil)

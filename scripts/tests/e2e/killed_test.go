@@ -11,17 +11,17 @@ import (
 	"github.com/tierflow/tierflow/scripts/testenv/stack"
 )
 
-// TestKilledAtAnyStepAProcessCostsNothing ends relocators and committers with SIGKILL at every step of a move: before
-// the first and the last of each kind of operation on files, and before and after every script of Redis and every
-// statement of MySQL, from the delivery of the view event to the end of the release. Each time it is the turn of a
-// content of its own. Most are posted on, to and fro, while the process is away.
+// TestKilledAtAnyStepAProcessCostsNothing ends relocators and committers with SIGKILL at every step of a move. It does so
+// before the first and the last of each kind of operation on files, and before and after every Redis script and MySQL
+// statement. The steps go from the delivery of the view event to the end of the release. Each step has an item of its own.
+// For most items, more counts are posted while the process is away, which move them back and forth.
 func TestKilledAtAnyStepAProcessCostsNothing(t *testing.T) {
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	c := newCampaign(t, 4, 2, shortLease)
 	recorded := c.record()
-	// Most processes come back under another name: with one name, each crash would count for all that the consumer holds,
-	// and here there are hundreds. The others take over what the old name held.
+	// Most processes come back under another name. With one name, each crash would count for everything that the consumer
+	// holds, and here there are hundreds of crashes. The others take over what the old name held.
 	var lives atomic.Int64
 	rename := func(v *stack.Service) {
 		if n := lives.Add(1); n%4 > 0 {
@@ -30,7 +30,7 @@ func TestKilledAtAnyStepAProcessCostsNothing(t *testing.T) {
 	}
 	c.deed = func(f *flow, a at) (verdict, bool) {
 		if !c.d.kill(a, rename) {
-			return gone, false // it was ended for another step a moment ago
+			return gone, false // the process was ended for another step a moment ago
 		}
 		close(f.hit)
 		return gone, true
@@ -54,11 +54,11 @@ func (c *campaign) kill(f *flow) {
 		err = until(patience, func() error { return c.done(f, level) })
 	}
 	if err != nil {
-		c.t.Errorf("content %s, %s: %v; %s", f.id, f.way.name, err, c.story(f))
+		c.t.Errorf("item %s, %s: %v; %s", f.id, f.way.name, err, c.story(f))
 	}
 }
 
-// other is the level that the content bounces to from this one.
+// other returns the level that the item moves to next from this one.
 func (f *flow) other(level string) string {
 	if level == "bronze" {
 		return f.way.level
@@ -66,7 +66,7 @@ func (f *flow) other(level string) string {
 	return "bronze"
 }
 
-// postLevel posts a count that calls for the level.
+// postLevel posts a count that needs the level.
 func (c *campaign) postLevel(f *flow, level string) {
 	if level == "bronze" {
 		c.post(f, 0)
@@ -75,9 +75,9 @@ func (c *campaign) postLevel(f *flow, level string) {
 	}
 }
 
-// TestStoppedAtAnyStepAProcessThatWakesUpLateChangesNothing stops relocators and committers with SIGSTOP at the same
-// steps. While they are away, leases end, others take over, and the content is moved to and fro; then they go on where
-// they were.
+// TestStoppedAtAnyStepAProcessThatWakesUpLateChangesNothing stops relocators and committers with SIGSTOP at the same steps.
+// While they are stopped, leases end, others take over, and the item moves back and forth. Then the stopped processes go on
+// where they were.
 func TestStoppedAtAnyStepAProcessThatWakesUpLateChangesNothing(t *testing.T) {
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
@@ -89,18 +89,18 @@ func TestStoppedAtAnyStepAProcessThatWakesUpLateChangesNothing(t *testing.T) {
 	c.everywhere(seed, recorded, false, 8, s.run)
 	t.Logf("while it slept, others moved the content %d times", s.moved.Load())
 	if s.moved.Load() == 0 {
-		t.Error("nobody has moved anything meanwhile")
+		t.Error("no other process has moved anything meanwhile")
 	}
 }
 
-// sleepers are the processes that are stopped now: some of each role must stay awake.
+// sleepers are the processes that are stopped now. Some processes of each role must keep running.
 type sleepers struct {
 	c     *campaign
-	most  map[string]int // by role
+	most  map[string]int // max number, by role
 	moved atomic.Int64
 
 	mu     sync.Mutex
-	of     map[string]int // how many, by role
+	of     map[string]int // number, by role
 	asleep map[*stack.Service]bool
 }
 
@@ -133,7 +133,7 @@ func (s *sleepers) run(f *flow) {
 	c.postLevel(f, level)
 	hit, err := c.happens(f, level)
 	if hit {
-		// Who sleeps within a transaction keeps its rows locked: nobody else can change them.
+		// A process that is stopped within a transaction keeps its rows locked: nobody else can change them.
 		limit := 10 * time.Second
 		if strings.Contains(f.met.step, "mysql") {
 			limit = 2 * time.Second
@@ -155,6 +155,6 @@ func (s *sleepers) run(f *flow) {
 		err = until(patience, func() error { return c.done(f, level) })
 	}
 	if err != nil {
-		c.t.Errorf("content %s, %s: %v; %s", f.id, f.way.name, err, c.story(f))
+		c.t.Errorf("item %s, %s: %v; %s", f.id, f.way.name, err, c.story(f))
 	}
 }

@@ -50,7 +50,7 @@ func TestADirectoryMovesAsAUnit(t *testing.T) {
 	w.waitLevel(3, "gold")
 	w.post(3, 1000)
 	w.waitLevel(3, "silver")
-	w.post(3, 1) // on the same one
+	w.post(3, 1) // on the same file system
 	w.waitLevel(3, "bronze")
 	w.checkSettled()
 }
@@ -67,7 +67,7 @@ func TestACountWithinTheRangeMovesNothing(t *testing.T) {
 	}
 }
 
-func TestAnUnknownContentIsRefusedAndLeavesNothing(t *testing.T) {
+func TestAnUnknownItemIsRefusedAndLeavesNothing(t *testing.T) {
 	w := start(t, options{})
 	var p *client.Problem
 	if err := w.Post(t.Context(), 404, 5000); !errors.As(err, &p) || p.Status != http.StatusNotFound || p.Kind() != fault.Unknown {
@@ -77,12 +77,12 @@ func TestAnUnknownContentIsRefusedAndLeavesNothing(t *testing.T) {
 		t.Fatalf("%d entries in views, want none", n)
 	}
 	if n := w.Redis.Exists(t.Context(), w.Keys.Content(404)).Val(); n != 0 {
-		t.Fatal("there is a state of an unknown content")
+		t.Fatal("there is a state of an unknown item")
 	}
 	w.checkSettled()
 }
 
-// sentence is post that returns the answer to the byte.
+// sentence posts a view event and returns the answer to the byte.
 func (w *world) sentence(id item.ID, count item.Count) (body string) {
 	w.t.Helper()
 	c := w.Client()

@@ -13,9 +13,9 @@ import (
 	"github.com/tierflow/tierflow/scripts/testenv/stack"
 )
 
-// TestALateReleaseAndALateMoveNeverMeet is the worst that two late workers can do to each other: one is stopped before
-// it begins a release, the other has taken the very copy that is to go for the new one. It happens as it stands, and
-// then without the rule that guards it, which must be found: that is the test of the tests.
+// TestALateReleaseAndALateMoveNeverMeet runs the worst case of two late workers. One is stopped before it begins a release.
+// The other has adopted, as its new copy, the very copy that this release would remove. The test runs the case unchanged,
+// and then without the rule that protects it. The second run must find the fault: that tests the test.
 func TestALateReleaseAndALateMoveNeverMeet(t *testing.T) {
 	t.Run("as it stands", func(t *testing.T) {
 		for range 2 {
@@ -37,18 +37,18 @@ func TestALateReleaseAndALateMoveNeverMeet(t *testing.T) {
 				return
 			}
 		}
-		t.Error("it was not found")
+		t.Error("the fault was not found")
 	})
 }
 
-// lateMeeting returns an error where the row names a place at which there is no file.
+// lateMeeting returns an error where the row names a place without a file.
 func lateMeeting(t *testing.T, rewrite func(string, []byte) []byte) error {
 	var mu sync.Mutex
 	var releaser, mover *stack.Service
 	var stopped at
 	reached := map[string]chan struct{}{"release": make(chan struct{}), "move": make(chan struct{})}
 	goOnMove := make(chan struct{})
-	c := newCampaign(t, 2, 1, 3*shortLease) // time enough for what happens within one
+	c := newCampaign(t, 2, 1, 3*shortLease) // enough time for what happens within one lease
 	c.d.mu.Lock()
 	c.d.rewrite = rewrite
 	c.d.mu.Unlock()
@@ -72,7 +72,7 @@ func lateMeeting(t *testing.T, rewrite func(string, []byte) []byte) error {
 			return goOn
 		case releaser != nil && a.service == releaser && a.pid == stopped.pid && a.step == "relocator: redis renewScript":
 			mu.Unlock()
-			<-goOnMove // a slow network: it hears late that the lock is lost
+			<-goOnMove // a slow network: the process learns late that the lock is lost
 			return goOn
 		}
 		mu.Unlock()
@@ -82,7 +82,7 @@ func lateMeeting(t *testing.T, rewrite func(string, []byte) []byte) error {
 		select {
 		case <-reached[what]:
 		case <-time.After(patience):
-			t.Fatalf("nobody has come to the %s", what)
+			t.Fatalf("no process has reached the %s", what)
 		}
 	}
 	c.postLevel(f, "silver")
@@ -109,7 +109,7 @@ func lateMeeting(t *testing.T, rewrite func(string, []byte) []byte) error {
 	return nil
 }
 
-// TestWithoutTheSweepWhatAKilledMoveHasLeftIsFound is another test of the tests.
+// TestWithoutTheSweepWhatAKilledMoveHasLeftIsFound also tests the tests.
 func TestWithoutTheSweepWhatAKilledMoveHasLeftIsFound(t *testing.T) {
 	c := newCampaign(t, 2, 1, shortLease)
 	f := c.add(&flow{way: ways[1]})
@@ -145,7 +145,7 @@ func TestWithoutTheSweepWhatAKilledMoveHasLeftIsFound(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 	defer cancel()
 	if err := c.w.CheckSettled(ctx); err == nil {
-		t.Error("it was not found")
+		t.Error("the left-over was not found")
 	} else {
 		t.Logf("found: %v", err)
 	}

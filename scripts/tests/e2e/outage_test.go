@@ -16,8 +16,8 @@ import (
 	"github.com/tierflow/tierflow/shared/testenv/testserver"
 )
 
-// ownRedis is a Redis that the test may stop, and that keeps what it has accepted. Where only a given one is there,
-// a gate in front of it is closed instead.
+// ownRedis is a Redis that the test may stop, and that keeps what it has accepted. Where only a given Redis is available, a
+// gate in front of it is closed instead.
 func ownRedis(t *testing.T) (url string, stop func() error, again func() error) {
 	t.Helper()
 	if _, err := localserver.FindRedis(); err != nil {
@@ -32,7 +32,7 @@ func ownRedis(t *testing.T) (url string, stop func() error, again func() error) 
 	return r.URL(), r.Kill, func() error { return r.Start(context.Background()) }
 }
 
-// ownMySQL is the same for MySQL: a stopped server where that is possible, else a closed gate.
+// ownMySQL is a MySQL that the test may stop. Where that is not possible, a gate in front of it is closed instead.
 func ownMySQL(t *testing.T) (dsn string, stop func() error, again func() error) {
 	t.Helper()
 	if _, err := localserver.FindMySQL(); err != nil {
@@ -55,7 +55,7 @@ func ownMySQL(t *testing.T) (dsn string, stop func() error, again func() error) 
 	return m.DSN("e2e"), m.Kill, func() error { return m.Start(context.Background()) }
 }
 
-// wantRefused posts until the api refuses with 503 and says when to come back.
+// wantRefused posts until the api refuses with 503 and says when to retry.
 func (w *world) wantRefused(id item.ID, count item.Count) {
 	w.t.Helper()
 	testserver.Eventually(w.t, "503 unavailable", patience, func() error {
@@ -68,7 +68,7 @@ func (w *world) wantRefused(id item.ID, count item.Count) {
 	})
 }
 
-// wantAccepted posts until the api accepts again, by itself.
+// wantAccepted posts until the api accepts again.
 func (w *world) wantAccepted(id item.ID, count item.Count) {
 	w.t.Helper()
 	testserver.Eventually(w.t, "200", patience, func() error { return w.Post(context.Background(), id, count) })
@@ -90,12 +90,12 @@ func TestARedisThatIsKilledAndComesBackCostsNoAcceptedCount(t *testing.T) {
 	w.checkSettled()
 }
 
-func TestWhileMySQLIsAwayKnownContentsAreAcceptedAndAllIsDoneWhenItIsBack(t *testing.T) {
+func TestWhileMySQLIsAwayKnownItemsAreAcceptedAndAllIsDoneWhenItIsBack(t *testing.T) {
 	dsn, stop, again := ownMySQL(t)
 	w := start(t, options{mysqlDSN: dsn})
 	w.add(1, "bronze", 50_000)
 	w.add(2, "bronze", 50_000)
-	w.post(1, 1500) // now the api knows it
+	w.post(1, 1500) // now the api knows the item
 	w.waitLevel(1, "silver")
 	w.must("kill MySQL", stop())
 	w.wantRefused(2, 1500)
@@ -112,7 +112,7 @@ func TestWithRedisWipedMySQLAndTheTiersAreEnough(t *testing.T) {
 	w := start(t, options{settings: slowly})
 	w.add(2, "bronze", 1000)
 	w.startBigMove(1, "relocator-1")
-	// As FLUSHALL, but other tests use this Redis as well.
+	// This does what FLUSHALL does, but other tests use this Redis as well.
 	keys, err := w.Redis.Keys(t.Context(), w.Keys.Views()[:len(w.Keys.Views())-len("views")]+"*").Result()
 	w.must("list keys", err)
 	w.must("delete all keys", w.Redis.Del(t.Context(), keys...).Err())

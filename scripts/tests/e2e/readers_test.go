@@ -26,14 +26,14 @@ import (
 	"github.com/tierflow/tierflow/shared/testenv/localserver"
 )
 
-// served is a content that is read while it moves.
+// served is an item that is read while it moves.
 type served struct {
 	id    item.ID
 	name  string
 	files map[string][]byte // by sub-path, "" for a file
 }
 
-// audience reads contents in every way that there is, for as long as they move.
+// audience reads items in every possible way, for as long as they move.
 type audience struct {
 	t        *testing.T
 	w        *world
@@ -42,19 +42,19 @@ type audience struct {
 	web      string // address of nginx
 
 	reads [4]atomic.Int64 // by way
-	late  atomic.Int64    // readers that came later than the grace, to a content that had moved on
+	late  atomic.Int64    // reads that came later than the grace, of an item that had moved on
 	bad   atomic.Int64
 }
 
 var waysToRead = []string{"MySQL", "location", "nginx", "nginx, a range"}
 
-// start makes as many readers of each kind, and returns when it is told to stop.
+// start starts the given number of readers of each kind. stop ends them.
 func (a *audience) start(each int) (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	for way := range waysToRead {
 		for range each {
-			client := &http.Client{Transport: &http.Transport{}} // keeps its connections
+			client := &http.Client{Transport: &http.Transport{}} // a client of its own keeps its connections
 			wg.Go(func() {
 				defer client.CloseIdleConnections()
 				for ctx.Err() == nil && a.bad.Load() < 10 {
@@ -160,8 +160,8 @@ func get(ctx context.Context, client *http.Client, address, bytesRange string, s
 	return b, err
 }
 
-// nginx starts a web server in front of the stack, as docs/nginx.conf describes it. It returns its address, and the folder of
-// its log of views.
+// nginx starts a web server in front of the stack, as docs/nginx.conf describes it. It returns the web server's address and
+// the folder of its log of views.
 func (w *world) nginx() (addr, views string) {
 	w.t.Helper()
 	program, err := exec.LookPath("nginx")
@@ -180,14 +180,14 @@ func (w *world) nginx() (addr, views string) {
 	text := strings.NewReplacer("127.0.0.1:5000", w.API.Addr, "127.0.0.1:8080", addr, "/srv/tierflow/bronze/", w.tier("bronze")+"/",
 		"/srv/tierflow/silver/", w.tier("silver")+"/", "/srv/tierflow/gold/", w.tier("gold")+"/").Replace(string(conf))
 	if os.Getuid() == 0 {
-		text = "user root;\n" + text // the test's folders are root's alone
+		text = "user root;\n" + text // only root can read the test's folders
 	}
 	file := filepath.Join(dir, "nginx.conf")
 	w.must("write the configuration", os.WriteFile(file, []byte(text), 0o644))
 	p := child.New(child.Options{Name: "nginx", Log: filepath.Join(dir, "output.log"),
 		Command: func() *exec.Cmd { return exec.Command(program, "-p", dir, "-c", file, "-g", "daemon off;") },
 		Ready: func(ctx context.Context, _ int) error {
-			_, err := get(ctx, http.DefaultClient, "http://"+addr+"/", "", http.StatusNotFound) // there is nothing
+			_, err := get(ctx, http.DefaultClient, "http://"+addr+"/", "", http.StatusNotFound) // nothing is there
 			return err
 		}})
 	w.must("start nginx", p.Start(w.t.Context()))
@@ -202,10 +202,10 @@ func (w *world) nginx() (addr, views string) {
 	return addr, filepath.Join(dir, "views")
 }
 
-// hostile are names that a web server, or a URL, could take for something else.
+// hostile are names that a web server, or a URL, could misread.
 var hostile = []string{`a b/ü%?#&;=+'"\.mp4`, "line\nbreak\ttab.mp4", "%2e%2e/%2f.mp4", "..hidden/...mp4", "a?b=c/&d#e.mp4", "http:/x//"[:7] + "@[::1]"}
 
-func TestReadersOfContentsThatMoveAllTheTimeFindEveryFileWhole(t *testing.T) {
+func TestReadersOfItemsThatMoveAllTheTimeFindEveryFileWhole(t *testing.T) {
 	const moves = 2000
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
@@ -262,7 +262,7 @@ func TestReadersOfContentsThatMoveAllTheTimeFindEveryFileWhole(t *testing.T) {
 			views = append(views, client.View{CID: s.id, Count: item.Count(level * 1000)})
 		}
 		a.w.must("post", a.w.PostAll(t.Context(), views))
-		a.w.must("wait", until(patience, func() error { // most are there: on to the next
+		a.w.must("wait", until(patience, func() error { // most items are there: go on to the next batch
 			if n := arrived(); n < len(a.contents)*3/4 {
 				return fmt.Errorf("%d of %d contents are where they should be", n, len(a.contents))
 			}

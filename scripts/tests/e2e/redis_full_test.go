@@ -54,7 +54,7 @@ func TestARedisAtMaxmemoryRefusesNewViewsAndMakesEveryAcceptedMove(t *testing.T)
 	w.checkSettled()
 }
 
-// waitWarning waits until a service's /readyz is 200 and has a warning that says this, or none where this is "".
+// waitWarning waits until a service's /readyz is 200 and has a warning with this text, or no warning where the text is "".
 func (w *world) waitWarning(s *stack.Service, name, says string) {
 	w.t.Helper()
 	testserver.Eventually(w.t, s.Name+" warns of "+name, patience, func() error {

@@ -11,9 +11,9 @@ import (
 	"github.com/tierflow/tierflow/shared/item"
 )
 
-// TestTenThousandContentsSettleToExactlyWhatTheirLastCountsCallFor is the whole of it: two file systems, two
-// relocators, a random stream of counts, and a verify that finds nothing.
-func TestTenThousandContentsSettleToExactlyWhatTheirLastCountsCallFor(t *testing.T) {
+// TestTenThousandItemsSettleToExactlyWhatTheirLastCountsCallFor runs everything: two file systems, two relocators, random
+// counts, and a verify that finds nothing.
+func TestTenThousandItemsSettleToExactlyWhatTheirLastCountsCallFor(t *testing.T) {
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	random := rand.New(rand.NewPCG(seed, 0))

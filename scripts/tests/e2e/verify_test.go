@@ -17,13 +17,13 @@ import (
 	"github.com/tierflow/tierflow/shared/item"
 )
 
-// TestVerifyBesideAWorkingPipelineFindsNothingAndHarmsNothing runs verify --repair again and again while every content is
-// moved back and forth and readers look for it.
+// TestVerifyBesideAWorkingPipelineFindsNothingAndHarmsNothing runs verify --repair again and again while every item moves
+// back and forth and readers look for it.
 func TestVerifyBesideAWorkingPipelineFindsNothingAndHarmsNothing(t *testing.T) {
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	random := rand.New(rand.NewPCG(seed, 0))
-	// Nobody dies here: a lease that a busy machine lets expire would leave what the sweep is for.
+	// No process dies here. On a busy machine a lease could expire and leave files for the sweep.
 	w := start(t, options{relocators: 2, settings: map[string]string{"TIERFLOW_MIN_IDLE": "60s", "TIERFLOW_RELEASE_GRACE": "100ms"}})
 	const n, runs = 120, 10
 	samples := make([]stack.Sample, n)
@@ -45,8 +45,8 @@ func TestVerifyBesideAWorkingPipelineFindsNothingAndHarmsNothing(t *testing.T) {
 			}
 			for line := range strings.Lines(out) {
 				kind, _, finding := strings.Cut(line, "\t")
-				// A mover that has been held up for longer than the grace between its news and the end of its temporary is
-				// none that anybody knows of; to sweep it is right.
+				// A mover may be held up for longer than the grace before it removes its temporary. Then nothing records
+				// its attempt any more, and it is right to sweep the temporary.
 				if finding && kind != "left-over" {
 					t.Errorf("a finding where nothing is wrong: %s", line)
 				}
@@ -73,7 +73,7 @@ func TestVerifyBesideAWorkingPipelineFindsNothingAndHarmsNothing(t *testing.T) {
 			views[i] = client.View{CID: item.ID(1 + random.IntN(n)), Count: item.Count(random.IntN(3000))}
 		}
 		w.must("post a batch", w.PostAll(t.Context(), views))
-		// Some contents come to rest between two batches, so that verify sees both.
+		// Some items come to rest between two batches, so that verify sees both kinds.
 		select {
 		case <-verified:
 			busy = false
@@ -95,7 +95,7 @@ func TestVerifyBesideAWorkingPipelineFindsNothingAndHarmsNothing(t *testing.T) {
 	}
 }
 
-// readable reads a content where its row says that it is. A reader who comes late looks the row up again.
+// readable reads an item where its row says that it is. A reader that comes late looks the row up again.
 func (w *world) readable(s stack.Sample) error {
 	ctx := w.t.Context()
 	for {

@@ -36,28 +36,28 @@ func (t tidy) Run() int {
 	return t.M.Run()
 }
 
-// world is a running Tierflow of the test's own: its own database, Redis prefix, tiers and processes. Its methods
-// fail the test, with the ends of the services' logs, where the stack's return an error.
+// world is a running Tierflow of the test's own: its own database, Redis prefix, tiers and processes. Where a method of the
+// stack returns an error, the world's method fails the test and shows the ends of the services' logs.
 type world struct {
 	*stack.Stack
 	t *testing.T
 }
 
-// options are those of stack.Options that a test may want otherwise.
+// options are the values of stack.Options that a test may change.
 type options struct {
-	redisURL   string            // else the test process' Redis
+	redisURL   string            // the default is the test process' Redis
 	prefix     string            // of the keys in redisURL
-	mysqlDSN   string            // else a fresh database in the test process' MySQL
-	partitions int               // else 1
-	relocators int               // else 1
-	committers int               // else 1
-	settings   map[string]string // of every service; they win over the world's
-	stopped    bool              // start no service yet
-	directed   bool              // with the programs that a director can lead
+	mysqlDSN   string            // the default is a fresh database in the test process' MySQL
+	partitions int               // 1 by default
+	relocators int               // 1 by default
+	committers int               // 1 by default
+	settings   map[string]string // of every service; they override the world's
+	stopped    bool              // do not start any service yet
+	directed   bool              // use the programs that a director can lead
 }
 
-// start makes a world and starts its services. gold lies on another file system than bronze and silver, where the
-// machine has one. At the end of the test every service must exit with 0, unless the test killed it.
+// start makes a world and starts its services. Where the machine has several file systems, gold lies on another one than
+// bronze and silver. At the end of the test every service must exit with 0, unless the test killed it.
 func start(t *testing.T, o options) *world {
 	t.Helper()
 	find := programs
@@ -71,7 +71,7 @@ func start(t *testing.T, o options) *world {
 	so := stack.Options{
 		Programs: dir, Dir: t.TempDir(), Environ: os.Environ(), Tiers: map[string]string{},
 		RedisURL: o.redisURL, RedisPrefix: o.prefix, MySQLDSN: o.mysqlDSN, Relocators: o.relocators, Committers: o.committers, Partitions: o.partitions,
-		// Short, so that what must not happen before they pass happens within the test.
+		// These times are short. So what must not happen before they pass happens within the test.
 		Settings: map[string]string{"TIERFLOW_RELEASE_GRACE": "200ms", "TIERFLOW_MIN_IDLE": "2s"},
 	}
 	if so.RedisURL == "" {
@@ -116,7 +116,7 @@ func (w *world) must(what string, err error) {
 	}
 }
 
-// add makes a content of one file and returns it. Its name follows from its id.
+// add makes an item of one file and returns it. Its name follows from its id.
 func (w *world) add(id item.ID, level string, size int64) stack.Sample {
 	w.t.Helper()
 	p := stack.Sample{ID: id, Filename: fmt.Sprintf("videos/%s.mp4", id), Level: level, Size: size}
@@ -130,7 +130,7 @@ func (w *world) post(id item.ID, count item.Count) {
 	w.must(fmt.Sprintf("post cid=%s count=%s", id, count), w.Post(w.t.Context(), id, count))
 }
 
-// waitLevel waits until MySQL names the level as the content's.
+// waitLevel waits until MySQL names the level as the item's.
 func (w *world) waitLevel(id item.ID, level string) {
 	w.t.Helper()
 	ctx, cancel := context.WithTimeout(w.t.Context(), patience)
@@ -139,7 +139,7 @@ func (w *world) waitLevel(id item.ID, level string) {
 	w.must("wait for a level", err)
 }
 
-// checkSettled waits until nothing is on its way, and checks everything that must be true then.
+// checkSettled waits until nothing is under way, and checks everything that must be true then.
 func (w *world) checkSettled() {
 	w.t.Helper()
 	ctx, cancel := context.WithTimeout(w.t.Context(), patience)
@@ -147,7 +147,7 @@ func (w *world) checkSettled() {
 	w.must("check at rest", w.CheckSettled(ctx))
 }
 
-// path is where a content's file lies while it is on the level.
+// path returns where an item's file lies while it is on the level.
 func (w *world) path(p stack.Sample, level string) string {
 	w.t.Helper()
 	levels, err := w.Catalog.Levels(w.t.Context())
@@ -161,7 +161,7 @@ func (w *world) path(p stack.Sample, level string) string {
 	return ""
 }
 
-// moves is the number of relocations of the content that were committed.
+// moves returns the number of committed moves of the item.
 func (w *world) moves(id item.ID) int {
 	w.t.Helper()
 	rows, err := w.Catalog.History(w.t.Context(), id, 0, 1000)

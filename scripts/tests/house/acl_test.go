@@ -16,17 +16,17 @@ var (
 	goCall    = regexp.MustCompile(`\b(?:rdb|Redis|pipe)\.([A-Z]\w+)\(ctx`)
 )
 
-// commands are those that go-redis' methods send, where it is not the method's own name.
+// commands are the commands that go-redis' methods send, where the method has another name.
 var commands = map[string]string{
 	"XInfoGroups": "xinfo|groups", "XInfoStream": "xinfo|stream", "XInfoConsumers": "xinfo|consumers",
 	"XGroupCreateMkStream": "xgroup|create", "XGroupSetID": "xgroup|setid", "XAutoClaimWithDeleted": "xautoclaim",
 	"XPendingExt": "xpending", "XRangeN": "xrange", "XRevRangeN": "xrevrange", "Pipelined": "ping", "ForEachMaster": "ping", "TxPipelined": "multi",
 }
 
-// readByAPI are the files of shared/state that the api alone needs.
+// readByAPI are the files of shared/state that only the api needs.
 var readByAPI = []string{"append.go", "feed.go", "moves.go"}
 
-// A service whose Redis user lacks a key or a command works in every test but those in containers.
+// A service whose Redis user lacks a key or a command fails only in the tests with containers.
 func TestTheUsersOfRedisMayDoWhatTheServicesDo(t *testing.T) {
 	dir := root(t)
 	acl, err := os.ReadFile(filepath.Join(dir, "compose/redis/users.acl"))
@@ -57,7 +57,7 @@ func TestTheUsersOfRedisMayDoWhatTheServicesDo(t *testing.T) {
 	}
 	found := 0
 	for _, p := range packages(t) {
-		var who [][]string // of each, one may be enough
+		var who [][]string // of each list, one service is enough
 		switch p.path() {
 		case "shared/stream":
 			who = [][]string{{"relocator"}, {"committer"}}

@@ -69,11 +69,11 @@ func TestTheDocsCheckFindsWhatDoesNotExist(t *testing.T) {
 	}
 }
 
-// docs knows what exists.
+// docs holds what exists.
 type docs struct {
 	root     string
-	sources  string          // all of them
-	words    map[string]bool // of sources; letters, digits, _ and - make a word
+	sources  string          // the text of all sources
+	words    map[string]bool // the words of sources; letters, digits, _ and - make a word
 	programs map[string]map[string]bool
 	flags    map[string]bool
 	settings map[string]bool
@@ -132,7 +132,7 @@ func (d *docs) exists(path string) bool {
 	return err == nil
 }
 
-// span says what is wrong with the words between two backticks, "" where nothing is.
+// span returns what is wrong with the words between two backticks, or "" where nothing is.
 func (d *docs) span(text string) string {
 	words := strings.Fields(text)
 	if len(words) == 0 {
@@ -143,7 +143,7 @@ func (d *docs) span(text string) string {
 		return fmt.Sprintf("%s has no verb %s", words[0], words[1])
 	}
 	if !ours && len(words) > 1 && !d.words[words[0]] {
-		return "" // another program's
+		return "" // it runs another program
 	}
 	for i, word := range words {
 		if i > 0 && slices.Contains([]string{"curl", "redis-cli", "mysql", "mariadb", "docker"}, words[0]) && !strings.Contains(word, ":") {
@@ -159,7 +159,7 @@ func (d *docs) span(text string) string {
 func (d *docs) word(word string) string {
 	switch {
 	case strings.HasPrefix(word, "TIERFLOW_"), strings.HasPrefix(word, "./"):
-		return "" // checked with the blocks
+		return "" // checked with the code blocks
 	case flag.MatchString(word):
 		if name := flag.FindStringSubmatch(word)[1]; !d.flags[name] {
 			return "no program has the flag --" + name
@@ -305,7 +305,7 @@ func (d *docs) arguments(program string, f *ast.File) {
 	})
 }
 
-// kebab is how kong names a field: ReleaseGrace is release-grace.
+// kebab returns kong's name of a field: ReleaseGrace becomes release-grace.
 func kebab(field string) string {
 	var b strings.Builder
 	for i, r := range field {

@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// fault.Kind is a closed list: whoever turns kinds into a status or a dead letter must be able to see all of them.
+// fault.Kind is a closed list. Code that turns kinds into a status or a dead letter must be able to see all of them.
 func TestOnlyFaultDeclaresKinds(t *testing.T) {
 	declared := 0
 	for _, p := range packages(t) {
@@ -48,8 +48,8 @@ func TestTheCheckForKindsFindsThem(t *testing.T) {
 	}
 }
 
-// declaredKinds are the names that a file declares at its top level, with a value, as a Kind of the package fault, which the
-// file knows under the name pkg; "" inside of that package.
+// declaredKinds returns the names that a file declares at its top level, with a value, as a Kind of the package fault. The
+// file imports that package under the name pkg, or is part of it where pkg is "".
 func declaredKinds(f *ast.File, pkg string) (names []string) {
 	for _, d := range f.Decls {
 		g, ok := d.(*ast.GenDecl)

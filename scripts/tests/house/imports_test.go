@@ -8,14 +8,15 @@ import (
 	"testing"
 )
 
-// rules say what packages may not import. A name ends with "/..." for all below it; "std" is the standard library.
+// rules say what packages may not import. A name that ends with "/..." includes all packages below it; "std" is the
+// standard library.
 var rules = []struct {
 	name   string
-	of     []string // packages it is about
-	except []string // packages it is not about
-	never  []string // they do not import these
-	but    []string // except these
-	deep   bool     // not even through others
+	of     []string // packages that the rule is about
+	except []string // packages that the rule is not about
+	never  []string // these must not be imported
+	but    []string // except these, which may be
+	deep   bool     // also through other packages
 }{
 	{name: "a service never imports another service, nor what people start",
 		of: []string{"api/..."}, never: []string{"relocator/...", "committer/...", "scripts/..."}},
@@ -23,8 +24,8 @@ var rules = []struct {
 		of: []string{"relocator/..."}, never: []string{"api/...", "committer/...", "scripts/..."}},
 	{name: "a service never imports another service, nor what people start",
 		of: []string{"committer/..."}, never: []string{"api/...", "relocator/...", "scripts/..."}},
-	// api/client is public: it is what a program outside of this repository would use too. What scripts must not do is call
-	// the code of a service in their own process.
+	// api/client is public: a program outside of this repository would use it too. Scripts must not call the code of a
+	// service in their own process.
 	{name: "scripts run services as processes, and call them by their public client",
 		of: []string{"scripts/..."}, never: []string{"api/...", "relocator/...", "committer/..."}, but: []string{"api/client"}},
 	{name: "the client of the api is for every program: it pulls in no server and no driver",
@@ -59,7 +60,7 @@ var rules = []struct {
 		never: []string{"shared/testenv/testserver", forTests}},
 }
 
-// forTests is set-up that tests of several packages share. It plays the api and the committer.
+// forTests is set-up code that tests of several packages share. It plays the api and the committer.
 const forTests = "relocator/internal/relocatortest"
 
 func TestNobodyImportsWhatTheRulesForbid(t *testing.T) {
@@ -107,7 +108,7 @@ func TestAPackageIsNamedAfterWhatItProvides(t *testing.T) {
 	nothing := []string{"base", "common", "helper", "helpers", "lib", "misc", "model", "models", "pkg", "types", "util", "utils"}
 	for _, p := range packages(t) {
 		if slices.Contains(nothing, p.Name) || slices.Contains(nothing, path.Base(p.ImportPath)) {
-			t.Errorf("%s: the name says nothing, so that anything would go in", p.path())
+			t.Errorf("%s: the name says nothing, so anything would fit in", p.path())
 		}
 		if p.path() == "shared" {
 			t.Error("shared has a package at its root")
@@ -116,7 +117,7 @@ func TestAPackageIsNamedAfterWhatItProvides(t *testing.T) {
 }
 
 func TestOnlyMainReadsTheEnvironment(t *testing.T) {
-	// settings does it through kong, for main. testserver and testdisk are for tests only.
+	// settings reads the environment through kong, for main. testserver and testdisk are for tests only.
 	may := []string{"shared/settings", "shared/testenv/testserver", "relocator/internal/testdisk"}
 	readers := []string{"Getenv", "LookupEnv", "Environ", "ExpandEnv"}
 	for _, p := range packages(t) {
@@ -139,7 +140,7 @@ func TestOnlyMainReadsTheEnvironment(t *testing.T) {
 }
 
 func TestASharedPackageIsUsedByMoreThanOneProgram(t *testing.T) {
-	users := map[string]map[string]bool{} // by shared package: the modules that use it, also through others
+	users := map[string]map[string]bool{} // by shared package: the modules that use it, directly or through others
 	for _, p := range packages(t) {
 		if strings.HasPrefix(p.path(), "shared/") {
 			users[p.path()] = map[string]bool{}
@@ -154,7 +155,7 @@ func TestASharedPackageIsUsedByMoreThanOneProgram(t *testing.T) {
 		}
 	}
 	for name, by := range users {
-		if len(by) < 2 && !by["scripts"] { // which has several programs
+		if len(by) < 2 && !by["scripts"] { // scripts has several programs
 			t.Errorf("%s is used by %v only: it belongs there", name, by)
 		}
 	}

@@ -16,7 +16,7 @@ import (
 func TestOnlyThePolicyComparesACountWithARangeOrAPin(t *testing.T) {
 	exempt := []string{
 		"shared/policy",
-		"scripts/benchmarks/baseline", // the original system, which benchmarks run beside ours
+		"scripts/benchmarks/baseline", // the original system, which benchmarks run beside Tierflow
 	}
 	looked := 0
 	for _, p := range packages(t) {
@@ -31,7 +31,7 @@ func TestOnlyThePolicyComparesACountWithARangeOrAPin(t *testing.T) {
 		}
 	}
 	if looked < 100 {
-		t.Fatalf("only %d files were looked at", looked)
+		t.Fatalf("only %d files were checked", looked)
 	}
 }
 
@@ -89,7 +89,7 @@ func decisions(f *ast.File) (found []string) {
 	return found
 }
 
-// selected is the name of the field that an expression selects, "" for any other expression.
+// selected returns the name of the field that an expression selects, or "" for any other expression.
 func selected(e ast.Expr) string {
 	if s, ok := e.(*ast.SelectorExpr); ok {
 		return s.Sel.Name

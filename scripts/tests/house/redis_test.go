@@ -12,11 +12,11 @@ import (
 
 const goRedis = "github.com/redis/go-redis/v9"
 
-// Commands of Redis stand in few packages: whoever changes a key finds all that touches it. The others may hold a
-// connection and pass it on, and so name one type of go-redis.
+// Only few packages send commands to Redis, so a change of a key concerns only them. Other packages may hold a connection
+// and pass it on. For that they may name one type of go-redis.
 func TestOnlyThesePackagesSendCommandsToRedis(t *testing.T) {
 	senders := []string{"shared/state", "shared/stream", "shared/assignment"}
-	holders := map[string]string{ // the beginning of a path, and why it needs the connection
+	holders := map[string]string{ // the beginning of a path, and why that code needs the connection
 		"api/internal/service":       "connects and makes the stores",
 		"committer/internal/service": "connects and makes the store",
 		"committer/internal/commit":  "passes the connection to stream.New",
@@ -51,7 +51,7 @@ func TestOnlyThesePackagesSendCommandsToRedis(t *testing.T) {
 	}
 }
 
-// redisNames are the exported names of go-redis that a file uses.
+// redisNames returns the exported names of go-redis that a file uses.
 func redisNames(f *ast.File) (names []string) {
 	local := ""
 	for _, i := range f.Imports {

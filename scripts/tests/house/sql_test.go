@@ -108,7 +108,7 @@ func TestEveryColumnIsWrittenOnlyByTheServicesThatTheCatalogNames(t *testing.T) 
 	}
 }
 
-// allowed is the right that lets one of the accounts do a write, "" for none.
+// allowed returns the right that lets one of the accounts do a write, or "" where none does.
 func allowed(table rights, w write, accounts ...string) string {
 	for _, account := range accounts {
 		key := account + " " + w.table
@@ -155,8 +155,8 @@ x level: DELETE, INSERT, UPDATE max_counts, UPDATE path`
 // write is what a statement writes: INSERT, DELETE, or UPDATE and a column.
 type write struct{ table, what string }
 
-// writes finds what the statements in the string literals of a package write. A column that is passed to a method choose is one
-// more column of the function's UPDATE.
+// writes returns what the statements in the string literals of a package write. A column that is passed to a method choose
+// is one more column of the function's UPDATE.
 func writes(files []*ast.File) (found []write) {
 	constants := map[string]string{}
 	for _, f := range files {
@@ -217,7 +217,7 @@ func statement(text string) (ws []write, updated string) {
 	return ws, updated
 }
 
-// literal is the text of a string expression, with "?" for each part that is no constant.
+// literal returns the text of a string expression, with "?" for each part that is not constant.
 func literal(e ast.Expr, constants map[string]string) string {
 	switch e := e.(type) {
 	case *ast.BasicLit:

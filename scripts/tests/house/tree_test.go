@@ -17,10 +17,10 @@ import (
 	"testing"
 )
 
-// module begins the import path of every package of ours.
+// module is the beginning of the import path of each of our packages.
 const module = "github.com/tierflow/tierflow/"
 
-// root is the folder of go.work.
+// root returns the folder of go.work.
 func root(t *testing.T) string {
 	t.Helper()
 	dir, err := filepath.Abs("../../..")
@@ -40,23 +40,23 @@ type goPackage struct {
 	Name         string
 	GoFiles      []string
 	Imports      []string
-	Deps         []string // of Imports, all the way down
+	Deps         []string // Imports and all that they import in turn
 	TestImports  []string
 	XTestImports []string
 }
 
-// path is the import path without the common beginning, such as shared/state.
+// path returns the import path without the common beginning, such as shared/state.
 func (p goPackage) path() string { return strings.TrimPrefix(p.ImportPath, module) }
 
 var listed = sync.OnceValues(func() ([]byte, error) {
 	cmd := exec.Command("go", "list", "-json=Dir,ImportPath,Name,GoFiles,Imports,Deps,TestImports,XTestImports", "work")
 	cmd.Dir = "../../.."
-	cmd.Env = append(cmd.Environ(), "GOWORK=") // of the clone, also where the tests run with GOWORK=off
+	cmd.Env = append(cmd.Environ(), "GOWORK=") // the clone's go.work, also where the tests run with GOWORK=off
 	cmd.Stderr = os.Stderr
 	return cmd.Output()
 })
 
-// packages are those of all modules of go.work.
+// packages returns the packages of all modules of go.work.
 func packages(t *testing.T) []goPackage {
 	t.Helper()
 	out, err := listed()
@@ -79,7 +79,7 @@ func packages(t *testing.T) []goPackage {
 	return all
 }
 
-// syntax parses the files of a package that are no tests.
+// syntax parses the files of a package that are not tests.
 func (p goPackage) syntax(t *testing.T) map[string]*ast.File {
 	t.Helper()
 	files := map[string]*ast.File{}
@@ -93,7 +93,7 @@ func (p goPackage) syntax(t *testing.T) map[string]*ast.File {
 	return files
 }
 
-// textFiles are the paths, relative to root, of the repository's files that keep returns true for.
+// textFiles returns the paths, relative to root, of the repository's files for which keep returns true.
 func textFiles(t *testing.T, root string, keep func(path string) bool) []string {
 	t.Helper()
 	var paths []string
