@@ -468,6 +468,17 @@ func statements(chunk []byte) []request {
 	return []request{{"mysql " + strings.Join(words[:min(len(words), 4)], " "), bytes.Clone(chunk)}}
 }
 
+// called returns the name of the function that is called, without its package.
+func called(fun ast.Expr) string {
+	switch f := fun.(type) {
+	case *ast.SelectorExpr:
+		return f.Sel.Name
+	case *ast.Ident:
+		return f.Name
+	}
+	return ""
+}
+
 // scriptNames reads the names of all Lua scripts from the source. The keys are the SHA-1 sums under which Redis knows them.
 func scriptNames(t *testing.T, root string) map[string]string {
 	t.Helper()
@@ -490,8 +501,12 @@ func scriptNames(t *testing.T, root string) map[string]string {
 					return true
 				}
 				if call, ok := spec.Values[0].(*ast.CallExpr); ok && len(call.Args) == 1 {
-					if f, ok := call.Fun.(*ast.SelectorExpr); ok && f.Sel.Name == "NewScript" {
+					switch called(call.Fun) {
+					case "NewScript":
 						scripts[spec.Names[0].Name] = call.Args[0]
+					case "Script": // stream.Script, which puts a line of flags in front
+						scripts[spec.Names[0].Name] = &ast.BinaryExpr{Op: gotoken.ADD, Y: call.Args[0],
+							X: &ast.BasicLit{Kind: gotoken.STRING, Value: `"#!lua flags=allow-oom\n"`}}
 					}
 				} else if text, ok := constant(spec.Values[0], texts); ok {
 					texts[spec.Names[0].Name] = text
