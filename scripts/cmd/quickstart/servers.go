@@ -172,10 +172,30 @@ func claimDatabase(ctx context.Context, dsn string) (*server, error) {
 			cfg.DBName, strings.Join(tables, ", "))
 	}
 	return &server{address: dsn, about: about, note: "database " + cfg.DBName + ", whose tables are dropped at the end",
-		release: func(ctx context.Context) error {
-			// It was empty, so all tables are of this run. Tables that refer to others go first.
-			return execute(ctx, dsn, "DROP TABLE IF EXISTS contents, `level`, update_history, tierflow_schema")
-		}}, nil
+		release: func(ctx context.Context) error { return dropTables(ctx, dsn) }}, nil
+}
+
+// dropTables drops all tables of a database that was empty before this run.
+func dropTables(ctx context.Context, dsn string) error {
+	names, err := tables(ctx, dsn)
+	if err != nil || len(names) == 0 {
+		return err
+	}
+	db, err := open(dsn)
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	conn, err := db.Conn(ctx) // the next setting is of one session
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	if _, err := conn.ExecContext(ctx, "SET FOREIGN_KEY_CHECKS = 0"); err != nil { // tables that refer to others go in any order
+		return err
+	}
+	_, err = conn.ExecContext(ctx, "DROP TABLE `"+strings.Join(names, "`, `")+"`")
+	return err
 }
 
 // deleteKeys deletes the keys that this run has made in a given Redis.
