@@ -32,7 +32,7 @@ const appraisalColumns = "change_id, before_levels, after_cid, changed_at"
 const migrateHint = "run `committer migrate`"
 
 // Migrate applies the missing migrations and returns their file names, in order. Several processes may call it at once: one
-// works and the others wait.
+// works and the others wait. The error says what to do where the server cannot take them.
 func (c *Catalog) Migrate(ctx context.Context) ([]string, error) {
 	cfg := c.cfg.Clone()
 	cfg.ReadTimeout = 0 // the change of a big table may take any time
@@ -50,19 +50,24 @@ func (c *Catalog) Migrate(ctx context.Context) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := makeVersionTable(ctx, db); err != nil {
-		return nil, Wrap("migrate", cfg.DBName, err)
+	server, err := checkVersion(ctx, db)
+	if err == nil {
+		err = makeVersionTable(ctx, db)
+	}
+	if err != nil {
+		return nil, explain(cfg.DBName, server, err)
 	}
 	results, err := p.Up(ctx)
 	var partial *goose.PartialError
 	if errors.As(err, &partial) {
 		results = partial.Applied
+		err = fmt.Errorf("%s: %w", path.Base(partial.Failed.Source.Path), partial.Err)
 	}
 	var applied []string
 	for _, r := range results {
 		applied = append(applied, path.Base(r.Source.Path))
 	}
-	return applied, Wrap("migrate", cfg.DBName, err)
+	return applied, explain(cfg.DBName, server, err)
 }
 
 // makeVersionTable creates goose's table before goose does. goose would create it without its lock and without naming an

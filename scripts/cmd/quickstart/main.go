@@ -16,7 +16,7 @@ import (
 // servers in production.
 type arguments struct {
 	RedisURL string `name:"redis-url" placeholder:"URL" help:"A Redis (7.0 or later) to use. Keys get a prefix of their own and are deleted at the end."`
-	MySQLDSN string `name:"mysql-dsn" placeholder:"DSN" help:"A MySQL (8.0) or MariaDB (10.11 or later) to use, as user:password@tcp(host:port)/database. The database must be empty and is emptied at the end; where the DSN names none, one is made and dropped."`
+	MySQLDSN string `name:"mysql-dsn" placeholder:"DSN" help:"A MySQL (8.0.16) or MariaDB (10.11 or later) to use, as user:password@tcp(host:port)/database. The database must be empty and is emptied at the end; where the DSN names none, one is made and dropped."`
 	Embedded bool   `help:"Use the embedded servers even if this machine has real ones."`
 	Once     bool   `help:"Do the tour, check the result, and exit 0, or 1 and say what is wrong."`
 	Started  string `hidden:"" help:"When the user pressed Enter, in seconds since 1970: the script that starts this knows."`

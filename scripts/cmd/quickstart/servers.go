@@ -21,6 +21,7 @@ import (
 	"github.com/go-sql-driver/mysql"
 
 	"github.com/tierflow/tierflow/scripts/testenv/stack"
+	"github.com/tierflow/tierflow/shared/catalog"
 	"github.com/tierflow/tierflow/shared/state"
 	"github.com/tierflow/tierflow/shared/testenv/child"
 	"github.com/tierflow/tierflow/shared/testenv/localserver"
@@ -246,15 +247,7 @@ func mysqlVersion(ctx context.Context, dsn string) (string, error) {
 	if err := db.QueryRowContext(ctx, "SELECT VERSION()").Scan(&full); err != nil {
 		return "", err
 	}
-	number, rest, _ := strings.Cut(full, "-")
-	name, major, minor := "MySQL", 8, 0
-	if strings.Contains(rest, "MariaDB") {
-		name, major, minor = "MariaDB", 10, 11
-	}
-	if !atLeast(number, major, minor) {
-		return "", fmt.Errorf("%s %s is too old: %d.%d or later is needed", name, number, major, minor)
-	}
-	return name + " " + number, nil
+	return catalog.Version(full)
 }
 
 var numbers = regexp.MustCompile(`^(\d+)\.(\d+)`)
