@@ -23,6 +23,7 @@ type Delivery struct {
 
 	parked   bool         // guarded by the consumer's lock
 	progress atomic.Int64 // unix nanoseconds of the last sign of life
+	working  atomic.Int32 // calls of Working that are not over
 	verdict  verdict
 	wait     time.Duration
 	err      error
@@ -52,9 +53,19 @@ func (d *Delivery) Failed(err error) { d.verdict, d.err = failed, err }
 // Progress is a sign of life. After MinIdle without one, the heartbeat does not renew the entry any more.
 func (d *Delivery) Progress() { d.progress.Store(time.Now().UnixNano()) }
 
-// Stalled reports whether the last sign of life is longer ago than the given time.
+// Working says that the handler makes calls that can take any time and give no sign of life meanwhile, such as an fsync. The
+// heartbeat renews the entry until done is called, however long that takes. done is to be called once.
+func (d *Delivery) Working() (done func()) {
+	d.working.Add(1)
+	return func() {
+		d.Progress()
+		d.working.Add(-1)
+	}
+}
+
+// Stalled reports whether the last sign of life is longer ago than the given time, and the handler is not Working.
 func (d *Delivery) Stalled(than time.Duration) bool {
-	return time.Now().UnixNano()-d.progress.Load() > int64(than)
+	return d.working.Load() == 0 && time.Now().UnixNano()-d.progress.Load() > int64(than)
 }
 
 // Added returns the time in an entry's id: when it was added, by the server's clock.

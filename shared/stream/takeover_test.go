@@ -124,6 +124,37 @@ func TestAHeartbeatKeepsLongWorkAndParkedEntries(t *testing.T) {
 	w.settle(first)
 }
 
+func TestAnEntryIsKeptWhileItsHandlerWaitsForACallThatGivesNoSignOfLife(t *testing.T) {
+	w := newWorld(t)
+	got, call := make(chan work, 1), make(chan struct{})
+	a := w.run(stream.Options{Consumer: "a", Handle: func(ds []*stream.Delivery) {
+		done := ds[0].Working()
+		got <- work{ds[0], nil}
+		select {
+		case <-call:
+			done()
+			<-ds[0].Context.Done() // from now on it shows no progress
+		case <-w.over:
+		}
+	}})
+	id := w.add(1)[0]
+	h := next(w, got)
+	b, gotB := w.handler()
+	w.run(stream.Options{Consumer: "b", Handle: b})
+	for range 12 { // for longer than MinIdle
+		a.upkeeps(1)
+		if p := w.pendingOf(id); p.Consumer != "a" || p.Idle > short {
+			t.Fatalf("%+v", p)
+		}
+	}
+	if h.Context.Err() != nil {
+		t.Fatal("lost")
+	}
+	close(call)
+	w.settle(next(w, gotB))
+	w.nothingIsLeft()
+}
+
 func TestAHandlerWithoutASignOfLifeLosesItsEntryToAnotherConsumer(t *testing.T) {
 	w := newWorld(t)
 	gotA := make(chan work, 10)

@@ -59,7 +59,7 @@ func (k *Keeper) Hold(d *stream.Delivery, id item.ID, token state.Token, each fu
 			}
 			return
 		}
-		// A job that hangs must not hold up its item: without progress the lock expires.
+		// A job that hangs outside of a file operation must not hold up its item: without progress the lock expires.
 		if ctx.Err() == nil && !d.Stalled(k.lease) && !k.renew(ctx, id, token, each) {
 			cancel(ErrLost)
 		}

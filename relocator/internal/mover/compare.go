@@ -21,8 +21,6 @@ type Comparison struct {
 	Old, Current  policy.Level // Current is the level that the row names
 	OldIsOriginal bool         // Current was copied from Old; false: Old was copied from Current, or it is unknown
 	Digest        string       // the row's digest of the last copy; "" where it has none
-
-	Progress func() // called at least once for each MiB that is read
 }
 
 // Compare tells whether an old copy may be removed. Call it just before the removal, after the fence. there is false
@@ -94,11 +92,11 @@ func (m *Mover) compare(ctx context.Context, c Comparison) (there bool, err erro
 		return true, roots[0].Check(fsys.RecheckTier)
 	}
 
-	sum, err := m.sumOf(ctx, fsys.ReadReleased, old, c.Progress)
+	sum, err := m.sumOf(ctx, fsys.ReadReleased, old, noProgress)
 	if err != nil {
 		return true, err
 	}
-	other, err := m.sumOf(ctx, fsys.ReadReleased, current, c.Progress)
+	other, err := m.sumOf(ctx, fsys.ReadReleased, current, noProgress)
 	if err != nil {
 		return true, err
 	}

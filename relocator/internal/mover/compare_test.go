@@ -22,7 +22,7 @@ func compare(t *testing.T, old, current policy.Level, name, digest string, oldIs
 	t.Helper()
 	var steps []fsys.Step
 	there, err = mover.New(mover.Options{FS: recorder(&steps)}).Compare(context.Background(), mover.Comparison{Filename: name,
-		Old: old, Current: current, OldIsOriginal: oldIsOriginal, Digest: digest, Progress: func() {}})
+		Old: old, Current: current, OldIsOriginal: oldIsOriginal, Digest: digest})
 	return there, contains(steps, fsys.ReadReleased), err
 }
 
@@ -224,9 +224,9 @@ func TestACopyThatChangesDuringTheComparisonIsRetriedLater(t *testing.T) {
 		write(t, path, random(999))
 		return nil
 	})})
-	_, err := m.Compare(context.Background(), mover.Comparison{Filename: "x", Old: from, Current: to, OldIsOriginal: true, Progress: func() {}})
+	_, err := m.Compare(context.Background(), mover.Comparison{Filename: "x", Old: from, Current: to, OldIsOriginal: true})
 	wantKind(t, err, fault.Busy)
 	m = mover.New(mover.Options{FS: failing(fsys.ReadReleased, unix.EIO)})
-	_, err = m.Compare(context.Background(), mover.Comparison{Filename: "x", Old: from, Current: to, OldIsOriginal: true, Progress: func() {}})
+	_, err = m.Compare(context.Background(), mover.Comparison{Filename: "x", Old: from, Current: to, OldIsOriginal: true})
 	wantKind(t, err, fault.Suspect)
 }

@@ -174,7 +174,7 @@ func TestACancelledMoveStopsAtTheNextChunkInEveryPhase(t *testing.T) {
 			}
 			return nil
 		}}})
-		_, err := m.Compare(ctx, mover.Comparison{Filename: "x", Old: from, Current: to, Progress: func() {}})
+		_, err := m.Compare(ctx, mover.Comparison{Filename: "x", Old: from, Current: to})
 		if !errors.Is(err, lost) || n > 3 {
 			t.Errorf("%d chunks were read, %v", n, err)
 		}

@@ -115,9 +115,8 @@ type Request struct {
 	Filename string
 	From, To policy.Level
 
-	// Progress, when set, is called from within Make with the bytes copied so far and their total. It is called at
-	// least once for each chunk of 256 KiB. While the copy is read back, done stays at total: the call only shows that
-	// the move is alive.
+	// Progress, when set, is called from within Make with the bytes copied so far and their total, at least once for each
+	// chunk of 256 KiB. It is called neither while a call of the kernel takes long, nor while a directory is listed.
 	Progress func(done, total int64)
 }
 

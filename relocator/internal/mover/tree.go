@@ -27,9 +27,6 @@ type node struct {
 
 // walk lists a folder with everything below it. It refuses entries that are neither files nor folders.
 func (m *Mover) walk(ctx context.Context, step fsys.Step, dir *fsys.File, st *unix.Stat_t, depth int) (*node, error) {
-	if ctx.Err() != nil {
-		return nil, context.Cause(ctx)
-	}
 	if depth > maxDepth {
 		return nil, fault.New(fault.Unsupported, "read", dir.Path(),
 			fmt.Errorf("its folders are nested more than %d deep", maxDepth))
@@ -40,6 +37,9 @@ func (m *Mover) walk(ctx context.Context, step fsys.Step, dir *fsys.File, st *un
 		return nil, err
 	}
 	for _, name := range names {
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
 		st, err := m.fs.Lstat(step, dir, name)
 		if missing(err) {
 			return nil, changed(dir.At(name))
@@ -209,8 +209,10 @@ func (m *Mover) digest(ctx context.Context, root *tier.Root, filename string) ([
 		return nil, err
 	}
 	defer i.Close()
-	return m.sumOf(ctx, fsys.ReadDigest, i, func() {})
+	return m.sumOf(ctx, fsys.ReadDigest, i, noProgress)
 }
+
+func noProgress() {}
 
 // sumOf returns the SHA-256 of a file or directory. It calls progress after every chunk.
 func (m *Mover) sumOf(ctx context.Context, step fsys.Step, i *opened, progress func()) ([]byte, error) {

@@ -195,10 +195,10 @@ func (j *job) release(ctx context.Context) error {
 			return &inGrace{wait}
 		}
 	}
+	working := j.d.Working() // whoever took the entry over would wait for the same disk
 	outcome, err := j.o.Mover.Release(ctx, mover.ReleaseRequest{
 		ID: j.entry.ID, Token: j.random, Filename: j.entry.Filename, Tier: level,
 		Fence: func(ctx context.Context) (bool, error) {
-			j.d.Progress()
 			begun, now, err := j.rows.BeginRelease(ctx, row, level.Name)
 			if err == nil && begun {
 				err = j.checkCurrent(ctx, now, levels)
@@ -206,6 +206,7 @@ func (j *job) release(ctx context.Context) error {
 			return begun, err
 		},
 	})
+	working()
 	if err != nil {
 		return j.o.Tiers.Failed(err, level)
 	}
@@ -230,7 +231,7 @@ func (j *job) checkCurrent(ctx context.Context, row catalog.Row, levels policy.P
 	}
 	old, _ := levels.Level(j.entry.Clears())
 	there, err := j.o.Mover.Compare(ctx, mover.Comparison{Filename: row.Filename, Old: old, Current: current,
-		OldIsOriginal: j.entry.Outcome == event.OutcomeCommitted, Digest: row.Digest, Progress: j.d.Progress})
+		OldIsOriginal: j.entry.Outcome == event.OutcomeCommitted, Digest: row.Digest})
 	if err != nil || there {
 		return err
 	}

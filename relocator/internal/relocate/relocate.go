@@ -196,10 +196,12 @@ func (j *job) settle(ctx context.Context, row catalog.Row) error {
 func (j *job) move(ctx context.Context, row catalog.Row, from, to policy.Level) error {
 	started := time.Now()
 	j.progress.begin(state.Progress{EventID: j.view.EventID, From: from.Name, To: to.Name, Filename: row.Filename, WorkerID: j.o.WorkerID})
+	working := j.d.Working() // whoever took the entry over would wait for the same disk
 	made, err := j.o.Mover.Make(ctx, mover.Request{
 		ID: j.view.ID, EventID: j.view.EventID, Token: j.random, Filename: row.Filename, From: from, To: to,
-		Progress: func(done, total int64) { j.d.Progress(); j.progress.set(done, total) },
+		Progress: j.progress.set,
 	})
+	working()
 	stray := event.Committed{EventID: j.view.EventID, ID: j.view.ID, From: from.Name, To: to.Name, Filename: row.Filename,
 		Generation: row.Generation}
 	if err != nil {

@@ -1,0 +1,102 @@
+package relocate_test
+
+import (
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/tierflow/tierflow/relocator/internal/fsys"
+	"github.com/tierflow/tierflow/relocator/internal/relocatortest"
+)
+
+// slow is a disk on which some steps take long. It counts the calls of all steps.
+type slow struct {
+	pause  time.Duration // before each call of a step
+	once   bool          // only before the first
+	steps  []fsys.Step
+	within string // pauses only where the path has this in it
+
+	mu    sync.Mutex
+	calls map[fsys.Step]int
+}
+
+func (s *slow) hook(step fsys.Step, path string) error {
+	pauses := slices.Contains(s.steps, step) && strings.Contains(path, s.within)
+	s.mu.Lock()
+	s.calls[step]++
+	pauses = pauses && !(s.once && s.calls[step] > 1)
+	s.mu.Unlock()
+	if pauses {
+		time.Sleep(s.pause)
+	}
+	return nil
+}
+
+func (s *slow) count(step fsys.Step) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.calls[step]
+}
+
+// A call of the kernel gives no sign of life while it lasts. Two workers look for entries and locks that nobody renews.
+func TestAStepThatTakesLongerThanTheLeaseIsWaitedForAndDoneOnce(t *testing.T) {
+	w := relocatortest.New(t)
+	body := w.Item(1, "folder/a")
+	disk := &slow{pause: relocatortest.MinIdle * 3 / 2, once: true, calls: map[fsys.Step]int{}, steps: []fsys.Step{
+		fsys.LinkTemp, fsys.CreateTemp, fsys.FsyncTemp, fsys.FsyncSource, fsys.MakeFolder, fsys.Publish, fsys.FsyncFolder,
+		fsys.MkdirReleased, fsys.RenameReleased, fsys.DeleteReleased, fsys.FsyncReleased}}
+	w.FS.Hook = disk.hook
+	for _, worker := range []string{"r1", "r2"} {
+		w.Relocator(worker)
+		w.Releaser(worker)
+	}
+	w.Committer()
+	w.Post(1, 5000) // to gold, on another file system
+	w.Settled()
+	w.Lies(1, "gold", body)
+	for _, step := range disk.steps {
+		if disk.count(step) == 0 {
+			t.Errorf("the move has no step %s", step)
+		}
+	}
+	for _, step := range []fsys.Step{fsys.CreateTemp, fsys.Publish, fsys.RenameReleased} {
+		if n := disk.count(step); n != 1 {
+			t.Errorf("%s was done %d times", step, n)
+		}
+	}
+}
+
+// Each call is short, and together they take longer than the lease: the listing of a directory, its comparison and its removal.
+func TestADirectoryOfManyFilesIsMovedOnceHoweverLongItsListingTakes(t *testing.T) {
+	w := relocatortest.New(t)
+	const files = 800
+	for i := range files {
+		w.File("bronze", fmt.Sprintf("many/%d", i), nil)
+	}
+	w.Exec("INSERT INTO contents (cid, content_level, filename) VALUES (1, 'bronze', 'many')")
+	disk := &slow{pause: relocatortest.MinIdle * 5 / 4 / files, within: "/", calls: map[fsys.Step]int{},
+		steps: []fsys.Step{fsys.OpenSource, fsys.LookReleased, fsys.DeleteReleased}}
+	w.FS.Hook = disk.hook
+	for _, worker := range []string{"r1", "r2"} {
+		w.Relocator(worker)
+		w.Releaser(worker)
+	}
+	w.Committer()
+	w.Post(1, 1500) // to silver, on the same file system: nothing is copied
+	w.Settled()
+	if es, err := os.ReadDir(w.Roots["silver"] + "/many"); err != nil || len(es) != files || w.Row(1).Level != "silver" {
+		t.Errorf("%d files, %v; the row names %s", len(es), err, w.Row(1).Level)
+	}
+	if _, err := os.Stat(w.Roots["bronze"] + "/many"); !os.IsNotExist(err) {
+		t.Errorf("the old copy: %v", err)
+	}
+	for _, step := range []fsys.Step{fsys.FsyncRecord, fsys.FsyncEmptied} { // of a copy, and of a release
+		if n := disk.count(step); n != 1 {
+			t.Errorf("%s was called %d times", step, n)
+		}
+	}
+}
