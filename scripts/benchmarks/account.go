@@ -151,7 +151,7 @@ func (p *posts) agrees(ctx context.Context, l ledger) error {
 	for i, id := range ids {
 		e, s := l.newest[id], states[i]
 		if s == nil || s.EntryID != e.ID || s.EventID != e.Values["event_id"] || s.Count.String() != e.Values["count"] {
-			wrong = append(wrong, fmt.Errorf("content %s: its newest entry is %s %v, its state %+v", id, e.ID, e.Values, s))
+			wrong = append(wrong, fmt.Errorf("item %s: its newest entry is %s %v, its state %+v", id, e.ID, e.Values, s))
 		}
 	}
 	if len(wrong) > 0 {

@@ -30,7 +30,7 @@ func (s *singles) batches(ctx context.Context, l *load) error {
 			}
 			return rate, err
 		}},
-		Against: []Subject{{Name: "single posts", AtLeast: 5, Measure: func(ctx context.Context) (float64, error) {
+		Against: []Subject{{Name: "single posts", Min: 5, Measure: func(ctx context.Context) (float64, error) {
 			r, _, err := s.post(ctx, l, toAPI)
 			return r.rate(), err
 		}}},
@@ -133,7 +133,7 @@ func (s *singles) largeBodies(ctx context.Context) error {
 		}
 		name := fmt.Sprintf("api's memory at its peak, %s lines in one body", number(float64(lines)))
 		other := fmt.Sprintf("in bodies of %s", number(batchLines))
-		s.Observe(Figure{Name: name, Unit: "MiB"}, large, Other{Name: other, Value: small, AtMost: 1.2})
+		s.Observe(Figure{Name: name, Unit: "MiB"}, large, Other{Name: other, Value: small, Max: 1.2})
 		s.Logf("%s: %s MiB; %s: %s MiB", name, number(large), other, number(small))
 	}
 	return nil
@@ -174,7 +174,7 @@ func (r *lineReader) Read(b []byte) (n int, err error) {
 			if r.next == r.end {
 				break
 			}
-			r.line = appendLine(r.line, strconv.Itoa(firstID+r.next%contents), r.next)
+			r.line = appendLine(r.line, strconv.Itoa(firstID+r.next%items), r.next)
 			r.next++
 		}
 		copied := copy(b[n:], r.line)

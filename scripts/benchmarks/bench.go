@@ -133,10 +133,10 @@ func (b *Bench) Logf(format string, args ...any) {
 // Figure is one thing that is measured, and the wanted value. The report shows the wanted value, and does not fail when a
 // figure misses it: a slow machine is no error.
 type Figure struct {
-	Name    string
-	Unit    string  // such as posts/s, ms, MiB
-	AtLeast float64 // the wanted value; 0: none
-	AtMost  float64
+	Name string
+	Unit string  // such as posts/s, ms, MiB
+	Min  float64 // the wanted value; 0: none
+	Max  float64
 }
 
 // Subject is one of the ways that a case compares.
@@ -144,8 +144,8 @@ type Subject struct {
 	Name string
 	// Measure measures once, checks the result, and returns the figure in the case's unit. An error ends the part.
 	Measure func(ctx context.Context) (float64, error)
-	// AtLeast is the wanted ratio of the case's first subject to this one; 0: none.
-	AtLeast float64
+	// Min is the wanted ratio of the case's first subject to this one; 0: none.
+	Min float64
 }
 
 // Case compares ways to do the same. The figure is that of Ours, and a higher one is better.
@@ -162,7 +162,7 @@ func (b *Bench) Compare(ctx context.Context, c Case) error {
 	row := b.report.row(b.part, c.Figure)
 	subjects := append([]Subject{c.Ours}, c.Against...)
 	for _, s := range c.Against {
-		row.Against = append(row.Against, Against{Name: s.Name, AtLeast: s.AtLeast})
+		row.Against = append(row.Against, Against{Name: s.Name, Min: s.Min})
 	}
 	rounds := b.Rounds
 	if c.Rounds > 0 {
@@ -218,7 +218,7 @@ func (b *Bench) Observe(f Figure, value float64, others ...Other) {
 	row.Values = append(row.Values, value)
 	for i, o := range others {
 		if i == len(row.Against) {
-			row.Against = append(row.Against, Against{Name: o.Name, AtMost: o.AtMost})
+			row.Against = append(row.Against, Against{Name: o.Name, Max: o.Max})
 		}
 		row.Against[i].Values = append(row.Against[i].Values, o.Value)
 	}
@@ -226,9 +226,9 @@ func (b *Bench) Observe(f Figure, value float64, others ...Other) {
 
 // Other is the same figure of another subject.
 type Other struct {
-	Name   string
-	Value  float64
-	AtMost float64 // the wanted ratio of ours to it; 0: none
+	Name  string
+	Value float64
+	Max   float64 // the wanted ratio of ours to it; 0: none
 }
 
 // seconds returns how long a measurement of latencies takes.

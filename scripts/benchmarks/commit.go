@@ -46,7 +46,7 @@ func runCommit(ctx context.Context, b *Bench) error {
 		return err
 	}
 	return b.Compare(ctx, Case{
-		Figure: Figure{Name: "relocations committed", Unit: "commits/s", AtLeast: 20_000},
+		Figure: Figure{Name: "relocations committed", Unit: "commits/s", Min: 20_000},
 		Ours:   Subject{Name: "committer", Measure: c.batches},
 		Against: []Subject{{Name: "a transaction for each", Measure: func(ctx context.Context) (float64, error) {
 			return c.oneByOne(ctx)
@@ -183,7 +183,7 @@ func (c *commits) one(ctx context.Context, id int, from, to string) error {
 		return err
 	}
 	if n, err := res.RowsAffected(); err != nil || n != 1 {
-		return errors.Join(err, fmt.Errorf("content %d: %d rows were as they were", id, n))
+		return errors.Join(err, fmt.Errorf("item %d: %d rows were as they were", id, n))
 	}
 	_, err = tx.ExecContext(ctx, "INSERT INTO update_history (event_id, cid, old_level, new_level, prev_update_time, update_time,"+
 		" view_count, bytes, duration_us, worker_id) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", c.eventID(id), id, from, to, before, now,

@@ -56,8 +56,8 @@ func runIdle(ctx context.Context, b *Bench) error {
 			if err != nil {
 				return err
 			}
-			b.Observe(Figure{Name: name + ", CPU when idle", Unit: "% of a core", AtMost: 1}, share(name))
-			b.Observe(Figure{Name: name + ", memory when idle", Unit: "MiB", AtMost: 40}, memory)
+			b.Observe(Figure{Name: name + ", CPU when idle", Unit: "% of a core", Max: 1}, share(name))
+			b.Observe(Figure{Name: name + ", memory when idle", Unit: "MiB", Max: 40}, memory)
 			b.Logf("round %d: %s: %s %% of a core, %s MiB", round+1, name, number(share(name)), number(memory))
 		}
 		for _, name := range []string{"Redis", "MySQL"} {

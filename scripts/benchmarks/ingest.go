@@ -24,7 +24,7 @@ var ingest = Part{
 
 const (
 	connections = 64
-	contents    = 10_000
+	items       = 10_000
 	// firstID is the id of the first item. All ids have five digits, so that all requests have the same length.
 	firstID = 10_001
 )
@@ -52,11 +52,11 @@ func runIngest(ctx context.Context, b *Bench) error {
 	if err := s.startBaselines(ctx); err != nil {
 		return err
 	}
-	uniform, err := newLoad(b, "uniform", func() item.ID { return item.ID(firstID + rand.IntN(contents)) })
+	uniform, err := newLoad(b, "uniform", func() item.ID { return item.ID(firstID + rand.IntN(items)) })
 	if err != nil {
 		return err
 	}
-	zipf := rand.NewZipf(rand.New(rand.NewPCG(1, 2)), 1.1, 1, contents-1)
+	zipf := rand.NewZipf(rand.New(rand.NewPCG(1, 2)), 1.1, 1, items-1)
 	skewed, err := newLoad(b, "skewed", func() item.ID { return item.ID(firstID + zipf.Uint64()) })
 	if err != nil {
 		return err
@@ -111,9 +111,9 @@ func startPosts(ctx context.Context, b *Bench) (*posts, error) {
 // insert inserts rows for items without files.
 func (p *posts) insert(ctx context.Context) error {
 	const rows = 5000
-	for from := 0; from < contents; from += rows {
+	for from := 0; from < items; from += rows {
 		var values []string
-		for i := from; i < min(from+rows, contents); i++ {
+		for i := from; i < min(from+rows, items); i++ {
 			level := "gold"
 			if i%2 == 0 {
 				level = "bronze"
@@ -122,7 +122,7 @@ func (p *posts) insert(ctx context.Context) error {
 		}
 		statement := "INSERT INTO contents (cid, content_level, filename) VALUES " + strings.Join(values, ",")
 		if _, err := p.stack.DB().ExecContext(ctx, statement); err != nil {
-			return fmt.Errorf("insert contents: %w", err)
+			return fmt.Errorf("insert items: %w", err)
 		}
 	}
 	return nil
@@ -188,8 +188,8 @@ func (s *singles) most(ctx context.Context, l *load) (float64, error) {
 		Figure: Figure{Name: name, Unit: "posts/s"},
 		Ours:   Subject{Name: toAPI, Measure: measure(toAPI)},
 		Against: []Subject{
-			{Name: toEcho, AtLeast: 0.55, Measure: measure(toEcho)},
-			{Name: toOriginal, AtLeast: 5, Measure: measure(toOriginal)},
+			{Name: toEcho, Min: 0.55, Measure: measure(toEcho)},
+			{Name: toOriginal, Min: 5, Measure: measure(toOriginal)},
 		},
 	})
 	if err != nil {
@@ -260,7 +260,7 @@ func (s *singles) syncedPosts(ctx context.Context, l *load) error {
 	return s.Compare(ctx, Case{
 		Figure:  Figure{Name: "single posts, " + l.name + ", appendfsync always", Unit: "posts/s"},
 		Ours:    Subject{Name: "always", Measure: measure("always")},
-		Against: []Subject{{Name: "appendfsync everysec", AtLeast: 0.75, Measure: measure("everysec")}},
+		Against: []Subject{{Name: "appendfsync everysec", Min: 0.75, Measure: measure("everysec")}},
 	})
 }
 
@@ -316,11 +316,11 @@ func (s *singles) answerTimes(ctx context.Context, l *load, rate float64) error 
 		}
 		name := fmt.Sprintf("single posts, %s, time to answer at half the rate, ", l.name)
 		for _, q := range []struct {
-			name   string
-			of1000 int
-			atMost float64
+			name    string
+			of1000  int
+			maximum float64
 		}{{"median", 500, 0}, {"99 of 100", 990, 10}, {"999 of 1,000", 999, 0}} {
-			s.Observe(Figure{Name: name + q.name, Unit: "ms", AtMost: q.atMost}, quantile(ours, q.of1000),
+			s.Observe(Figure{Name: name + q.name, Unit: "ms", Max: q.maximum}, quantile(ours, q.of1000),
 				Other{Name: toEcho, Value: quantile(echo, q.of1000)})
 		}
 		s.Logf("single posts, %s, at %s posts/s, 99 of 100 answered within: api %s ms, %s %s ms", l.name, number(rate),

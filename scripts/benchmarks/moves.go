@@ -62,11 +62,11 @@ func smallMoves(ctx context.Context, b *Bench) error {
 			return rate(took), err
 		}},
 		Against: []Subject{
-			{Name: "rsync --remove-source-files --fsync", AtLeast: 2.5, Measure: func(ctx context.Context) (float64, error) {
+			{Name: "rsync --remove-source-files --fsync", Min: 2.5, Measure: func(ctx context.Context) (float64, error) {
 				took, err := other.swap(ctx, "rsync", "-a", "--remove-source-files", "--fsync")
 				return rate(took), err
 			}},
-			{Name: "bare loop of syncs, 32 at once", AtLeast: 0.7, Measure: func(context.Context) (float64, error) {
+			{Name: "bare loop of syncs, 32 at once", Min: 0.7, Measure: func(context.Context) (float64, error) {
 				took, err := other.loop()
 				return rate(took), err
 			}},
@@ -81,7 +81,7 @@ func smallMoves(ctx context.Context, b *Bench) error {
 			return b.engine(ctx, n)
 		}},
 		Against: []Subject{
-			{Name: "bare loop of syncs, 32 at once", AtLeast: 2, Measure: func(context.Context) (float64, error) {
+			{Name: "bare loop of syncs, 32 at once", Min: 2, Measure: func(context.Context) (float64, error) {
 				took, err := other.loop()
 				return rate(took), err
 			}},
@@ -105,11 +105,11 @@ func smallMoves(ctx context.Context, b *Bench) error {
 			return rate(took), err
 		}},
 		Against: []Subject{
-			{Name: "rclone move, 32 at once", AtLeast: 2, Measure: func(ctx context.Context) (float64, error) {
+			{Name: "rclone move, 32 at once", Min: 2, Measure: func(ctx context.Context) (float64, error) {
 				took, err := other.across(ctx, "rclone", "move", "--transfers=32", "--checkers=32", "--config=")
 				return rate(took), err
 			}},
-			{Name: "rsync --remove-source-files --fsync", AtLeast: 3, Measure: func(ctx context.Context) (float64, error) {
+			{Name: "rsync --remove-source-files --fsync", Min: 3, Measure: func(ctx context.Context) (float64, error) {
 				took, err := other.across(ctx, "rsync", "-a", "--remove-source-files", "--fsync")
 				return rate(took), err
 			}},
@@ -263,7 +263,7 @@ func largeMoves(ctx context.Context, b *Bench) error {
 				took, err := t.moveAll(ctx, "bronze")
 				return rate(took), err
 			}},
-			Against: []Subject{{Name: c.against, AtLeast: 0.8, Measure: func(ctx context.Context) (float64, error) {
+			Against: []Subject{{Name: c.against, Min: 0.8, Measure: func(ctx context.Context) (float64, error) {
 				if at != "gold" {
 					if _, err := t.moveAll(ctx, "gold"); err != nil {
 						return 0, err
@@ -281,7 +281,7 @@ func largeMoves(ctx context.Context, b *Bench) error {
 		if err != nil {
 			return err
 		}
-		b.Observe(Figure{Name: "relocator's memory at its peak, verify=" + c.verify, Unit: "MiB", AtMost: 64}, peak)
+		b.Observe(Figure{Name: "relocator's memory at its peak, verify=" + c.verify, Unit: "MiB", Max: 64}, peak)
 		if err := errors.Join(t.stack.Stop(), os.RemoveAll(gold), os.RemoveAll(filepath.Join(dir, "tiers"))); err != nil {
 			return err
 		}

@@ -78,7 +78,7 @@ func (t *tierflow) latencies(ctx context.Context) error {
 	const rate = 200
 	n := min(rate*int(t.seconds()/time.Second), len(t.files))
 	to := "silver"
-	if row, err := t.stack.Catalog.Content(ctx, t.files[0].ID); err != nil {
+	if row, err := t.stack.Catalog.Row(ctx, t.files[0].ID); err != nil {
 		return err
 	} else if row.Level == to {
 		to = "bronze"
@@ -114,8 +114,8 @@ func (t *tierflow) latencies(ctx context.Context) error {
 	if err := errors.Join(errors.Join(errs...), <-read); err != nil {
 		return err
 	}
-	t.Observe(Figure{Name: "from the post to the commit at 200 moves/s, median", Unit: "ms", AtMost: 5}, quantile(took, 500))
-	t.Observe(Figure{Name: "from the post to the commit at 200 moves/s, 99 of 100", Unit: "ms", AtMost: 25}, quantile(took, 990))
+	t.Observe(Figure{Name: "from the post to the commit at 200 moves/s, median", Unit: "ms", Max: 5}, quantile(took, 500))
+	t.Observe(Figure{Name: "from the post to the commit at 200 moves/s, 99 of 100", Unit: "ms", Max: 25}, quantile(took, 990))
 	t.Logf("from the post to the commit: median %v, p99 %v, most %v of %d", took[len(took)/2], took[len(took)*99/100], took[len(took)-1], n)
 	if _, err := t.settled(ctx, time.Now()); err != nil {
 		return err
@@ -143,7 +143,7 @@ func (t *tierflow) watch(ctx context.Context, last string, n int, posted map[ite
 					return err
 				}
 				if m.Values["outcome"] != string(event.OutcomeCommitted) {
-					return fmt.Errorf("content %s: its move was %v", id, m.Values["outcome"])
+					return fmt.Errorf("item %s: its move was %v", id, m.Values["outcome"])
 				}
 				mu.Lock()
 				*took = append(*took, now.Sub(posted[id]))

@@ -26,17 +26,17 @@ type Row struct {
 	Name    string    `json:"name"`
 	Unit    string    `json:"unit"`
 	Values  []float64 `json:"values"`
-	AtLeast float64   `json:"at_least,omitempty"` // wanted
-	AtMost  float64   `json:"at_most,omitempty"`  // wanted
+	Min     float64   `json:"min,omitempty"` // wanted
+	Max     float64   `json:"max,omitempty"` // wanted
 	Against []Against `json:"against,omitempty"`
 }
 
 // Against is what a row is compared with. Its values come from the same rounds as the row's.
 type Against struct {
-	Name    string    `json:"name"`
-	Values  []float64 `json:"values"`
-	AtLeast float64   `json:"at_least,omitempty"` // wanted ratio
-	AtMost  float64   `json:"at_most,omitempty"`  // wanted ratio
+	Name   string    `json:"name"`
+	Values []float64 `json:"values"`
+	Min    float64   `json:"min,omitempty"` // wanted ratio
+	Max    float64   `json:"max,omitempty"` // wanted ratio
 }
 
 // row returns the row of a figure, and makes it if there is none.
@@ -46,7 +46,7 @@ func (r *Report) row(part string, f Figure) *Row {
 			return row
 		}
 	}
-	row := &Row{Part: part, Name: f.Name, Unit: f.Unit, AtLeast: f.AtLeast, AtMost: f.AtMost}
+	row := &Row{Part: part, Name: f.Name, Unit: f.Unit, Min: f.Min, Max: f.Max}
 	r.Rows = append(r.Rows, row)
 	return row
 }
@@ -105,13 +105,13 @@ func (r *Report) WriteTable(w io.Writer) error {
 	for _, row := range r.Rows {
 		ours := spreadOf(row.Values)
 		against := row.Against
-		if row.AtLeast != 0 || row.AtMost != 0 || len(against) == 0 {
-			table = append(table, []string{row.Part, row.Name, row.Unit, ours.String(), "", "", "", wanted(row.AtLeast, row.AtMost, ours)})
+		if row.Min != 0 || row.Max != 0 || len(against) == 0 {
+			table = append(table, []string{row.Part, row.Name, row.Unit, ours.String(), "", "", "", wanted(row.Min, row.Max, ours)})
 		}
 		for _, a := range against {
 			ratio := spreadOf(row.Ratios(a))
 			table = append(table, []string{row.Part, row.Name, row.Unit, ours.String(), a.Name, spreadOf(a.Values).String(),
-				ratio.String(), wanted(a.AtLeast, a.AtMost, ratio)})
+				ratio.String(), wanted(a.Min, a.Max, ratio)})
 		}
 	}
 	_, err := fmt.Fprintf(w, "%s\n\n%s", r.Machine, markdown(table))
@@ -119,14 +119,14 @@ func (r *Report) WriteTable(w io.Writer) error {
 }
 
 // wanted returns the text of the wanted value, and whether the median reaches it.
-func wanted(atLeast, atMost float64, s spread) string {
+func wanted(minimum, maximum float64, s spread) string {
 	var text string
 	reached := true
 	switch {
-	case atLeast != 0:
-		text, reached = "≥ "+number(atLeast), s.median >= atLeast
-	case atMost != 0:
-		text, reached = "≤ "+number(atMost), s.median <= atMost
+	case minimum != 0:
+		text, reached = "≥ "+number(minimum), s.median >= minimum
+	case maximum != 0:
+		text, reached = "≤ "+number(maximum), s.median <= maximum
 	}
 	if !reached {
 		text += " missed"

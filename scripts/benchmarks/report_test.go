@@ -26,7 +26,7 @@ func TestTheSubjectsOfACaseAreMeasuredInTurn(t *testing.T) {
 	b := &Bench{Options: Options{Rounds: 3, Log: io.Discard}, part: "p", report: report}
 	var order []string
 	subject := func(name string, values ...float64) Subject {
-		return Subject{Name: name, AtLeast: 2, Measure: func(context.Context) (float64, error) {
+		return Subject{Name: name, Min: 2, Measure: func(context.Context) (float64, error) {
 			order = append(order, name)
 			v := values[0]
 			values = values[1:]

@@ -19,7 +19,7 @@ import (
 
 var scale = Part{
 	Name:  "scale",
-	About: "ten million contents, a million pending entries, a million files on a tier, against a few thousand",
+	About: "ten million items, a million pending entries, a million files on a tier, against a few thousand",
 	Run:   runScale,
 }
 
@@ -33,11 +33,11 @@ type comparison struct {
 const inSmall = "small"
 
 func runScale(ctx context.Context, b *Bench) error {
-	large := size{contents: 10_000_000, pending: 1_000_000, files: 1_000_000, moving: 2000}
-	small := size{contents: 30_000, pending: 1000, files: 3000, moving: 2000}
+	large := size{items: 10_000_000, pending: 1_000_000, files: 1_000_000, moving: 2000}
+	small := size{items: 30_000, pending: 1000, files: 3000, moving: 2000}
 	if b.Quick {
-		large = size{contents: 300_000, pending: 30_000, files: 30_000, moving: 200}
-		small = size{contents: 12_000, pending: 100, files: 300, moving: 200}
+		large = size{items: 300_000, pending: 30_000, files: 30_000, moving: 200}
+		small = size{items: 12_000, pending: 100, files: 300, moving: 200}
 	}
 	c := &comparison{Bench: b}
 	var err error
@@ -67,7 +67,7 @@ func (c *comparison) ingest(ctx context.Context) error {
 	}
 	busy := c.large.size.moving + c.large.size.pending
 	random, err := c.loadOf(c.large, "random", func() item.ID {
-		return item.ID(firstInWorld + busy + rand.IntN(c.large.size.contents-busy))
+		return item.ID(firstInWorld + busy + rand.IntN(c.large.size.items-busy))
 	})
 	if err != nil {
 		return err
@@ -77,11 +77,11 @@ func (c *comparison) ingest(ctx context.Context) error {
 			return err
 		}
 	}
-	of := func(w *world) string { return number(float64(w.size.contents)) }
+	of := func(w *world) string { return number(float64(w.size.items)) }
 	err = c.Compare(ctx, Case{
-		Figure:  Figure{Name: "single posts of 10,000 among " + of(c.large) + " contents", Unit: "posts/s"},
+		Figure:  Figure{Name: "single posts of 10,000 among " + of(c.large) + " items", Unit: "posts/s"},
 		Ours:    Subject{Name: "large", Measure: large},
-		Against: []Subject{{Name: "among " + of(c.small), AtLeast: 0.8, Measure: small}},
+		Against: []Subject{{Name: "among " + of(c.small), Min: 0.8, Measure: small}},
 	})
 	if err != nil {
 		return err
@@ -90,7 +90,7 @@ func (c *comparison) ingest(ctx context.Context) error {
 		return err
 	}
 	err = c.Compare(ctx, Case{
-		Figure: Figure{Name: "single posts of any of " + of(c.large) + " contents, at random", Unit: "posts/s"},
+		Figure: Figure{Name: "single posts of any of " + of(c.large) + " items, at random", Unit: "posts/s"},
 		Ours:   Subject{Name: "large", Measure: random},
 	})
 	if err != nil {
@@ -125,7 +125,7 @@ func (c *comparison) moves(ctx context.Context) error {
 		Figure: Figure{Name: "moves of 16 KiB beside " + beside(c.large), Unit: "moves/s"},
 		Ours:   Subject{Name: "large", Measure: c.large.move},
 		Against: []Subject{
-			{Name: "beside " + beside(c.small), AtLeast: 0.8, Measure: c.small.move},
+			{Name: "beside " + beside(c.small), Min: 0.8, Measure: c.small.move},
 		},
 	})
 	if err != nil {
@@ -170,7 +170,7 @@ func (c *comparison) reads(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		c.Observe(Figure{Name: "GET " + call + ", median", Unit: "ms"}, large, Other{Name: inSmall, Value: small, AtMost: growth})
+		c.Observe(Figure{Name: "GET " + call + ", median", Unit: "ms"}, large, Other{Name: inSmall, Value: small, Max: growth})
 	}
 	return nil
 }
@@ -194,7 +194,7 @@ func (c *comparison) commands(context.Context) error {
 		}
 		mean, other := large.us/large.calls, Other{Name: inSmall, Value: small.us / small.calls}
 		if mean >= cheap {
-			other.AtMost = growth
+			other.Max = growth
 		}
 		c.Observe(Figure{Name: "Redis' " + strings.ReplaceAll(name, "|", " "), Unit: "µs/call"}, mean, other)
 	}
@@ -233,6 +233,6 @@ func (c *comparison) memory(service string, pid func(*world) int) error {
 		return err
 	}
 	small, err := peakMemory(pid(c.small))
-	c.Observe(Figure{Name: service + "'s memory at its peak", Unit: "MiB"}, large, Other{Name: inSmall, Value: small, AtMost: 1.2})
+	c.Observe(Figure{Name: service + "'s memory at its peak", Unit: "MiB"}, large, Other{Name: inSmall, Value: small, Max: 1.2})
 	return err
 }

@@ -29,7 +29,7 @@ const firstInWorld = 10_000_000
 
 // size is how much there is in a world. Its items are, in the order of their ids: those that move; those with a pending
 // entry; the rest, on gold, some of which are posted.
-type size struct{ contents, pending, files, moving int }
+type size struct{ items, pending, files, moving int }
 
 // world is a Tierflow with a past. It has items that nobody posts, entries that another relocator has read and not
 // settled, and files beside those that move.
@@ -71,9 +71,9 @@ func newWorld(ctx context.Context, b *Bench, name string, s size) (*world, error
 		return nil, err
 	}
 	w := &world{tierflow: t, size: s, at: "bronze", commands: map[string]calls{}, posts: &posts{Bench: b, stack: t.stack, redis: t.redis, mysql: t.mysql}}
-	rest := s.contents - s.moving - s.pending
-	for i := range contents {
-		w.hot = append(w.hot, item.ID(firstInWorld+s.moving+s.pending+i*rest/contents))
+	rest := s.items - s.moving - s.pending
+	for i := range items {
+		w.hot = append(w.hot, item.ID(firstInWorld+s.moving+s.pending+i*rest/items))
 	}
 	bronze, err := w.level(ctx, w.at)
 	if err != nil {
@@ -143,7 +143,7 @@ func (w *world) fillTable(ctx context.Context) error {
 			return err
 		}
 	}
-	end := firstInWorld + w.size.contents
+	end := firstInWorld + w.size.items
 	for from := firstInWorld + w.size.moving; from < end; from += len(numbers) {
 		_, err := conn.ExecContext(ctx, "INSERT INTO contents (cid, content_level, filename) SELECT ? + n, IF(? + n < ?, 'bronze', 'gold'),"+
 			" CONCAT('videos/', LPAD((? + n) DIV 1000, 5, '0'), '/', LPAD(? + n, 8, '0'), '.mp4') FROM numbers WHERE ? + n < ? ORDER BY n",
@@ -326,23 +326,23 @@ func (w *world) check(ctx context.Context, from, to string) error {
 	for i, f := range w.files {
 		ids[i] = f.ID
 	}
-	rows, err := w.stack.Catalog.Contents(ctx, ids)
+	rows, err := w.stack.Catalog.Rows(ctx, ids)
 	if err != nil {
 		return err
 	}
 	for i, f := range w.files {
 		if rows[f.ID].Level != to {
-			return fmt.Errorf("content %s: its row names %q, not %s", f.ID, rows[f.ID].Level, to)
+			return fmt.Errorf("item %s: its row names %q, not %s", f.ID, rows[f.ID].Level, to)
 		}
 		digest, err := stack.Digest(filepath.Join(target.Path, f.Filename))
 		if err != nil {
 			return err
 		}
 		if digest != w.digests[i] {
-			return fmt.Errorf("content %s: its bytes on %s are not those it had at first", f.ID, to)
+			return fmt.Errorf("item %s: its bytes on %s are not those it had at first", f.ID, to)
 		}
 		if _, err := os.Lstat(filepath.Join(source.Path, f.Filename)); !errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("content %s: it lies on %s still: %w", f.ID, from, err)
+			return fmt.Errorf("item %s: it lies on %s still: %w", f.ID, from, err)
 		}
 	}
 	return nil

@@ -104,7 +104,7 @@ func TestTheServerEndsATransactionThatItsProcessHasLeft(t *testing.T) {
 		_, err := c.DB().ExecContext(t.Context(), "UPDATE contents SET generation = generation + 1 WHERE cid = 7")
 		return err
 	})
-	if r, err := c.Content(t.Context(), 7); err != nil || r.Generation != 1 {
+	if r, err := c.Row(t.Context(), 7); err != nil || r.Generation != 1 {
 		t.Fatalf("%+v, %v", r, err)
 	}
 	if _, err := left.ExecContext(t.Context(), "DELETE FROM contents WHERE cid = 7"); err == nil {
@@ -163,7 +163,7 @@ func TestAMigrationThatWasInterruptedAfterItsTableRunsAgain(t *testing.T) {
 	if err != nil || len(applied) != 4 {
 		t.Fatalf("applied %v, %v", applied, err)
 	}
-	if r, err := c.Content(t.Context(), 7); err != nil || r.Level != "silver" {
+	if r, err := c.Row(t.Context(), 7); err != nil || r.Level != "silver" {
 		t.Fatalf("%+v, %v", r, err)
 	}
 }
@@ -310,7 +310,7 @@ func TestARowInsertedByHandHasDefaultsInUTCWhateverTheTimeZones(t *testing.T) {
 		"INSERT INTO contents (cid, content_level, filename) VALUES (7, 'bronze', 'g.mp4')"); err != nil {
 		t.Fatal(err)
 	}
-	r, err := c.Content(t.Context(), 7)
+	r, err := c.Row(t.Context(), 7)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -335,7 +335,7 @@ func TestARowInsertedByHandHasDefaultsInUTCWhateverTheTimeZones(t *testing.T) {
 	if written != "2026-01-02 03:04:05.678901" {
 		t.Errorf("written as %s", written)
 	}
-	got, err := far.Content(t.Context(), 7)
+	got, err := far.Row(t.Context(), 7)
 	if err != nil || !got.Updated.Equal(at) || got.Generated.Before(before) || got.Generated.After(time.Now().Add(time.Minute)) {
 		t.Errorf("read as %+v, %v", got, err)
 	}
@@ -361,7 +361,7 @@ func TestSessionsAreStrictAndReportFoundRows(t *testing.T) {
 			t.Fatalf("%d rows", n)
 		}
 	}
-	if r, err := c.Content(t.Context(), 7); err != nil || r.Pinned != "gold" {
+	if r, err := c.Row(t.Context(), 7); err != nil || r.Pinned != "gold" {
 		t.Fatalf("%+v, %v", r, err)
 	}
 	_, err := c.DB().ExecContext(t.Context(), "UPDATE contents SET digest = REPEAT('x', 81)")
@@ -397,18 +397,18 @@ func TestNamesAreComparedByteByByte(t *testing.T) {
 
 func TestItemsAreFoundByTheirIds(t *testing.T) {
 	c := migrated(t)
-	if _, err := c.Content(t.Context(), 8); !fault.Is(err, fault.Unknown) || err.Error() != "look up item 8: there is none" {
+	if _, err := c.Row(t.Context(), 8); !fault.Is(err, fault.Unknown) || err.Error() != "look up item 8: there is none" {
 		t.Fatalf("an unknown item: %v", err)
 	}
 	ids := fill(t, c, 2500)
-	found, err := c.Contents(t.Context(), append(ids, 999999))
+	found, err := c.Rows(t.Context(), append(ids, 999999))
 	if err != nil || len(found) != 2500 {
 		t.Fatalf("%d found, %v", len(found), err)
 	}
 	if r := found[ids[1234]]; r.ID != ids[1234] || r.Filename != fmt.Sprintf("f%d", ids[1234]) {
 		t.Fatalf("%+v", r)
 	}
-	if found, err := c.Contents(t.Context(), nil); err != nil || len(found) != 0 {
+	if found, err := c.Rows(t.Context(), nil); err != nil || len(found) != 0 {
 		t.Fatalf("%v, %v", found, err)
 	}
 }

@@ -39,17 +39,17 @@ func (r Row) CountedOrMoved() bool { return r.ViewCount > 0 || r.Generation > 0 
 
 const rowColumns = "cid, content_level, filename, generate_time, update_time, generation, view_count, size_bytes, digest, pinned_level"
 
-// Content reads one row. The error is fault.Unknown where there is none.
-func (c *Catalog) Content(ctx context.Context, id item.ID) (Row, error) {
+// Row reads one row. The error is fault.Unknown where there is none.
+func (c *Catalog) Row(ctx context.Context, id item.ID) (Row, error) {
 	row, err := scanRow(c.db.QueryRowContext(ctx, "SELECT "+rowColumns+" FROM contents WHERE cid = ?", id))
 	return row, Wrap("look up item", id.String(), err)
 }
 
-// Contents reads the rows of these ids. An id without a row is not in the map.
-func (c *Catalog) Contents(ctx context.Context, ids []item.ID) (map[item.ID]Row, error) {
+// Rows reads the rows of these ids. An id without a row is not in the map.
+func (c *Catalog) Rows(ctx context.Context, ids []item.ID) (map[item.ID]Row, error) {
 	found := make(map[item.ID]Row, len(ids))
 	err := inPages(ids, func(in string, args []any) error {
-		rows, err := c.rows(ctx, "WHERE cid "+in, args...)
+		rows, err := c.selectRows(ctx, "WHERE cid "+in, args...)
 		for _, r := range rows {
 			found[r.ID] = r
 		}
@@ -113,7 +113,7 @@ func (c *Catalog) List(ctx context.Context, level string, after item.ID, limit i
 	if level != "" {
 		where, args = "WHERE content_level = ? AND "+where[len("WHERE "):], append([]any{level}, args...)
 	}
-	rows, err := c.rows(ctx, where, args...)
+	rows, err := c.selectRows(ctx, where, args...)
 	return rows, Wrap("list items", level, err)
 }
 
@@ -137,7 +137,7 @@ func (c *Catalog) Each(ctx context.Context, fn func(Row) error) error {
 	}
 }
 
-func (c *Catalog) rows(ctx context.Context, where string, args ...any) ([]Row, error) {
+func (c *Catalog) selectRows(ctx context.Context, where string, args ...any) ([]Row, error) {
 	rows, err := c.db.QueryContext(ctx, "SELECT "+rowColumns+" FROM contents "+where, args...)
 	if err != nil {
 		return nil, err

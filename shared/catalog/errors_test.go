@@ -69,7 +69,7 @@ func TestAServerThatIsAwayIsUnavailableUntilItIsBack(t *testing.T) {
 	}
 	gate.Close()
 	check("ping", c.Ping(t.Context()))
-	_, err := c.Content(t.Context(), 1)
+	_, err := c.Row(t.Context(), 1)
 	check("read", err)
 	_, err = c.Migrate(t.Context())
 	check("migrate", err)
@@ -89,7 +89,7 @@ func TestAServerThatIsAwayIsUnavailableUntilItIsBack(t *testing.T) {
 	cut := gate.CutReply("COMMIT")
 	check("a commit whose reply is lost", tx.Commit())
 	<-cut
-	if _, err := c.Content(t.Context(), 7); err != nil {
+	if _, err := c.Row(t.Context(), 7); err != nil {
 		t.Errorf("it was committed: %v", err)
 	}
 }

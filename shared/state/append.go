@@ -47,7 +47,7 @@ func (s *Store) Append(ctx context.Context, views []event.View) ([]string, error
 	}
 	for i := range views {
 		v := &views[i]
-		keys = append(keys, k.Content(v.ID))
+		keys = append(keys, k.State(v.ID))
 		args = append(args, &texts[2*i], &v.EventID, (*int64)(&v.ID), (*int64)(&v.Count), &v.Target, &v.DBLevel, &v.Filename, &texts[2*i+1])
 	}
 	ids, err := appendScript.Run(ctx, s.rdb, keys, args...).StringSlice()
@@ -70,7 +70,7 @@ func (s *Store) AppendIf(ctx context.Context, newest string, v event.View) (stri
 		ttl = s.seconds()
 	}
 	args := append([]any{newest, st.head(), st.tail(), ttl}, anys(v.Fields())...)
-	id, err := appendIfScript.Run(ctx, s.rdb, []string{s.keys.Of(v.ID).Views(), s.keys.Content(v.ID)}, args...).Text()
+	id, err := appendIfScript.Run(ctx, s.rdb, []string{s.keys.Of(v.ID).Views(), s.keys.State(v.ID)}, args...).Text()
 	if err != nil {
 		return "", unavailable("append view", v.ID.String(), err)
 	}

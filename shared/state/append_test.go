@@ -104,7 +104,7 @@ func TestARetriedViewIsAppendedOnceUnlessThereIsANewerEvent(t *testing.T) {
 	t.Run("works where the state is missing or unreadable", func(t *testing.T) {
 		for name, value := range unreadable {
 			w, id, source := dead(t)
-			w.must(w.rdb.Set(t.Context(), w.keys.Content(7), value, time.Hour).Err())
+			w.must(w.rdb.Set(t.Context(), w.keys.State(7), value, time.Hour).Err())
 			if r, err := w.RetryView(t.Context(), state.Ref{ID: id}, source, again); err != nil || r.EntryID == "" {
 				t.Errorf("%s: %+v, %v", name, r, err)
 			}

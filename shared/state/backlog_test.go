@@ -123,7 +123,7 @@ func TestAnItemWithoutAReadableStateHasNone(t *testing.T) {
 		if name == "other spacing" || name == "followed by more" {
 			continue // JSON all the same
 		}
-		w.must(w.rdb.Set(t.Context(), w.keys.Content(7), value, 0).Err())
+		w.must(w.rdb.Set(t.Context(), w.keys.State(7), value, 0).Err())
 		if _, ok, err := w.Get(t.Context(), 7); ok || err != nil {
 			t.Errorf("%s: %v, %v", name, ok, err)
 		}
@@ -136,7 +136,7 @@ func TestGetManyReturnsTheSameAsGet(t *testing.T) {
 		t.Errorf("%v, %v", states, err)
 	}
 	w.append(view(1, 7, 1, "silver", "bronze", hostile))
-	w.must(w.rdb.Set(t.Context(), w.keys.Content(8), "hello", 0).Err())
+	w.must(w.rdb.Set(t.Context(), w.keys.State(8), "hello", 0).Err())
 	states, err := w.GetMany(t.Context(), []item.ID{9, 7, 8, 7})
 	w.must(err)
 	if len(states) != 4 || states[0] != nil || states[2] != nil || *states[1] != w.get(7) || *states[3] != w.get(7) {

@@ -179,7 +179,7 @@ func TestAClusterClientThatAppendsSendsNoCommandTwice(t *testing.T) {
 		if _, err := w.Append(t.Context(), []event.View{view(1, id, 5, "silver", "bronze", "f")}); err != nil { // the script is known now
 			t.Fatal(err)
 		}
-		done := gate.CutReply(w.keys.Content(id))
+		done := gate.CutReply(w.keys.State(id))
 		_, err := w.Append(t.Context(), []event.View{view(2, id, 6, "silver", "bronze", "f")})
 		<-done
 		if (err != nil) != c.fails {

@@ -23,7 +23,7 @@ func (s *Store) Finish(ctx context.Context, fs []Finished) (errs []error) {
 		k := s.keys.Of(id)
 		calls[i] = call{
 			script: finishScript,
-			keys:   []string{k.Content(id), k.Lock(id), k.Relocated(), k.Committed(), k.Views()},
+			keys:   []string{k.State(id), k.Lock(id), k.Relocated(), k.Committed(), k.Views()},
 			args: append([]any{f.EntryID, GroupCommitter, emittedPrefix(f.Event.EventID), string(f.Event.Outcome), f.Event.To,
 				f.RowLevel, f.Event.EventID, formatNow(), s.seconds()}, values(f.Event.Fields())...),
 		}

@@ -195,9 +195,9 @@ func TestFinishLeavesOtherStatesAndLocksAlone(t *testing.T) {
 		maps.Copy(values, unreadable)
 		for name, value := range values {
 			w, entry := emitted(t)
-			w.must(w.rdb.Del(t.Context(), w.keys.Content(7)).Err())
+			w.must(w.rdb.Del(t.Context(), w.keys.State(7)).Err())
 			if name != "missing" {
-				w.must(w.rdb.Set(t.Context(), w.keys.Content(7), value, 0).Err())
+				w.must(w.rdb.Set(t.Context(), w.keys.State(7), value, 0).Err())
 			}
 			finish(w, state.Finished{EntryID: entry, Event: committed(v, "silver", event.OutcomeCommitted), RowLevel: "silver"})
 			if w.raw(7) != value || w.length(w.keys.Views()) != 1 || w.length(w.keys.Committed()) != 1 ||
@@ -212,7 +212,7 @@ func TestFinishFailsOnlyForTheEntriesThatFail(t *testing.T) {
 	v := emittedView
 	t.Run("of many fails only for the entry that fails", func(t *testing.T) {
 		w, entry := emitted(t)
-		w.must(w.rdb.LPush(t.Context(), w.keys.Content(8), "no string").Err())
+		w.must(w.rdb.LPush(t.Context(), w.keys.State(8), "no string").Err())
 		bad := committed(view(2, 8, 1, "silver", "bronze", "f"), "silver", event.OutcomeCommitted)
 		errs := w.Finish(t.Context(), []state.Finished{
 			{EntryID: "1-0", Event: bad, RowLevel: "silver"},

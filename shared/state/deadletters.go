@@ -111,7 +111,7 @@ func (s *Store) RetryView(ctx context.Context, dead Ref, sourceID string, v even
 	k := s.keys.Of(v.ID)
 	args := append([]any{dead.ID, sourceID, st.head(), st.tail()}, anys(v.Fields())...)
 	return retryResult(retryViewScript.Run(ctx, s.rdb,
-		[]string{k.Dead(), k.Views(), k.Content(v.ID)}, args...).Text())
+		[]string{k.Dead(), k.Views(), k.State(v.ID)}, args...).Text())
 }
 
 // Retry moves an entry of dead back to its stream with the given fields. The stream is relocated or committed of the same

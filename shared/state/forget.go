@@ -30,7 +30,7 @@ func (s *Store) Forget(ctx context.Context, id item.ID, token Token, gone bool) 
 	if gone {
 		flag = "1"
 	}
-	n, err := s.run(ctx, id, forgetScript, []string{s.keys.Lock(id), s.keys.Content(id)}, string(token), flag).Int()
+	n, err := s.run(ctx, id, forgetScript, []string{s.keys.Lock(id), s.keys.State(id)}, string(token), flag).Int()
 	if err != nil {
 		return false, unavailable("forget state", id.String(), err)
 	}

@@ -118,8 +118,8 @@ func (k Keys) Dead() string { return k.stream("dead") }
 // Backoff is a sorted set: which pending entries of a group have failed, and when each is due.
 func (k Keys) Backoff(group string) string { return k.stream("backoff:" + group) }
 
-// Content is an item's state, as JSON.
-func (k Keys) Content(id item.ID) string { return k.of("content:", id) }
+// State is an item's state, as JSON.
+func (k Keys) State(id item.ID) string { return k.of("content:", id) }
 
 // Lock is the lock of an item. Its value is the holder's Token.
 func (k Keys) Lock(id item.ID) string { return k.of("lock:", id) }

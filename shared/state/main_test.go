@@ -128,7 +128,7 @@ func (w *world) set(s state.State) {
 	if s.Status == state.Done {
 		life = time.Minute
 	}
-	w.must(w.rdb.Set(w.Context(), w.keys.Content(s.ID), s.JSON(), life).Err())
+	w.must(w.rdb.Set(w.Context(), w.keys.State(s.ID), s.JSON(), life).Err())
 }
 
 func (w *world) get(id item.ID) state.State {
@@ -143,7 +143,7 @@ func (w *world) get(id item.ID) state.State {
 
 func (w *world) raw(id item.ID) string {
 	w.Helper()
-	v, err := w.rdb.Get(w.Context(), w.keys.Content(id)).Result()
+	v, err := w.rdb.Get(w.Context(), w.keys.State(id)).Result()
 	if err != nil && err != redis.Nil {
 		w.Fatal(err)
 	}
@@ -153,7 +153,7 @@ func (w *world) raw(id item.ID) string {
 // lives checks a state's time to live: 0 is for ever.
 func (w *world) lives(id item.ID, want time.Duration) {
 	w.Helper()
-	d, err := w.rdb.TTL(w.Context(), w.keys.Content(id)).Result()
+	d, err := w.rdb.TTL(w.Context(), w.keys.State(id)).Result()
 	w.must(err)
 	if want == 0 && d != -1 || want != 0 && (d > want || d < want-time.Minute/2) {
 		w.Errorf("the state lives for %s, not %s", d, want)

@@ -44,7 +44,7 @@ const (
 // Take begins the work on a view event (step 2). Where the answer is Busy, who is the lock's value.
 func (s *Store) Take(ctx context.Context, entryID string, id item.ID, token Token, workerID string) (t Taken, who string, err error) {
 	k := s.keys.Of(id)
-	r, err := s.run(ctx, id, takeScript, []string{k.Content(id), k.Lock(id), k.Views()},
+	r, err := s.run(ctx, id, takeScript, []string{k.State(id), k.Lock(id), k.Views()},
 		entryID, string(token), s.lock.Milliseconds(), GroupRelocator, string(appendString(nil, workerID)),
 		formatNow(), s.seconds()).StringSlice()
 	if err != nil {
@@ -63,7 +63,7 @@ func (s *Store) Take(ctx context.Context, entryID string, id item.ID, token Toke
 func (s *Store) Settle(ctx context.Context, st State, token Token) error {
 	st.Status, st.WorkerID = Done, ""
 	k := s.keys.Of(st.ID)
-	err := s.run(ctx, st.ID, doneScript, []string{k.Content(st.ID), k.Lock(st.ID), k.Views()},
+	err := s.run(ctx, st.ID, doneScript, []string{k.State(st.ID), k.Lock(st.ID), k.Views()},
 		st.EntryID, string(token), GroupRelocator, st.JSON(), s.seconds()).Err()
 	if err != nil {
 		return unavailable("settle", st.ID.String(), err)
@@ -78,7 +78,7 @@ func (s *Store) Emit(ctx context.Context, st State, token Token, r event.Relocat
 	args := append([]any{st.EntryID, string(token), emitted, s.lock.Milliseconds(), GroupRelocator, st.JSON(), s.seconds()},
 		values(r.Fields())...)
 	k := s.keys.Of(st.ID)
-	res, err := s.run(ctx, st.ID, emitScript, []string{k.Content(st.ID), k.Lock(st.ID), k.Views(),
+	res, err := s.run(ctx, st.ID, emitScript, []string{k.State(st.ID), k.Lock(st.ID), k.Views(),
 		k.Relocated(), k.Progress(st.ID)}, args...).Text()
 	if err != nil {
 		return false, unavailable("emit", st.ID.String(), err)

@@ -117,7 +117,7 @@ func TestTakeLocksTheItemOfTheNewestEvent(t *testing.T) {
 			t.Errorf("a state was made: %s", w.raw(7))
 		}
 		for name, value := range unreadable {
-			w.must(w.rdb.Set(t.Context(), w.keys.Content(7), value, 0).Err())
+			w.must(w.rdb.Set(t.Context(), w.keys.State(7), value, 0).Err())
 			if got, _, err := w.Take(t.Context(), "1-0", 7, "t", "w"); err != nil || got != state.Mine {
 				t.Errorf("%s: %d, %v", name, got, err)
 			}
@@ -178,13 +178,13 @@ func TestSettleEndsAViewEventWithoutAMove(t *testing.T) {
 	t.Run("writes over a missing, an unreadable and an older state", func(t *testing.T) {
 		w := newWorld(t)
 		for name, value := range unreadable {
-			w.must(w.rdb.Set(t.Context(), w.keys.Content(7), value, 0).Err())
+			w.must(w.rdb.Set(t.Context(), w.keys.State(7), value, 0).Err())
 			w.must(w.Settle(t.Context(), settled("5-0"), "mine"))
 			if w.get(7) != done("5-0") {
 				t.Errorf("%s: %s", name, w.raw(7))
 			}
 		}
-		w.must(w.rdb.Del(t.Context(), w.keys.Content(7)).Err())
+		w.must(w.rdb.Del(t.Context(), w.keys.State(7)).Err())
 		w.must(w.Settle(t.Context(), settled("5-0"), "mine"))
 		if w.get(7) != done("5-0") {
 			t.Errorf("missing: %s", w.raw(7))
@@ -295,9 +295,9 @@ func TestEmitReportsACopyOnlyUnderItsOwnLock(t *testing.T) {
 		maps.Copy(values, unreadable)
 		for name, value := range values {
 			w, st := holding(t)
-			w.must(w.rdb.Del(t.Context(), w.keys.Content(7)).Err())
+			w.must(w.rdb.Del(t.Context(), w.keys.State(7)).Err())
 			if name != "missing" {
-				w.must(w.rdb.Set(t.Context(), w.keys.Content(7), value, 0).Err())
+				w.must(w.rdb.Set(t.Context(), w.keys.State(7), value, 0).Err())
 			}
 			emit(w, st, true)
 			if s := w.get(7); s.EntryID != st.EntryID || s.Status != state.Done {

@@ -137,7 +137,7 @@ func TestKeysAreThoseOfTheContract(t *testing.T) {
 	k := state.NewKeys("p:")
 	for got, want := range map[string]string{
 		k.Views(): "p:views", k.Relocated(): "p:relocated", k.Committed(): "p:committed", k.Dead(): "p:dead", k.Paused(): "p:paused",
-		k.Content(7): "p:content:7", k.Lock(7): "p:lock:7", k.Progress(7): "p:progress:7",
+		k.State(7): "p:content:7", k.Lock(7): "p:lock:7", k.Progress(7): "p:progress:7",
 		k.Backoff(state.GroupReleaser): "p:backoff:releaser",
 	} {
 		if got != want {
@@ -156,8 +156,8 @@ func TestTheKeysOfAPartitionHaveItsHashTag(t *testing.T) {
 	for got, want := range map[string]string{
 		p7.Views(): "p:{p07}:views", p7.Relocated(): "p:{p07}:relocated", p7.Committed(): "p:{p07}:committed", p7.Dead(): "p:{p07}:dead",
 		k.Of(id).Views(): "p:{p07}:views", p7.Backoff("g"): "p:{p07}:backoff:g", k.Paused(): "p:paused", p7.Paused(): "p:paused",
-		k.Content(id): "p:{p07}:content:" + id.String(), k.Lock(id): "p:{p07}:lock:" + id.String(), k.Progress(id): "p:{p07}:progress:" + id.String(),
-		k.Partitioned(1).Views(): "p:views", k.Partitioned(1).Content(7): "p:content:7", state.PartitionName(123): "p123",
+		k.State(id): "p:{p07}:content:" + id.String(), k.Lock(id): "p:{p07}:lock:" + id.String(), k.Progress(id): "p:{p07}:progress:" + id.String(),
+		k.Partitioned(1).Views(): "p:views", k.Partitioned(1).State(7): "p:content:7", state.PartitionName(123): "p123",
 	} {
 		if got != want {
 			t.Errorf("%s is not %s", got, want)

@@ -45,7 +45,7 @@ func (s *Store) Keys() Keys { return s.keys }
 // Get reads an item's state. ok is false where there is none, or one that cannot be read: in both cases no newer event is
 // known.
 func (s *Store) Get(ctx context.Context, id item.ID) (st State, ok bool, err error) {
-	v, err := s.rdb.Get(ctx, s.keys.Content(id)).Result()
+	v, err := s.rdb.Get(ctx, s.keys.State(id)).Result()
 	if errors.Is(err, redis.Nil) {
 		return State{}, false, nil
 	}
@@ -59,7 +59,7 @@ func (s *Store) Get(ctx context.Context, id item.ID) (st State, ok bool, err err
 // GetMany reads the states of many items in one pipeline, nil where Get returns none.
 func (s *Store) GetMany(ctx context.Context, ids []item.ID) ([]*State, error) {
 	states := make([]*State, len(ids))
-	texts, err := s.readKeys(ctx, ids, s.keys.Content)
+	texts, err := s.readKeys(ctx, ids, s.keys.State)
 	if err != nil {
 		return nil, unavailable("read states", "", err)
 	}

@@ -118,7 +118,7 @@ func (s *Server) answerItem(c echo.Context, status int, id item.ID) error {
 
 func (s *Server) answerRow(c echo.Context, status int, id item.ID, st *state.State) error {
 	ctx := c.Request().Context()
-	row, err := s.Catalog.Content(ctx, id)
+	row, err := s.Catalog.Row(ctx, id)
 	if err != nil {
 		return err
 	}
@@ -260,7 +260,7 @@ func (s *Server) listHistory(c echo.Context) error {
 		return err
 	}
 	if len(hs) == 0 {
-		if _, err := s.Catalog.Content(ctx, id); err != nil {
+		if _, err := s.Catalog.Row(ctx, id); err != nil {
 			return err
 		}
 	}
@@ -306,7 +306,7 @@ func (s *Server) pin(c echo.Context, id item.ID, level string) error {
 		return err
 	}
 	s.Lookup.Invalidate(id)
-	row, err := s.Catalog.Content(ctx, id)
+	row, err := s.Catalog.Row(ctx, id)
 	if err != nil {
 		return err
 	}

@@ -148,7 +148,7 @@ func (s *Server) updateSentence(c echo.Context) error {
 // expire, so nothing is under way and the row's last count decides. An item that was never counted nor moved has no
 // target yet.
 func (s *Server) onTarget(ctx context.Context, id item.ID, p policy.Policy) (bool, error) {
-	row, err := s.Catalog.Content(ctx, id)
+	row, err := s.Catalog.Row(ctx, id)
 	if err != nil || !row.CountedOrMoved() {
 		return false, err
 	}

@@ -11,31 +11,15 @@ import (
 	"testing"
 	"time"
 
+	"github.com/tierflow/tierflow/api/client"
+	"github.com/tierflow/tierflow/shared/item"
 	"github.com/tierflow/tierflow/shared/state"
 	"github.com/tierflow/tierflow/shared/testenv/testserver"
 )
 
-type contentView struct {
-	CID         int64
-	Level       string
-	Filename    string
-	Generation  int64
-	ViewCount   int64   `json:"view_count"`
-	PinnedLevel *string `json:"pinned_level"`
-	UpdateTime  string  `json:"update_time"`
-	State       *struct {
-		Count          int64
-		Target, Status string
-	}
-	Location struct {
-		Level, Path string
-		Generation  int64
-	}
-}
-
 func TestAnItemIsRegisteredShownAndForgotten(t *testing.T) {
 	a := start(t, options{})
-	var c contentView
+	var c client.Item
 	resp := a.request("POST", "/v1/contents", jsonT, strings.NewReader(`{"cid":7,"filename":"a/g.mp4"}`))
 	if body := read(t, resp); resp.StatusCode != 201 || resp.Header.Get("Location") != "/v1/contents/7" {
 		t.Fatalf("%d %s", resp.StatusCode, body)
@@ -55,10 +39,7 @@ func TestAnItemIsRegisteredShownAndForgotten(t *testing.T) {
 	if body := a.want(200, "GET", "/v1/contents/7/location", "", nil); strings.TrimSpace(body) != `{"level":"bronze","path":"/srv/tierflow/bronze/a/g.mp4","generation":0}` {
 		t.Fatal(body)
 	}
-	var list struct {
-		Contents  []contentView
-		NextAfter *int64 `json:"next_after"`
-	}
+	var list client.Items
 	for path, want := range map[string]string{
 		"/v1/contents":                              "[7 8]",
 		"/v1/contents?limit=1":                      "[7]+7",
@@ -76,7 +57,7 @@ func TestAnItemIsRegisteredShownAndForgotten(t *testing.T) {
 		}
 		list.NextAfter, list.Contents = nil, nil
 		a.want(200, "GET", path, "", &list)
-		ids := []int64{}
+		ids := []item.ID{}
 		for _, c := range list.Contents {
 			ids = append(ids, c.CID)
 		}
@@ -91,15 +72,7 @@ func TestAnItemIsRegisteredShownAndForgotten(t *testing.T) {
 	a.exec("INSERT INTO update_history (event_id, cid, old_level, new_level, prev_update_time, update_time, view_count, bytes, duration_us, worker_id) VALUES " +
 		"('0198c5f2-0000-7000-8000-000000000001', 7, 'bronze', 'silver', '2026-01-01 00:00:00', '2026-01-02 03:04:05.000006', 1964, 10, 11, 'w')," +
 		"('0198c5f2-0000-7000-8000-000000000002', 7, 'silver', 'gold', '2026-01-02 03:04:05.000006', '2026-01-03 00:00:00', 2964, 10, 11, 'w')")
-	var history struct {
-		History []struct {
-			ID         int64
-			NewLevel   string `json:"new_level"`
-			UpdateTime string `json:"update_time"`
-			DurationUS int64  `json:"duration_us"`
-		}
-		NextBefore *int64 `json:"next_before"`
-	}
+	var history client.History
 	a.want(200, "GET", "/v1/contents/7/history?limit=1", "", &history)
 	if len(history.History) != 1 || history.History[0].NewLevel != "gold" || history.NextBefore == nil {
 		t.Fatalf("%+v", history)
@@ -115,16 +88,16 @@ func TestAnItemIsRegisteredShownAndForgotten(t *testing.T) {
 	// Its lock has expired, and the committer is still away.
 	emitted := state.State{ID: 7, Count: 1964, Target: "silver", DBLevel: "bronze", Filename: "a/g.mp4", Status: state.Done,
 		EventID: "0198c5f2-0000-7000-8000-000000000003", EntryID: "1-0", UpdatedAt: time.Now()}
-	a.redis.Set(t.Context(), a.keys.Content(7), emitted.JSON(), time.Minute)
+	a.redis.Set(t.Context(), a.keys.State(7), emitted.JSON(), time.Minute)
 	a.wantProblem("DELETE", "/v1/contents/7", "", "", 409, "conflict", "its move to silver is made and not committed yet")
 	emitted.DBLevel = "silver"
-	a.redis.Set(t.Context(), a.keys.Content(7), emitted.JSON(), time.Minute)
+	a.redis.Set(t.Context(), a.keys.State(7), emitted.JSON(), time.Minute)
 	a.want(204, "DELETE", "/v1/contents/7", "", nil)
 	a.wantProblem("DELETE", "/v1/contents/7", "", "", 404, "unknown-content", "7")
 	a.wantProblem("POST", "/post_sentence", form, "cid=7&count=1", 404, "unknown-content", "7")
 	a.wantProblem("GET", "/v1/contents/7", "", "", 404, "unknown-content", "7")
 	a.want(200, "GET", "/v1/contents/7/history", "", nil)
-	if n := a.redis.Exists(t.Context(), a.keys.Content(7)).Val(); n != 0 {
+	if n := a.redis.Exists(t.Context(), a.keys.State(7)).Val(); n != 0 {
 		t.Fatal("the state is still there")
 	}
 }
@@ -269,7 +242,7 @@ func TestAPinPostsTheLastCountAgain(t *testing.T) {
 	a := start(t, options{})
 	a.insert(7, "bronze", "g.mp4")
 	a.post("cid=7&count=5")
-	var c contentView
+	var c client.Item
 	a.want(200, "PUT", "/v1/contents/7/pin", `{"level":"gold"}`, &c)
 	if c.PinnedLevel == nil || *c.PinnedLevel != "gold" || c.State.Target != "gold" || c.State.Status != "update" {
 		t.Fatalf("%+v", c)
@@ -329,17 +302,6 @@ func TestAPinNeverUndoesACountThatIsPostedMeanwhile(t *testing.T) {
 	}
 }
 
-type levelsView struct {
-	Levels []struct {
-		Level    string
-		MinCount int64  `json:"min_counts"`
-		MaxCount *int64 `json:"max_counts"`
-		Path     string
-		TierID   string `json:"tier_id"`
-		Contents *int64
-	}
-}
-
 func TestLevelsAreReplacedAsAWholeAndItemsAreReevaluated(t *testing.T) {
 	a := start(t, options{})
 	a.insert(1, "bronze", "1") // 500 views: silver by the new levels
@@ -352,9 +314,9 @@ func TestLevelsAreReplacedAsAWholeAndItemsAreReevaluated(t *testing.T) {
 	for _, post := range []string{"cid=1&count=500", "cid=2&count=10", "cid=5&count=500"} {
 		a.post(post)
 	}
-	var ls levelsView
+	var ls client.Levels
 	text := a.want(200, "GET", "/v1/levels", "", &ls)
-	if len(ls.Levels) != 3 || ls.Levels[0].Level != "bronze" || *ls.Levels[0].MaxCount != 999 || ls.Levels[2].MaxCount != nil ||
+	if len(ls.Levels) != 3 || ls.Levels[0].Level != "bronze" || *ls.Levels[0].MaxCounts != 999 || ls.Levels[2].MaxCounts != nil ||
 		ls.Levels[1].Path != "/srv/tierflow/silver" || ls.Levels[0].Contents == nil || *ls.Levels[0].Contents != 3 {
 		t.Fatal(text)
 	}
@@ -375,7 +337,7 @@ func TestLevelsAreReplacedAsAWholeAndItemsAreReevaluated(t *testing.T) {
 	a.wantProblem("PUT", "/v1/levels", jsonT, `{"levels":[{"level":"bronze","min_counts":0,"max_counts":999,"path":"/a"},{"level":"gold","min_counts":1000,"path":"/b"}]}`,
 		409, "conflict", "silver")
 	a.want(200, "GET", "/v1/levels", "", &ls)
-	if len(ls.Levels) != 3 || *ls.Levels[1].MaxCount != 1999 {
+	if len(ls.Levels) != 3 || *ls.Levels[1].MaxCounts != 1999 {
 		t.Fatalf("a refused change has changed something: %+v", ls)
 	}
 	before := len(a.views())
@@ -413,12 +375,12 @@ func TestLevelsAreReplacedAsAWholeAndItemsAreReevaluated(t *testing.T) {
 
 func TestALevelThatNothingUsesCanGo(t *testing.T) {
 	a := start(t, options{})
-	var ls levelsView
+	var ls client.Levels
 	a.want(200, "PUT", "/v1/levels", `{"levels":[{"level":"one","min_counts":0,"path":"/one"}]}`, &ls)
 	if len(ls.Levels) != 1 || ls.Levels[0].Level != "one" {
 		t.Fatalf("%+v", ls)
 	}
-	var c contentView
+	var c client.Item
 	a.want(201, "POST", "/v1/contents", `{"cid":1,"filename":"x"}`, &c)
 	if c.Level != "one" {
 		t.Fatalf("%+v", c)

@@ -68,7 +68,7 @@ func TestARelocatorCannotBeginAMoveOfAnItemWhoseRowIsBeingDeleted(t *testing.T) 
 	if during != state.Busy {
 		t.Errorf("between the check and the deletion a relocator got the lock: %v", during)
 	}
-	if f.take() != state.Mine || f.rows() != 0 || f.redis.Exists(t.Context(), f.keys.Content(7)).Val() != 0 {
+	if f.take() != state.Mine || f.rows() != 0 || f.redis.Exists(t.Context(), f.keys.State(7)).Val() != 0 {
 		t.Error("the lock, the row or the state is still there")
 	}
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/redis/go-redis/v9"
 	"go.uber.org/zap"
 
+	"github.com/tierflow/tierflow/api/client"
 	"github.com/tierflow/tierflow/api/internal/service"
 	"github.com/tierflow/tierflow/shared/catalog"
 	"github.com/tierflow/tierflow/shared/item"
@@ -184,16 +185,9 @@ func (a *api) want(status int, method, path, body string, into any) string {
 	return answer
 }
 
-type problem struct {
-	Type, Title, Detail string
-	Status              int
-	Accepted            *int64
-	LinesDone           *int64 `json:"lines_done"`
-}
-
 // wantProblem makes a request and checks that the answer is a problem of this status and kind, whose detail contains a
 // text.
-func (a *api) wantProblem(method, path, contentType, body string, status int, kind, text string) problem {
+func (a *api) wantProblem(method, path, contentType, body string, status int, kind, text string) client.Problem {
 	a.t.Helper()
 	resp := a.request(method, path, contentType, strings.NewReader(body))
 	defer resp.Body.Close()
@@ -202,7 +196,7 @@ func (a *api) wantProblem(method, path, contentType, body string, status int, ki
 		a.t.Fatal(err)
 	}
 	what := fmt.Sprintf("%s %s %.200q: %d %s %s", method, path, body, resp.StatusCode, resp.Header.Get("Content-Type"), b)
-	var p problem
+	var p client.Problem
 	if err := json.Unmarshal(b, &p); err != nil {
 		a.t.Fatalf("%s: not a problem: %v", what, err)
 	}

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/tierflow/tierflow/api/client"
 	"github.com/tierflow/tierflow/shared/testenv/testserver"
 )
 
@@ -84,7 +85,7 @@ func TestAnItemIsRegisteredOnTheLowestLevelOfAValidPolicyOnly(t *testing.T) {
 	a.exec("UPDATE `level` SET min_counts = 1500 WHERE content_level = 'silver'")
 	a.wantProblem("POST", "/v1/contents", jsonT, `{"cid":7,"filename":"g.mp4"}`, 422, "unprocessable", "counts 1000 to 1499 belong to no level")
 	a.exec("UPDATE `level` SET min_counts = 1000 WHERE content_level = 'silver'")
-	var c contentView
+	var c client.Item
 	a.want(201, "POST", "/v1/contents", `{"cid":7,"filename":"g.mp4"}`, &c)
 	if c.Level != "bronze" {
 		t.Errorf("%+v", c)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/tierflow/tierflow/api/client"
 	"github.com/tierflow/tierflow/shared/event"
 	"github.com/tierflow/tierflow/shared/state"
 	"github.com/tierflow/tierflow/shared/stream"
@@ -37,19 +38,7 @@ func TestMovesUnderWayAreListed(t *testing.T) {
 		WorkerID: "w1", BytesDone: 10, BytesTotal: 40}); err != nil {
 		t.Fatal(err)
 	}
-	var got struct {
-		Relocations []struct {
-			CID        int64
-			WorkerID   string `json:"worker_id"`
-			To         string
-			Moving     bool
-			BytesDone  *int64 `json:"bytes_done"`
-			BytesTotal *int64 `json:"bytes_total"`
-		}
-		NextAfter *string `json:"next_after"`
-		Unsettled int64
-		Paused    bool
-	}
+	var got client.Relocations
 	text := a.want(200, "GET", "/v1/relocations", "", &got)
 	if r := got.Relocations; len(r) != 2 || got.Unsettled != 3 || got.Paused || got.NextAfter != nil ||
 		!r[0].Moving || *r[0].BytesDone != 10 || *r[0].BytesTotal != 40 || r[0].WorkerID != "w1" || r[0].To != "gold" ||
@@ -105,25 +94,14 @@ func TestDeadLettersAreListedRetriedAndDeleted(t *testing.T) {
 	}
 	a.post("cid=1&count=1500")
 	first := deadLetter(a.keys.Views(), state.GroupRelocator, nil)
-	var list struct {
-		Dead []struct {
-			ID, Stage, Reason, Error string
-			Attempts                 int64
-			SourceStream             string `json:"source_stream"`
-			FailedAt                 string `json:"failed_at"`
-			Entry                    map[string]string
-		}
-	}
+	var list client.DeadLetters
 	text := a.want(200, "GET", "/v1/dead", "", &list)
 	if d := list.Dead; len(d) != 1 || d[0].ID != first || d[0].Reason != "conflict" || d[0].Error != "in the way" || d[0].Attempts != 1 ||
 		d[0].SourceStream != a.keys.Views() || d[0].Entry["cid"] != "1" || d[0].Entry["reason"] != "" || d[0].FailedAt == "" {
 		t.Fatal(text)
 	}
 	oldEvent := list.Dead[0].Entry["event_id"]
-	var retried struct {
-		EventID string `json:"event_id"`
-		EntryID string `json:"entry_id"`
-	}
+	var retried client.Retried
 	a.want(202, "POST", "/v1/dead/"+first+"/retry", "", &retried)
 	if v := a.lastView(); retried.EventID == oldEvent || v["event_id"] != retried.EventID || v["count"] != "1500" || v["target"] != "silver" {
 		t.Fatalf("%+v %v", retried, v)

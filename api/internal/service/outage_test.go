@@ -14,6 +14,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/tierflow/tierflow/api/client"
 	"github.com/tierflow/tierflow/shared/testenv/testserver"
 )
 
@@ -84,7 +85,7 @@ func TestPostsGetA503WhileRedisIsAwayAndWorkWhenItIsBack(t *testing.T) {
 	if status, body := a.do("GET", "/v1/contents/1/location", "", ""); status != 200 {
 		t.Fatalf("the location comes from MySQL: %d %s", status, body)
 	}
-	var c contentView
+	var c client.Item
 	a.want(201, "POST", "/v1/contents", `{"cid":2,"filename":"2.mp4"}`, &c) // needs only MySQL as well
 	if c.CID != 2 || c.State != nil {
 		t.Fatalf("%+v", c)
@@ -106,7 +107,7 @@ func TestALostReplyIsA503AndNothingIsAppendedTwice(t *testing.T) {
 	a := start(t, options{redisURL: url})
 	a.insert(1, "bronze", "1.mp4")
 	a.post("cid=1&count=1")
-	cut := gate.CutReply(a.keys.Content(1))
+	cut := gate.CutReply(a.keys.State(1))
 	a.wantProblem("POST", "/post_sentence", form, "cid=1&count=2", 503, "unavailable", "")
 	<-cut
 	if status, body := a.post("cid=1&count=3"); status != 200 {

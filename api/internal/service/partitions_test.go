@@ -8,8 +8,8 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/tierflow/tierflow/api/client"
 	"github.com/tierflow/tierflow/shared/event"
-	"github.com/tierflow/tierflow/shared/item"
 	"github.com/tierflow/tierflow/shared/state"
 )
 
@@ -65,13 +65,7 @@ func TestSeveralPartitionsLookLikeOneFromOutside(t *testing.T) {
 			}
 		}
 	}
-	var moves struct {
-		Relocations []struct {
-			EntryID string `json:"entry_id"`
-			CID     item.ID
-		}
-		Unsettled int64
-	}
+	var moves client.Relocations
 	a.want(200, "GET", "/v1/relocations", "", &moves)
 	if len(moves.Relocations) != 1 || moves.Unsettled != 1 || moves.Relocations[0].CID != 1 ||
 		!strings.HasPrefix(moves.Relocations[0].EntryID, state.PartitionName(a.keys.Partition(1))+":") {
@@ -81,13 +75,7 @@ func TestSeveralPartitionsLookLikeOneFromOutside(t *testing.T) {
 	found := map[string]string{} // cid to id
 	after := ""
 	for range n {
-		var page struct {
-			Dead []struct {
-				ID    string
-				Entry map[string]string
-			}
-			NextAfter *string `json:"next_after"`
-		}
+		var page client.DeadLetters
 		a.want(200, "GET", "/v1/dead?limit=5"+after, "", &page)
 		for _, d := range page.Dead {
 			if found[d.Entry["cid"]] != "" {

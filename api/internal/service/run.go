@@ -30,7 +30,7 @@ import (
 //	   │  │               ▲ invalidate                     ▲
 //	   │  │            commits ◀── XREAD committed ── Redis │
 //	   │  │            hub ◀────── XREAD all, while somebody watches
-//	   │  └── contents, pins, levels ──▶ registry ─────────┘
+//	   │  └── items, pins, levels ─────▶ registry ─────────┘
 //	   │                    └─ then the last counts again ─▶ reevaluate ──▶ Redis
 //	   └── append ──▶ ingest ── one script for many, never sent twice ──▶ Redis (state)
 //
@@ -64,8 +64,8 @@ func Run(ctx context.Context, c Config, log *zap.Logger, listening func(net.Addr
 		}})
 	ready.Detail("partitions", func() any { return c.Partitions })
 	batcher := ingest.New(ingest.Options{Store: writes, MaxBacklog: c.MaxBacklog, Metrics: metrics})
-	contents := registry.New(c.catalog, writes, log)
-	reevaluator := reevaluate.New(reevaluate.Options{Store: writes, Catalog: c.catalog, Registry: contents, Full: batcher.Full, Log: log})
+	items := registry.New(c.catalog, writes, log)
+	reevaluator := reevaluate.New(reevaluate.Options{Store: writes, Catalog: c.catalog, Registry: items, Full: batcher.Full, Log: log})
 	commits := live.NewCommits(reads, find.Invalidate, log)
 	hub := live.NewHub(reads, log)
 
@@ -85,7 +85,7 @@ func Run(ctx context.Context, c Config, log *zap.Logger, listening func(net.Addr
 	}
 
 	server := httpapi.New(httpapi.Options{
-		Ingest: batcher, Lookup: find, Catalog: c.catalog, Registry: contents, Reevaluate: reevaluator,
+		Ingest: batcher, Lookup: find, Catalog: c.catalog, Registry: items, Reevaluate: reevaluator,
 		Commits: commits, Hub: hub, Reads: reads, Writes: writes, Ready: ready, Metrics: metrics, Guard: guard,
 		Log: log,
 	}).HTTP()

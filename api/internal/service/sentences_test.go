@@ -33,7 +33,7 @@ func TestPostSentenceAnswersToTheByte(t *testing.T) {
 		}
 		// The state is the answer with three more fields.
 		v := a.lastView()
-		st, err := a.redis.Get(t.Context(), a.keys.Content(mustID(t, v["cid"].(string)))).Result()
+		st, err := a.redis.Get(t.Context(), a.keys.State(mustID(t, v["cid"].(string)))).Result()
 		if err != nil || !strings.HasPrefix(st, strings.TrimSuffix(c.want, "}")+`, "event_id": "`+v["event_id"].(string)+`", "entry_id": "`) {
 			t.Errorf("state %s, %v", st, err)
 		}
@@ -114,7 +114,7 @@ func TestBadInputOfTheTwoCallsIsRefusedAndChangesNothing(t *testing.T) {
 	if vs := a.views(); len(vs) > 0 {
 		t.Fatalf("views: %v", vs)
 	}
-	if keys := a.redis.Keys(t.Context(), a.keys.Content(7)).Val(); len(keys) > 0 {
+	if keys := a.redis.Keys(t.Context(), a.keys.State(7)).Val(); len(keys) > 0 {
 		t.Fatalf("keys: %v", keys)
 	}
 }
@@ -221,7 +221,7 @@ func TestUpdateSentenceUsesTheLastCountOfTheRowWhenTheStateHasExpired(t *testing
 		}
 	}
 	a.post("cid=2&count=1")
-	if err := a.redis.Del(t.Context(), a.keys.Content(2)).Err(); err != nil {
+	if err := a.redis.Del(t.Context(), a.keys.State(2)).Err(); err != nil {
 		t.Fatal(err)
 	}
 	if _, body := a.do("POST", "/update_sentence", form, "cid=2"); body != "2" {

@@ -57,7 +57,7 @@ func (d database) exec(query string, args ...any) {
 
 func (d database) row(id item.ID) catalog.Row {
 	d.t.Helper()
-	r, err := d.Content(context.Background(), id)
+	r, err := d.Row(context.Background(), id)
 	if err != nil {
 		d.t.Fatal(err)
 	}
@@ -72,7 +72,7 @@ func (d database) expectRow(id item.ID, level string, generation int64) {
 	}
 }
 
-// expectHistory checks the number of history rows of a content, 0 for all.
+// expectHistory checks the number of history rows of an item, 0 for all.
 func (d database) expectHistory(id item.ID, want int) {
 	d.t.Helper()
 	var n int

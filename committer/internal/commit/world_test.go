@@ -234,7 +234,7 @@ func (w *world) state(id item.ID) state.State {
 
 func (w *world) expectRow(id item.ID, level string, generation int64, history int) {
 	w.t.Helper()
-	r, err := w.db.Content(context.Background(), id)
+	r, err := w.db.Row(context.Background(), id)
 	if err != nil {
 		w.t.Fatal(err)
 	}

@@ -209,7 +209,7 @@ func TestReadyzSaysWhatTheLastCommitSaid(t *testing.T) {
 	s.eventuallyMisses("commit", "Error 3100", "not now")
 	exec("DROP TRIGGER refuse")
 	s.eventuallyReady()
-	if row, err := db.Content(t.Context(), 7); err != nil || row.Level != "gold" {
+	if row, err := db.Row(t.Context(), 7); err != nil || row.Level != "gold" {
 		t.Errorf("it is ready, and the row is %+v, %v", row, err)
 	}
 	s.stop()
@@ -254,7 +254,7 @@ func TestServeBeginsWhenRedisAndMySQLAnswer(t *testing.T) {
 		t.Fatal(err)
 	}
 	testserver.Eventually(t, "it commits", 20*time.Second, func() error {
-		row, err := db.Content(t.Context(), 7)
+		row, err := db.Row(t.Context(), 7)
 		if err == nil && row.Level != "gold" {
 			err = fmt.Errorf("row: %+v", row)
 		}

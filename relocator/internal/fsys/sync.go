@@ -243,11 +243,11 @@ var syncfsReportsErrors = sync.OnceValue(func() bool {
 	if unix.Uname(&u) != nil {
 		return false
 	}
-	return atLeast(unix.ByteSliceToString(u.Release[:]), 5, 17)
+	return isVersion(unix.ByteSliceToString(u.Release[:]), 5, 17)
 })
 
-// atLeast tells whether a kernel release, such as 6.1.0-13-amd64, is major.minor or later.
-func atLeast(release string, major, minor int) bool {
+// isVersion reports whether a kernel release, such as 6.1.0-13-amd64, is major.minor or later.
+func isVersion(release string, major, minor int) bool {
 	var a, b int
 	n, _ := fmt.Sscanf(release, "%d.%d", &a, &b)
 	return n == 2 && (a > major || a == major && b >= minor)

@@ -30,7 +30,7 @@ func TestKernelReleasesAreComparedByTheirNumbers(t *testing.T) {
 	for release, want := range map[string]bool{
 		"5.17.0": true, "5.16.20-generic": false, "5.8": false, "6.1.0-13-amd64": true, "10.0": true, "4.19": false, "x": false, "": false,
 	} {
-		if atLeast(release, 5, 17) != want {
+		if isVersion(release, 5, 17) != want {
 			t.Errorf("%q", release)
 		}
 	}

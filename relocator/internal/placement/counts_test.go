@@ -44,7 +44,7 @@ func TestAPausedWorkerLeavesTheNewestCountInTheRow(t *testing.T) {
 	}
 	r := placement.New(cat, store)
 	set := func(count item.Count, token state.Token) error {
-		row, err := cat.Content(t.Context(), 1)
+		row, err := cat.Row(t.Context(), 1)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -52,7 +52,7 @@ func TestAPausedWorkerLeavesTheNewestCountInTheRow(t *testing.T) {
 	}
 	want := func(count item.Count) {
 		t.Helper()
-		row, err := cat.Content(t.Context(), 1)
+		row, err := cat.Row(t.Context(), 1)
 		if err != nil || row.ViewCount != count {
 			t.Fatalf("count %d, not %d, %v", row.ViewCount, count, err)
 		}
@@ -73,7 +73,7 @@ func TestAPausedWorkerLeavesTheNewestCountInTheRow(t *testing.T) {
 	want(9)
 
 	// A row that has changed since its look-up stays as it is.
-	row, err := cat.Content(t.Context(), 1)
+	row, err := cat.Row(t.Context(), 1)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -76,7 +76,7 @@ func (r *Rows) findAll(ids []item.ID) []found {
 	var policyErr error
 	var levels sync.WaitGroup
 	levels.Go(func() { p, policyErr = Levels(ctx, r.catalog) })
-	rows, err := r.catalog.Contents(ctx, ids)
+	rows, err := r.catalog.Rows(ctx, ids)
 	levels.Wait()
 	for _, row := range rows {
 		if policyErr == nil && !p.Knows(row.Item(row.ViewCount)) { // a level was made between the two queries

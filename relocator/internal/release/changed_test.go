@@ -29,7 +29,7 @@ func TestAReleaseKeepsAndReportsACopyThatWasChanged(t *testing.T) {
 	w.Post(4, 5000)
 	for id, level := range map[int]string{1: "gold", 2: "silver", 3: "gold", 4: "gold"} {
 		w.Eventually("the row is changed", func() error {
-			row, err := w.Catalog.Content(t.Context(), item.ID(id))
+			row, err := w.Catalog.Row(t.Context(), item.ID(id))
 			if err == nil && row.Level != level {
 				err = errors.New("it names " + row.Level)
 			}

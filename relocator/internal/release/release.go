@@ -235,7 +235,7 @@ func (j *job) checkCurrent(ctx context.Context, row catalog.Row, levels policy.P
 	if err != nil || there {
 		return err
 	}
-	now, err := j.o.Catalog.Content(ctx, j.entry.ID)
+	now, err := j.o.Catalog.Row(ctx, j.entry.ID)
 	if err != nil {
 		return err
 	}

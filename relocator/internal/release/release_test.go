@@ -28,7 +28,7 @@ func TestTheOldCopyStaysForTheGrace(t *testing.T) {
 	w.Post(1, 1500)
 	var committed time.Time
 	w.Eventually("the row is changed", func() error {
-		row, err := w.Catalog.Content(context.Background(), 1)
+		row, err := w.Catalog.Row(context.Background(), 1)
 		if err == nil && row.Level != "silver" {
 			err = fmt.Errorf("it names %s", row.Level)
 		}
@@ -124,7 +124,7 @@ func TestALockedRowHoldsUpNoOtherRelease(t *testing.T) {
 	w.Settled()
 	for id, body := range bodies {
 		w.Lies(id, "silver", body)
-		if row, err := w.Catalog.Content(t.Context(), item.ID(id)); err != nil || row.Generation == 0 {
+		if row, err := w.Catalog.Row(t.Context(), item.ID(id)); err != nil || row.Generation == 0 {
 			t.Errorf("item %d: generation %d after its release, %v", id, row.Generation, err)
 		}
 	}

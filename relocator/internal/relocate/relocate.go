@@ -275,7 +275,7 @@ func (j *job) reportStray(made *mover.Copy, stray event.Committed) {
 // missing returns err where the file is really missing, and an error of kind fault.Busy where the row has changed since
 // the look-up: then another worker has moved the file.
 func (j *job) missing(ctx context.Context, row catalog.Row, err error) error {
-	now, rowErr := j.o.Catalog.Content(ctx, row.ID)
+	now, rowErr := j.o.Catalog.Row(ctx, row.ID)
 	if rowErr != nil {
 		return rowErr
 	}

@@ -39,7 +39,7 @@ func (w *World) commit(ctx context.Context, d *stream.Delivery) error {
 	if err != nil {
 		return err
 	}
-	row, err := w.Catalog.Content(ctx, r.ID)
+	row, err := w.Catalog.Row(ctx, r.ID)
 	if err != nil {
 		return err
 	}

@@ -126,7 +126,7 @@ func (w *World) Exec(q string, args ...any) {
 // Row is the row of an item.
 func (w *World) Row(id int) catalog.Row {
 	w.T.Helper()
-	row, err := w.Catalog.Content(context.Background(), item.ID(id))
+	row, err := w.Catalog.Row(context.Background(), item.ID(id))
 	if err != nil {
 		w.T.Fatal(err)
 	}
@@ -158,7 +158,7 @@ func (w *World) File(level, name string, body []byte) {
 func (w *World) Post(id, count int) string {
 	w.T.Helper()
 	ctx := context.Background()
-	row, err := w.Catalog.Content(ctx, item.ID(id))
+	row, err := w.Catalog.Row(ctx, item.ID(id))
 	if err != nil {
 		row = catalog.Row{ID: item.ID(id), Level: "bronze", Filename: "unknown"}
 	}

@@ -82,7 +82,7 @@ func (s *Sweeper) Once(ctx context.Context, olderThan time.Duration) error {
 
 // stray has the releaser look for what the attempt may have published under the item's name.
 func (s *Sweeper) stray(ctx context.Context, level policy.Level, id item.ID, eventID string) error {
-	row, err := s.o.Catalog.Content(ctx, id)
+	row, err := s.o.Catalog.Row(ctx, id)
 	if fault.Is(err, fault.Unknown) {
 		return nil // the item was deleted, and its files stay
 	}

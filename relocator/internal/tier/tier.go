@@ -32,7 +32,7 @@ const (
 	writeProbeName = "write-probe"
 )
 
-// Identity is the content of tier.json.
+// Identity is what tier.json says.
 type Identity struct {
 	ID        string    `json:"id"`
 	Level     string    `json:"level"`

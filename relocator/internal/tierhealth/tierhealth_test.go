@@ -35,7 +35,8 @@ func (w world) tried(step fsys.Step, below string) *atomic.Int64 {
 	return &n
 }
 
-func (w world) atLeast(what string, n *atomic.Int64, want int64) {
+// waitForCalls waits until a step was called want times or more often.
+func (w world) waitForCalls(what string, n *atomic.Int64, want int64) {
 	w.T.Helper()
 	w.Eventually(what, func() error {
 		if got := n.Load(); got < want {
@@ -94,7 +95,7 @@ func (w world) suspects(want ...string) error {
 func (w world) moves(id, count int, level string, body []byte) {
 	w.T.Helper()
 	w.Post(id, count)
-	row, err := w.Catalog.Content(context.Background(), item.ID(id))
+	row, err := w.Catalog.Row(context.Background(), item.ID(id))
 	if err != nil {
 		w.T.Fatal(err)
 	}
@@ -130,7 +131,7 @@ func TestAFullTierRestsWhileOthersGoOnAndItsMovesFollowWhenThereIsRoom(t *testin
 	}
 	w.Run()
 	w.Post(1, 5000)
-	w.atLeast("the tier is tried again", tried, 2)
+	w.waitForCalls("the tier is tried again", tried, 2)
 	w.moves(2, 1500, "silver", small)
 	w.untouched("a", big)
 	if wrote.Load() {
@@ -167,7 +168,7 @@ func TestATierWhoseFsyncFailsIsSuspectAndEmitsNothingUntilTheDiskIsRepaired(t *t
 	tried := w.tried(fsys.FsyncTemp, w.Roots["gold"])
 	w.Run()
 	w.Post(1, 5000)
-	w.atLeast("the copy is synced", tried, 1)
+	w.waitForCalls("the copy is synced", tried, 1)
 	w.Eventually("the tier is suspect", func() error { return w.suspects("level gold is suspect", "look at the disk") })
 	w.moves(2, 1500, "silver", small)
 	w.untouched("a", big)
@@ -195,7 +196,7 @@ func TestAReadOnlyTierIsSuspectAndItsMovesAndReleasesWaitForIt(t *testing.T) {
 	testdisk.Run(t, "mount", "-o", "remount,ro", disk)
 	w.Post(3, 1) // reading from it is all right; to clear the old copy is not
 	before := tried.Load()
-	w.atLeast("the release is tried again", tried, before+2)
+	w.waitForCalls("the release is tried again", tried, before+2)
 	w.Eventually("the tier is suspect", func() error { return w.suspects("level gold is suspect", "read-only") })
 	w.Post(1, 5000)
 	w.moves(2, 1500, "silver", b)
@@ -251,7 +252,7 @@ func TestATierThatIsAwayHoldsUpNoOtherAndItsMovesFollowWhenItIsBack(t *testing.T
 	w.Committer()
 	w.Post(1, 5000)
 	w.Post(2, 1500)
-	w.Eventually("content 2 is on silver", func() error {
+	w.Eventually("item 2 is on silver", func() error {
 		if _, err := os.Stat(w.Roots["silver"] + "/b"); err != nil {
 			return err
 		}

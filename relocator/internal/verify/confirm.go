@@ -85,7 +85,7 @@ func (r *run) lookUp(ctx context.Context, still []suspicion) (*present, error) {
 		if now.flying, err = r.o.Store.InFlight(ctx, ids...); err != nil {
 			return nil, err
 		}
-		if now.rows, err = r.o.Catalog.Contents(ctx, ids); err != nil {
+		if now.rows, err = r.o.Catalog.Rows(ctx, ids); err != nil {
 			return nil, err
 		}
 		states, err := r.o.Store.GetMany(ctx, ids)
@@ -186,7 +186,7 @@ func (r *run) recheck(ctx context.Context, suspects []Finding) ([]suspicion, err
 		return d.Kind == Orphaned && slices.ContainsFunc(above(d.Path), func(p string) bool { return known[p] })
 	})
 
-	rows, err := r.o.Catalog.Contents(ctx, ids)
+	rows, err := r.o.Catalog.Rows(ctx, ids)
 	if err != nil {
 		return nil, err
 	}

@@ -124,7 +124,7 @@ func Run(ctx context.Context, o Options) (Summary, error) {
 		return Summary{}, err
 	}
 	if err := o.Catalog.DB().QueryRowContext(ctx, "SELECT COUNT(*) FROM contents").Scan(&r.total); err != nil {
-		return Summary{}, catalog.Wrap("count", "contents", err)
+		return Summary{}, catalog.Wrap("count items", "", err)
 	}
 	err = r.rows(ctx)
 	for _, l := range policy.Levels() {

@@ -1,4 +1,4 @@
-// Command quickstart runs the whole of Tierflow on this machine, with sample contents that move between three tiers,
+// Command quickstart runs the whole of Tierflow on this machine, with sample items that move between three tiers,
 // and leaves nothing behind. ./scripts/quickstart builds and starts it.
 package main
 

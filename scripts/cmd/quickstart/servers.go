@@ -228,7 +228,7 @@ func redisVersion(ctx context.Context, address string) (string, error) {
 	}
 	_, version, _ := strings.Cut(info, "redis_version:")
 	version, _, _ = strings.Cut(version, "\r\n")
-	if !atLeast(version, 7, 0) {
+	if !isVersion(version, 7, 0) {
 		return "", fmt.Errorf("Redis %s is too old: 7.0 or later is needed", version)
 	}
 	return version, nil
@@ -252,7 +252,8 @@ func mysqlVersion(ctx context.Context, dsn string) (string, error) {
 
 var numbers = regexp.MustCompile(`^(\d+)\.(\d+)`)
 
-func atLeast(version string, major, minor int) bool {
+// isVersion reports whether a version, such as 10.11.14, is major.minor or later.
+func isVersion(version string, major, minor int) bool {
 	m := numbers.FindStringSubmatch(version)
 	if m == nil {
 		return false

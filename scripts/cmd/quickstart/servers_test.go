@@ -95,11 +95,11 @@ func TestTheCommandLinesReachTheServersAndShowNoChosenPassword(t *testing.T) {
 
 func TestAServerThatIsTooOldIsRecognized(t *testing.T) {
 	for version, want := range map[string]bool{"7.0.15": true, "8.0": true, "6.2.9": false, "10.11.4": true, "": false, "seven": false} {
-		if got := atLeast(version, 7, 0); got != want {
+		if got := isVersion(version, 7, 0); got != want {
 			t.Errorf("%s is at least 7.0: %v", version, got)
 		}
 	}
-	if atLeast("10.6.12", 10, 11) {
+	if isVersion("10.6.12", 10, 11) {
 		t.Error("10.6 is taken for later than 10.11")
 	}
 }

@@ -82,7 +82,7 @@ func (q *quickstart) tour(ctx context.Context) error {
 	if err := s.Add(ctx, samples...); err != nil {
 		return err
 	}
-	q.out.line("contents", "%d, %s, written to their tiers and inserted with SQL", len(samples), size(bytes))
+	q.out.line("items", "%d, %s, written to their tiers and inserted with SQL", len(samples), size(bytes))
 	if err := s.Start(ctx); err != nil {
 		return err
 	}
@@ -124,7 +124,7 @@ func (q *quickstart) tour(ctx context.Context) error {
 	if err := s.CheckSettled(settled); err != nil {
 		return fmt.Errorf("the result is wrong: %w", err)
 	}
-	q.out.line("", "the old copies are gone; each content lies on one tier, with the bytes it had at first")
+	q.out.line("", "the old copies are gone; each item lies on one tier, with the bytes it had at first")
 	if err := t.table(ctx); err != nil {
 		return err
 	}
@@ -238,7 +238,7 @@ func (t *tour) table(ctx context.Context) error {
 	fmt.Fprintln(w, "  cid\tcount\tlevel\tpath")
 	for _, row := range rows {
 		count := "-" // never posted
-		value, _ := t.stack.Redis.Get(ctx, t.stack.Keys.Content(row.ID)).Result()
+		value, _ := t.stack.Redis.Get(ctx, t.stack.Keys.State(row.ID)).Result()
 		if st, err := state.Parse(value); err == nil {
 			count = st.Count.String()
 		}
@@ -274,7 +274,7 @@ func (t *tour) tryNext() {
 		{"where", fmt.Sprintf(`curl %s/v1/contents/2/location`, api)},
 		{"moves", fmt.Sprintf(`curl %s/v1/contents/2/history`, api)},
 		{"files", fmt.Sprintf(`find %s -type f -not -path '*/.tierflow/*'`, strings.Join(t.folders(), " "))},
-		{"redis", fmt.Sprintf(`%s GET %s`, redis, keys.Content(7))},
+		{"redis", fmt.Sprintf(`%s GET %s`, redis, keys.State(7))},
 		{"", fmt.Sprintf(`%s XRANGE %s - +`, redis, keys.Views())},
 		{"", fmt.Sprintf(`%s XINFO GROUPS %s`, redis, keys.Relocated())},
 		{"mysql", fmt.Sprintf(`%s -e 'SELECT * FROM contents'`, sql)},

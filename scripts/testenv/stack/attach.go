@@ -26,7 +26,7 @@ type AttachOptions struct {
 // and check, but has no service to start or stop. The caller must Close it.
 func Attach(o AttachOptions) (*Stack, error) {
 	s := &Stack{API: &Service{Name: API, Addr: o.API}, Keys: state.NewKeys(state.DefaultPrefix).Partitioned(max(o.Partitions, 1)), local: o.Local, key: o.APIKey,
-		contents: map[item.ID]*expected{}}
+		expected: map[item.ID]*expected{}}
 	var err error
 	if s.Redis, err = state.Connect(o.RedisURL, 3); err != nil {
 		return nil, fmt.Errorf("Redis URL: %w", err)

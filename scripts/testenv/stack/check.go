@@ -140,15 +140,15 @@ func (c *check) rows(ctx context.Context) error {
 		c.named = append(c.named, row)
 		level, ok := c.policy.Level(row.Level)
 		if !ok {
-			c.problem("content %s: its level %s is not there", row.ID, row.Level)
+			c.problem("item %s: its level %s is not there", row.ID, row.Level)
 			return nil
 		}
 		digest, err := Digest(filepath.Join(c.s.at(level.Path), row.Filename))
 		if err != nil {
-			c.problem("content %s: %w", row.ID, err)
+			c.problem("item %s: %w", row.ID, err)
 		}
 		c.s.mu.Lock()
-		e := c.s.contents[row.ID]
+		e := c.s.expected[row.ID]
 		c.s.mu.Unlock()
 		first := ""
 		if e != nil {
@@ -157,7 +157,7 @@ func (c *check) rows(ctx context.Context) error {
 			c.expected(*e, row, digest)
 		}
 		if row.Digest != "" && row.Digest != digest {
-			c.problem("content %s: the row's digest is %s, the file's %s", row.ID, row.Digest, digest)
+			c.problem("item %s: the row's digest is %s, the file's %s", row.ID, row.Digest, digest)
 		}
 		if err := c.state(ctx, row); err != nil {
 			return err
@@ -166,8 +166,8 @@ func (c *check) rows(ctx context.Context) error {
 	})
 	c.s.mu.Lock()
 	defer c.s.mu.Unlock()
-	if err == nil && seen < len(c.s.contents) {
-		c.problem("%d of %d contents have no row", len(c.s.contents)-seen, len(c.s.contents))
+	if err == nil && seen < len(c.s.expected) {
+		c.problem("%d of %d items have no row", len(c.s.expected)-seen, len(c.s.expected))
 	}
 	return err
 }
@@ -178,18 +178,18 @@ func (c *check) expected(e expected, row catalog.Row, digest string) {
 		want = c.policy.Decide(row.Item(e.count), time.Now()).Target
 	}
 	if row.Level != want {
-		c.problem("content %s: it is on %s; its last count, %s, calls for %s", row.ID, row.Level, e.count, want)
+		c.problem("item %s: it is on %s; its last count, %s, calls for %s", row.ID, row.Level, e.count, want)
 	}
 	if e.posted && row.ViewCount != e.count {
-		c.problem("content %s: its row has the count %s, the last was %s", row.ID, row.ViewCount, e.count)
+		c.problem("item %s: its row has the count %s, the last was %s", row.ID, row.ViewCount, e.count)
 	}
 	if digest != e.digest {
-		c.problem("content %s: its bytes on %s are not those it had at first", row.ID, row.Level)
+		c.problem("item %s: its bytes on %s are not those it had at first", row.ID, row.Level)
 	}
 }
 
 func (c *check) state(ctx context.Context, row catalog.Row) error {
-	value, err := c.s.Redis.Get(ctx, c.s.Keys.Content(row.ID)).Result()
+	value, err := c.s.Redis.Get(ctx, c.s.Keys.State(row.ID)).Result()
 	if errors.Is(err, redis.Nil) {
 		return nil // never posted, or expired
 	}
@@ -199,9 +199,9 @@ func (c *check) state(ctx context.Context, row catalog.Row) error {
 	st, err := state.Parse(value)
 	switch {
 	case err != nil:
-		c.problem("content %s: %w", row.ID, err)
+		c.problem("item %s: %w", row.ID, err)
 	case st.Status != state.Done || st.DBLevel != row.Level:
-		c.problem("content %s: its state is %s on %s, its row says %s", row.ID, st.Status, st.DBLevel, row.Level)
+		c.problem("item %s: its state is %s on %s, its row says %s", row.ID, st.Status, st.DBLevel, row.Level)
 	}
 	return nil
 }
@@ -221,19 +221,19 @@ func (c *check) history(ctx context.Context, row catalog.Row, first string) erro
 	if !slices.IsSortedFunc(moves, func(a, b catalog.History) int { return b.UpdateTime.Compare(a.UpdateTime) }) { // newest first
 		last := slices.MaxFunc(moves, func(a, b catalog.History) int { return a.UpdateTime.Compare(b.UpdateTime) })
 		if last.NewLevel != row.Level {
-			c.problem("content %s: its last move, history row %d, leads to %s, it is on %s", row.ID, last.ID, last.NewLevel, row.Level)
+			c.problem("item %s: its last move, history row %d, leads to %s, it is on %s", row.ID, last.ID, last.NewLevel, row.Level)
 		}
 		return nil
 	}
 	level := row.Level
 	for _, m := range moves {
 		if m.NewLevel != level {
-			c.problem("content %s: history row %d leads to %s, the next step starts at %s", row.ID, m.ID, m.NewLevel, level)
+			c.problem("item %s: history row %d leads to %s, the next step starts at %s", row.ID, m.ID, m.NewLevel, level)
 		}
 		level = m.OldLevel
 	}
 	if first != "" && level != first && len(moves) < more {
-		c.problem("content %s: its history starts at %s, it started at %s", row.ID, level, first)
+		c.problem("item %s: its history starts at %s, it started at %s", row.ID, level, first)
 	}
 	return nil
 }
@@ -280,7 +280,7 @@ func (c *check) dead(ctx context.Context) error {
 			return err
 		}
 		for _, e := range entries {
-			c.problem("dead: content %v at stage %v: %v", e.Values["cid"], e.Values["stage"], e.Values["error"])
+			c.problem("dead: item %v at stage %v: %v", e.Values["cid"], e.Values["stage"], e.Values["error"])
 		}
 	}
 	return nil

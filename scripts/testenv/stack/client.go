@@ -46,7 +46,7 @@ func (s *Stack) PostAll(ctx context.Context, views []client.View) error {
 func (s *Stack) Posted(id item.ID, count item.Count) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if e := s.contents[id]; e != nil {
+	if e := s.expected[id]; e != nil {
 		e.count, e.posted = count, true
 	}
 }
@@ -55,8 +55,8 @@ func (s *Stack) Posted(id item.ID, count item.Count) {
 func (s *Stack) WaitLevel(ctx context.Context, id item.ID, level string) (catalog.Row, error) {
 	var row catalog.Row
 	err := poll(ctx, func() (err error) {
-		if row, err = s.Catalog.Content(ctx, id); err == nil && row.Level != level {
-			err = fmt.Errorf("content %s is on %s and not on %s", id, row.Level, level)
+		if row, err = s.Catalog.Row(ctx, id); err == nil && row.Level != level {
+			err = fmt.Errorf("item %s is on %s and not on %s", id, row.Level, level)
 		}
 		return err
 	})

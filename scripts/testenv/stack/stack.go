@@ -61,7 +61,7 @@ type Stack struct {
 	key         string // of the API
 
 	mu       sync.Mutex
-	contents map[item.ID]*expected
+	expected map[item.ID]*expected
 }
 
 // New prepares a stack: the schema, the paths of the levels, the tiers. No service runs yet. The caller must Close it.
@@ -70,7 +70,7 @@ func New(ctx context.Context, o Options) (*Stack, error) {
 		o.RedisPrefix = state.DefaultPrefix
 	}
 	o.Partitions = max(o.Partitions, 1)
-	s := &Stack{o: o, Keys: state.NewKeys(o.RedisPrefix).Partitioned(o.Partitions), contents: map[item.ID]*expected{}}
+	s := &Stack{o: o, Keys: state.NewKeys(o.RedisPrefix).Partitioned(o.Partitions), expected: map[item.ID]*expected{}}
 	s.environment = slices.DeleteFunc(slices.Clone(o.Environ), func(v string) bool { return strings.HasPrefix(v, "TIERFLOW_") })
 	s.environment = append(s.environment, assignments(o.Settings)...)
 	s.environment = append(s.environment, "TIERFLOW_REDIS_URL="+o.RedisURL, "TIERFLOW_REDIS_PREFIX="+o.RedisPrefix,

@@ -149,7 +149,7 @@ func (l *ledger) check(ctx context.Context, w *world) (problems []error) {
 			postedAt[v.eventID] = posted
 			views[id] = append(views[id], v)
 		} else if posted == first { // an event that the committer appends again has a new time
-			problem("content %s: event %s, posted at %s, was appended twice", id, v.eventID, posted)
+			problem("item %s: event %s, posted at %s, was appended twice", id, v.eventID, posted)
 		}
 		last[id] = v
 	}
@@ -169,13 +169,13 @@ func (l *ledger) check(ctx context.Context, w *world) (problems []error) {
 			i, ok := known[v.eventID]
 			switch {
 			case !ok && doubtful[v.count] == 0:
-				problem("content %s: event %s, count %s, was posted by nobody", id, v.eventID, v.count)
+				problem("item %s: event %s, count %s, was posted by nobody", id, v.eventID, v.count)
 			case !ok:
 				doubtful[v.count]--
 			case i < at:
-				problem("content %s: event %s stands behind a later one", id, v.eventID)
+				problem("item %s: event %s stands behind a later one", id, v.eventID)
 			case posts[i].count != v.count:
-				problem("content %s: event %s has the count %s, %s was posted", id, v.eventID, v.count, posts[i].count)
+				problem("item %s: event %s has the count %s, %s was posted", id, v.eventID, v.count, posts[i].count)
 			default:
 				at = i
 			}
@@ -184,11 +184,11 @@ func (l *ledger) check(ctx context.Context, w *world) (problems []error) {
 			}
 		}
 		for event := range known {
-			problem("content %s: event %s was accepted and is not there", id, event)
+			problem("item %s: event %s was accepted and is not there", id, event)
 		}
 		v, there := last[id]
 		if i := slices.IndexFunc(posts, func(p post) bool { return p.eventID == v.eventID }); there && i >= 0 && v.eventID != newest {
-			problem("content %s: the last entry, %s, is that of event %s, the last that was accepted is %s", id, v.entry, v.eventID, newest)
+			problem("item %s: the last entry, %s, is that of event %s, the last that was accepted is %s", id, v.entry, v.eventID, newest)
 		}
 		if there {
 			w.Posted(id, v.count)

@@ -60,7 +60,7 @@ func (w *world) read(samples []stack.Sample) *reader {
 // look reads one item where its row says. A finding counts only where the row is the same afterwards: a commit and a
 // release both raise the generation before they change anything that is read.
 func (r *reader) look(ctx context.Context, id item.ID) {
-	before, err := r.w.Catalog.Content(ctx, id)
+	before, err := r.w.Catalog.Row(ctx, id)
 	if err != nil {
 		return // MySQL is away
 	}
@@ -68,13 +68,13 @@ func (r *reader) look(ctx context.Context, id item.ID) {
 	if failed == nil && digest == r.want[id] {
 		return
 	}
-	after, err := r.w.Catalog.Content(ctx, id)
+	after, err := r.w.Catalog.Row(ctx, id)
 	if err != nil || after.Generation != before.Generation {
 		return
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.found = append(r.found, fmt.Sprintf("%s content %s on %s, generation %d: %v, digest %q, want %q",
+	r.found = append(r.found, fmt.Sprintf("%s item %s on %s, generation %d: %v, digest %q, want %q",
 		time.Now().Format("15:04:05.000"), id, before.Level, before.Generation, failed, digest, r.want[id]))
 }
 

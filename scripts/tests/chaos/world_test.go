@@ -149,7 +149,7 @@ func start(tb testing.TB, topology string, samples []stack.Sample) *world {
 		v.Settings["TIERFLOW_REDIS_URL"] = w.redis.url(v.Name)
 		w.gates[v.Name], v.Settings["TIERFLOW_MYSQL_DSN"] = testserver.MySQLGate(t, w.mysql.DSN("chaos"))
 	}
-	w.must("add contents", w.Add(ctx, samples...))
+	w.must("add items", w.Add(ctx, samples...))
 	w.must("start", w.Start(ctx))
 	w.reader = w.read(samples)
 	return w
@@ -234,7 +234,7 @@ func (w *world) look() {
 	settle := func() { w.t.Helper(); w.must("settle", eventually(ctx, func() error { return w.Settled(ctx) })) }
 	settle()
 	if w.lossy {
-		w.note("counts may be lost: each content is posted again, and verify --repair runs")
+		w.note("counts may be lost: each item is posted again, and verify --repair runs")
 		from := map[string]string{}
 		for _, k := range w.Keys.Each() {
 			newest, err := w.Redis.XRevRangeN(ctx, k.Views(), "+", "-", 1).Result()

@@ -41,7 +41,7 @@ func (w *world) fetch(ctx context.Context, id item.ID, viewer, bytesRange string
 	defer resp.Body.Close()
 	b, err := io.ReadAll(resp.Body)
 	if err == nil && resp.StatusCode != want {
-		err = fmt.Errorf("content %s: %s", id, resp.Status)
+		err = fmt.Errorf("item %s: %s", id, resp.Status)
 	}
 	return b, err
 }
@@ -54,7 +54,7 @@ func TestAnItemMovesUpWhileItIsWatchedAndDownWhenItIsNot(t *testing.T) {
 	w.checkHardened(t, "edge", "counter")
 	ids := w.add(t, "bronze", 3, sampleSize)
 	watched, dragged, ignored := ids[0], ids[1], ids[2]
-	row := must[catalog.Row](t)(w.Catalog.Content(t.Context(), watched))
+	row := must[catalog.Row](t)(w.Catalog.Row(t.Context(), watched))
 	whole := must[[]byte](t)(os.ReadFile(filepath.Join(w.local("/srv/tierflow/bronze"), row.Filename)))
 
 	// One viewer reads all the time, the whole file and a part of it. Others come and go.
@@ -98,7 +98,7 @@ func TestAnItemMovesUpWhileItIsWatchedAndDownWhenItIsNot(t *testing.T) {
 		}
 	}
 	testserver.Eventually(t, "the viewer is counted", patience, func() error {
-		text, err := w.Redis.Get(t.Context(), w.Keys.Content(dragged)).Result()
+		text, err := w.Redis.Get(t.Context(), w.Keys.State(dragged)).Result()
 		if err != nil {
 			return err
 		}

@@ -109,17 +109,17 @@ func (tr *traffic) open(w *world, id item.ID) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
 	defer cancel()
 	start := time.Now()
-	row, err := w.Catalog.Content(ctx, id)
+	row, err := w.Catalog.Row(ctx, id)
 	if err != nil {
 		return nil // MySQL is away, so no look-up works
 	}
 	path := filepath.Join(w.local("/srv/tierflow/"+row.Level), row.Filename)
 	info, err := os.Stat(path)
 	if took := time.Since(start); errors.Is(err, fs.ErrNotExist) && took < grace/2 {
-		return fmt.Errorf("content %s: not at %s, %v after the look-up", id, path, took)
+		return fmt.Errorf("item %s: not at %s, %v after the look-up", id, path, took)
 	}
 	if err == nil && info.Size() != sampleSize {
-		return fmt.Errorf("content %s: %d bytes at %s", id, info.Size(), path)
+		return fmt.Errorf("item %s: %d bytes at %s", id, info.Size(), path)
 	}
 	tr.read.Add(1)
 	return nil
@@ -151,7 +151,7 @@ func (tr *traffic) finish(t *testing.T, w *world) {
 		testserver.Eventually(t, "the last word", patience, func() error { return w.Post(t.Context(), id, 1500) })
 	}
 	w.checkSettled(t)
-	t.Logf("%d views accepted, %d refused or without an answer (of %d contents), %d files opened",
+	t.Logf("%d views accepted, %d refused or without an answer (of %d items), %d files opened",
 		tr.accepted.Load(), tr.refused.Load(), len(tr.uncertain), tr.read.Load())
 	if tr.read.Load() == 0 {
 		t.Error("no reader ever opened a file")

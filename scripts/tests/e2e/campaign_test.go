@@ -140,10 +140,10 @@ func (c *campaign) add(f *flow) *flow {
 	} else {
 		f.sample.Size = 5000
 	}
-	c.w.must("add a content", c.w.Add(c.t.Context(), f.sample))
+	c.w.must("add an item", c.w.Add(c.t.Context(), f.sample))
 	var err error
 	f.digest, err = stack.Digest(c.path(f, "bronze"))
-	c.w.must("read a content", err)
+	c.w.must("read an item", err)
 	c.mu.Lock()
 	c.flows[f.id] = f
 	c.order = append(c.order, f)
@@ -157,7 +157,7 @@ func (c *campaign) path(f *flow, level string) string {
 
 // on returns nil when the row names the level.
 func (c *campaign) on(f *flow, level string) error {
-	row, err := c.w.Catalog.Content(context.Background(), f.id)
+	row, err := c.w.Catalog.Row(context.Background(), f.id)
 	if err == nil && row.Level != level {
 		err = fmt.Errorf("it is on %s, not on %s", row.Level, level)
 	}

@@ -63,7 +63,7 @@ func (w *world) addMany(random *rand.Rand, n int) {
 		samples[i] = stack.Sample{ID: item.ID(i + 1), Filename: fmt.Sprintf("%02d/%d.mp4", i%50, i), Level: levels[random.IntN(3)],
 			Size: int64(random.IntN(4096))}
 	}
-	w.must("add contents", w.Add(w.t.Context(), samples...))
+	w.must("add items", w.Add(w.t.Context(), samples...))
 }
 
 // attends returns how many partitions a relocator says that it has.

@@ -31,7 +31,7 @@ func (w *world) questions() (n int) {
 	return n
 }
 
-func TestTheWebServerAnswersWithAFileOr404AfterTwoQuestionsAtMost(t *testing.T) {
+func TestTheWebServerAnswersWithAFileOr404AfterOneOrTwoQuestions(t *testing.T) {
 	w := start(t, options{})
 	w.must("add", w.Add(t.Context(),
 		stack.Sample{ID: 1, Filename: "a?b.mp4", Level: "bronze", Size: 1000},

@@ -87,7 +87,7 @@ func TestStoppedAtAnyStepAProcessThatWakesUpLateChangesNothing(t *testing.T) {
 	c.deed = s.stop
 	defer c.readers(2)()
 	c.everywhere(seed, recorded, false, 8, s.run)
-	t.Logf("while it slept, others moved the content %d times", s.moved.Load())
+	t.Logf("while it slept, others moved the item %d times", s.moved.Load())
 	if s.moved.Load() == 0 {
 		t.Error("no other process has moved anything meanwhile")
 	}

@@ -57,7 +57,7 @@ func TestAChangeOfLevelsSurvivesAnAPIThatIsKilledHalfWay(t *testing.T) {
 	w.must("kill the api", w.API.Kill())
 	left := 0
 	for id := item.ID(1); id <= n; id++ {
-		v, err := w.Redis.Get(t.Context(), w.Keys.Content(id)).Result()
+		v, err := w.Redis.Get(t.Context(), w.Keys.State(id)).Result()
 		w.must("read a state", err)
 		if st, err := state.Parse(v); err != nil || st.Target == "bronze" {
 			left++

@@ -76,7 +76,7 @@ func TestAnUnknownItemIsRefusedAndLeavesNothing(t *testing.T) {
 	if n := w.Redis.XLen(t.Context(), w.Keys.Views()).Val(); n != 0 {
 		t.Fatalf("%d entries in views, want none", n)
 	}
-	if n := w.Redis.Exists(t.Context(), w.Keys.Content(404)).Val(); n != 0 {
+	if n := w.Redis.Exists(t.Context(), w.Keys.State(404)).Val(); n != 0 {
 		t.Fatal("there is a state of an unknown item")
 	}
 	w.checkSettled()

@@ -35,11 +35,11 @@ type served struct {
 
 // audience reads items in every possible way, for as long as they move.
 type audience struct {
-	t        *testing.T
-	w        *world
-	grace    time.Duration
-	contents []served
-	web      string // address of nginx
+	t     *testing.T
+	w     *world
+	grace time.Duration
+	items []served
+	web   string // address of nginx
 
 	reads [4]atomic.Int64 // by way
 	late  atomic.Int64    // reads that came later than the grace, of an item that had moved on
@@ -69,7 +69,7 @@ func (a *audience) start(each int) (stop func()) {
 }
 
 func (a *audience) read(ctx context.Context, client *http.Client, way int) {
-	s := a.contents[rand.IntN(len(a.contents))]
+	s := a.items[rand.IntN(len(a.items))]
 	sub, want := "", []byte(nil)
 	for sub, want = range s.files { // any of them
 		break
@@ -77,7 +77,7 @@ func (a *audience) read(ctx context.Context, client *http.Client, way int) {
 	began := time.Now()
 	before, err := lookUp(a.w.DB(), s.id)
 	if err != nil {
-		a.fail("look up content %s: %v", s.id, err)
+		a.fail("look up item %s: %v", s.id, err)
 		return
 	}
 	var got []byte
@@ -110,7 +110,7 @@ func (a *audience) read(ctx context.Context, client *http.Client, way int) {
 		a.late.Add(1)
 		return
 	}
-	a.fail("by %s, content %s (%q, %q) was not found whole %v after the look-up: %v; %d bytes of %d; the row was %+v and is %+v (%v)",
+	a.fail("by %s, item %s (%q, %q) was not found whole %v after the look-up: %v; %d bytes of %d; the row was %+v and is %+v (%v)",
 		waysToRead[way], s.id, s.name, sub, took, err, len(got), len(want), before, after, lerr)
 }
 
@@ -235,7 +235,7 @@ func TestReadersOfItemsThatMoveAllTheTimeFindEveryFileWhole(t *testing.T) {
 			a.w.must("read", err)
 			s.files[sub] = b
 		}
-		a.contents = append(a.contents, s)
+		a.items = append(a.items, s)
 	}
 	a.web, _ = a.w.nginx()
 	stop := a.start(2)
@@ -256,15 +256,15 @@ func TestReadersOfItemsThatMoveAllTheTimeFindEveryFileWhole(t *testing.T) {
 	began := time.Now()
 	for committed() < moves && !t.Failed() {
 		var views []client.View
-		for _, s := range a.contents {
+		for _, s := range a.items {
 			level := random.IntN(len(levels))
 			wanted[s.id] = levels[level]
 			views = append(views, client.View{CID: s.id, Count: item.Count(level * 1000)})
 		}
 		a.w.must("post", a.w.PostAll(t.Context(), views))
 		a.w.must("wait", until(patience, func() error { // most items are there: go on to the next batch
-			if n := arrived(); n < len(a.contents)*3/4 {
-				return fmt.Errorf("%d of %d contents are where they should be", n, len(a.contents))
+			if n := arrived(); n < len(a.items)*3/4 {
+				return fmt.Errorf("%d of %d items are where they should be", n, len(a.items))
 			}
 			return nil
 		}))
@@ -272,7 +272,7 @@ func TestReadersOfItemsThatMoveAllTheTimeFindEveryFileWhole(t *testing.T) {
 	took := time.Since(began)
 	stop()
 	a.w.checkSettled()
-	t.Logf("%d moves in %v; %d readers came later than the grace, to a content that had moved on", committed(), took.Round(time.Second), a.late.Load())
+	t.Logf("%d moves in %v; %d readers came later than the grace, to an item that had moved on", committed(), took.Round(time.Second), a.late.Load())
 	for way, name := range waysToRead {
 		t.Logf("by %s: %d reads", name, a.reads[way].Load())
 		if a.reads[way].Load() < 100 {

@@ -25,7 +25,7 @@ func TestTenThousandItemsSettleToExactlyWhatTheirLastCountsCallFor(t *testing.T)
 		samples[i] = stack.Sample{ID: item.ID(i + 1), Filename: fmt.Sprintf("%02d/%d.mp4", i%50, i), Level: levels[random.IntN(3)],
 			Size: int64(random.IntN(4096))}
 	}
-	w.must("add contents", w.Add(t.Context(), samples...))
+	w.must("add items", w.Add(t.Context(), samples...))
 	for range 15 {
 		views := make([]client.View, 1000)
 		for i := range views {

@@ -30,7 +30,7 @@ func TestVerifyBesideAWorkingPipelineFindsNothingAndHarmsNothing(t *testing.T) {
 	for i := range samples {
 		samples[i] = stack.Sample{ID: item.ID(i + 1), Filename: fmt.Sprintf("%02d/%d.mp4", i%5, i), Level: "bronze", Size: int64(1 + random.IntN(40_000))}
 	}
-	w.must("add contents", w.Add(t.Context(), samples...))
+	w.must("add items", w.Add(t.Context(), samples...))
 
 	verified := make(chan struct{})
 	var both sync.WaitGroup
@@ -99,7 +99,7 @@ func TestVerifyBesideAWorkingPipelineFindsNothingAndHarmsNothing(t *testing.T) {
 func (w *world) readable(s stack.Sample) error {
 	ctx := w.t.Context()
 	for {
-		row, err := w.Catalog.Content(ctx, s.ID)
+		row, err := w.Catalog.Row(ctx, s.ID)
 		if err != nil {
 			return err
 		}
@@ -117,12 +117,12 @@ func (w *world) readable(s stack.Sample) error {
 		if err == nil && int64(len(body)) == s.Size {
 			return nil
 		}
-		again, lerr := w.Catalog.Content(ctx, s.ID)
+		again, lerr := w.Catalog.Row(ctx, s.ID)
 		if lerr != nil {
 			return lerr
 		}
 		if !errors.Is(err, fs.ErrNotExist) || again.Updated.Equal(row.Updated) && again.Level == row.Level {
-			return fmt.Errorf("content %s on %s: %d bytes, %v", s.ID, row.Level, len(body), err)
+			return fmt.Errorf("item %s on %s: %d bytes, %v", s.ID, row.Level, len(body), err)
 		}
 	}
 }

@@ -120,7 +120,7 @@ func (w *world) must(what string, err error) {
 func (w *world) add(id item.ID, level string, size int64) stack.Sample {
 	w.t.Helper()
 	p := stack.Sample{ID: id, Filename: fmt.Sprintf("videos/%s.mp4", id), Level: level, Size: size}
-	w.must("add a content", w.Add(w.t.Context(), p))
+	w.must("add an item", w.Add(w.t.Context(), p))
 	return p
 }
 

@@ -37,7 +37,7 @@ var rules = []struct {
 		but: []string{"std", "shared/item", "shared/fault"}, deep: true},
 	{name: "the policy is pure",
 		of: []string{"shared/policy"}, never: []string{"..."}, but: []string{"std"}},
-	{name: "state knows the domain, Redis, how calls share a trip and how streams order their ids",
+	{name: "state knows the domain, Redis, how calls share a round trip and how streams order their ids",
 		of: []string{"shared/state"}, never: []string{module + "..."},
 		but: []string{"shared/batch", "shared/item", "shared/event", "shared/fault", "shared/stream"}},
 	{name: "batch knows nothing of what it batches",

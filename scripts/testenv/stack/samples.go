@@ -58,7 +58,7 @@ func (s *Stack) Add(ctx context.Context, samples ...Sample) error {
 		for _, p := range chunk {
 			level, ok := policy.Level(p.Level)
 			if !ok {
-				return fmt.Errorf("content %s: there is no level %q", p.ID, p.Level)
+				return fmt.Errorf("item %s: there is no level %q", p.ID, p.Level)
 			}
 			path := filepath.Join(s.at(level.Path), p.Filename)
 			if err := p.write(path); err != nil {
@@ -69,14 +69,14 @@ func (s *Stack) Add(ctx context.Context, samples ...Sample) error {
 				return err
 			}
 			s.mu.Lock()
-			s.contents[p.ID] = &expected{Sample: p, digest: digest}
+			s.expected[p.ID] = &expected{Sample: p, digest: digest}
 			s.mu.Unlock()
 			args = append(args, int64(p.ID), p.Level, p.Filename)
 		}
 		statement := "INSERT INTO contents (cid, content_level, filename) VALUES (?, ?, ?)" +
 			strings.Repeat(", (?, ?, ?)", len(chunk)-1)
 		if _, err := s.DB().ExecContext(ctx, statement, args...); err != nil {
-			return fmt.Errorf("insert contents: %w", err)
+			return fmt.Errorf("insert items: %w", err)
 		}
 	}
 	return nil
