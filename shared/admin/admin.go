@@ -27,7 +27,14 @@ type Check struct {
 	Warn bool // the service works without it: /readyz shows the error as a warning and stays 200
 }
 
-// Ready runs checks repeatedly and knows what is missing. Before the first round everything is missing.
+const (
+	// checkTime is the deadline of a check, and overdueAfter is when one that ignores it counts as overdue.
+	checkTime    = 3 * time.Second
+	overdueAfter = checkTime + time.Second
+)
+
+// Ready runs checks repeatedly and knows what is missing. Each check runs by itself, so one that hangs holds up no other.
+// Before its first answer, what a check looks at is missing.
 type Ready struct {
 	checks  []Check
 	log     *zap.Logger
@@ -35,12 +42,12 @@ type Ready struct {
 	missing map[string]string
 	warns   map[string]string
 	details map[string]func() any
-	wake    chan struct{}
+	look    chan struct{} // closed by the next Look
 }
 
 // NewReady makes a Ready for the checks. Run must be started.
 func NewReady(log *zap.Logger, checks ...Check) *Ready {
-	r := &Ready{checks: checks, log: log, missing: map[string]string{}, warns: map[string]string{}, wake: make(chan struct{}, 1)}
+	r := &Ready{checks: checks, log: log, missing: map[string]string{}, warns: map[string]string{}, look: make(chan struct{})}
 	for _, c := range checks {
 		if !c.Warn {
 			r.missing[c.Name] = "not checked yet"
@@ -51,30 +58,61 @@ func NewReady(log *zap.Logger, checks ...Check) *Ready {
 
 // Run runs the checks until ctx ends: every half second while something is missing, else every two seconds.
 func (r *Ready) Run(ctx context.Context) {
+	var wg sync.WaitGroup
+	for _, c := range r.checks {
+		wg.Go(func() { r.repeat(ctx, c) })
+	}
+	wg.Wait()
+}
+
+func (r *Ready) repeat(ctx context.Context, c Check) {
 	for ctx.Err() == nil {
-		var wg sync.WaitGroup
-		for _, c := range r.checks {
-			wg.Go(func() {
-				cctx, cancel := context.WithTimeout(ctx, 3*time.Second)
-				defer cancel()
-				if err := c.Do(cctx); c.Warn {
-					r.warn(c.Name, err)
-				} else {
-					r.set(c.Name, err)
-				}
-			})
-		}
-		wg.Wait()
+		r.mu.Lock()
+		look := r.look
+		r.mu.Unlock()
+		r.once(ctx, c)
 		wait := 2 * time.Second
 		if !r.OK() {
 			wait = 500 * time.Millisecond
 		}
 		select {
 		case <-ctx.Done():
-		case <-r.wake:
+		case <-look:
 			time.Sleep(50 * time.Millisecond) // bounds the rate of rounds where Look is called all the time
 		case <-time.After(wait):
 		}
+	}
+}
+
+// once runs a check and notes its answer. Some checks cannot be stopped, such as a system call to a disk that hangs. Such a
+// check is noted as overdue until it answers, and is not run a second time before that.
+func (r *Ready) once(ctx context.Context, c Check) {
+	began := time.Now()
+	answer := make(chan error, 1)
+	go func() {
+		cctx, cancel := context.WithTimeout(ctx, checkTime)
+		defer cancel()
+		answer <- c.Do(cctx)
+	}()
+	overdue := time.After(overdueAfter)
+	for {
+		select {
+		case err := <-answer:
+			r.note(c, err)
+			return
+		case <-overdue:
+			r.note(c, fmt.Errorf("overdue: it has not answered since %s", began.UTC().Format(time.RFC3339)))
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func (r *Ready) note(c Check, err error) {
+	if c.Warn {
+		r.warn(c.Name, err)
+	} else {
+		r.set(c.Name, err)
 	}
 }
 
@@ -123,10 +161,10 @@ func (r *Ready) Warn(name string, err error) {
 
 // Look makes Run check soon. Callers use it after a failure that a check would find.
 func (r *Ready) Look() {
-	select {
-	case r.wake <- struct{}{}:
-	default:
-	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	close(r.look)
+	r.look = make(chan struct{})
 }
 
 // OK reports whether nothing is missing, or none of the named checks where there are names.

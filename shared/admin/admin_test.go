@@ -112,6 +112,43 @@ func TestACheckThatHangsFailsAtItsDeadline(t *testing.T) {
 	})
 }
 
+func TestACheckThatHangsIsOverdueAndHoldsUpNoOther(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		core, logs := observer.New(zap.InfoLevel)
+		frozen, running := make(chan struct{}), atomic.Int64{}
+		var mysql toggle
+		r := admin.NewReady(zap.New(core), mysql.check("mysql"), admin.Check{Name: "tiers", Do: func(context.Context) error {
+			running.Add(1)
+			<-frozen // a system call, which no context ends
+			return nil
+		}})
+		defer run(t, r)()
+		since := time.Now().UTC().Format(time.RFC3339)
+		time.Sleep(30 * time.Second)
+		if m := r.Missing()["tiers"]; m != "overdue: it has not answered since "+since {
+			t.Errorf("%q", m)
+		}
+		mysql.set("no such table")
+		time.Sleep(3 * time.Second)
+		if m := r.Missing()["mysql"]; m != "no such table" {
+			t.Errorf("the other check says %q", m)
+		}
+		mysql.set("")
+		time.Sleep(3 * time.Second)
+		if n := running.Load(); n != 1 || !r.OK("mysql") || r.OK("tiers") {
+			t.Errorf("the hanging check was run %d times; missing: %v", n, r.Missing())
+		}
+		close(frozen)
+		time.Sleep(3 * time.Second)
+		if !r.OK() {
+			t.Errorf("after it has answered: %v", r.Missing())
+		}
+		if n := logs.FilterMessage("is missing").FilterField(zap.String("what", "tiers")).Len(); n != 1 {
+			t.Errorf("%d log lines", n)
+		}
+	})
+}
+
 func TestAWarningIsShownAndTheServiceStaysReady(t *testing.T) {
 	r := admin.NewReady(zap.NewNop())
 	srv := httptest.NewServer(admin.Handler(r, admin.NewRegistry()))

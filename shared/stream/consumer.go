@@ -4,13 +4,14 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
-	"slices"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/redis/go-redis/v9"
 	"go.uber.org/zap"
+
+	"github.com/tierflow/tierflow/shared/batch"
 )
 
 // Handler works on deliveries: at most Options.Batch of them. It must call Settled, Later or Failed on each.
@@ -44,6 +45,10 @@ const (
 	// gather is how long a nearly full consumer waits for more free slots where more entries may be there. Else each entry
 	// would cost a round trip.
 	gather = 5 * time.Millisecond
+	// aheadBlock is how long the turn of an entry may go unnoticed while no handler runs.
+	aheadBlock = 100 * time.Millisecond
+	// maxAhead is how many entries may wait for their turn. More are not read: others may have room for them.
+	maxAhead = 512
 	// holdBlock is how long the end of a hold may go unnoticed.
 	holdBlock = 100 * time.Millisecond
 	// maxParked bounds memory. An entry beyond it is forgotten here, and comes back through XAUTOCLAIM.
@@ -66,13 +71,15 @@ const (
 type Consumer struct {
 	o Options
 
-	mu      sync.Mutex
-	known   map[string]*Delivery // in hand and parked
-	parked  parking
-	running int // handlers
+	mu       sync.Mutex
+	known    map[string]*Delivery // in hand and parked
+	parked   parking
+	awaiting int // entries that are parked until Wake
+	ahead    int // those of them that wait for their turn
+	running  int // handlers that have a slot
 
 	base      context.Context // of handlers: outlives Run's context by the drain time
-	handlers  sync.WaitGroup
+	counts    *batch.Runner[count, struct{}]
 	freed     chan struct{}
 	backlog   bool   // the last read returned as many entries as it may
 	settledTo string // every entry up to here was settled: where a vanished group continues
@@ -98,11 +105,13 @@ func New(o Options) *Consumer {
 		o.Keep = 10_000
 	}
 	o.Log = o.Log.With(zap.String("stream", o.Stream), zap.String("group", o.Group), zap.String("consumer", o.Consumer))
-	return &Consumer{o: o, known: map[string]*Delivery{}, freed: make(chan struct{}, 1), claimed: "0-0"}
+	c := &Consumer{o: o, known: map[string]*Delivery{}, freed: make(chan struct{}, 1), claimed: "0-0"}
+	c.counts = batch.New(maxCounts, c.setCounts)
+	return c
 }
 
 // Run consumes until ctx ends. Then it waits for its handlers, at most the drain time, and gives back the other entries. It
-// returns after the last handler. While Redis is away, Run tries again.
+// returns after the last handler, but for those that hang. While Redis is away, Run tries again.
 func (c *Consumer) Run(ctx context.Context) {
 	var stop context.CancelCauseFunc
 	c.base, stop = context.WithCancelCause(context.WithoutCancel(ctx))
@@ -141,13 +150,13 @@ func (c *Consumer) Run(ctx context.Context) {
 	}
 
 	c.giveBack() // entries without a handler need not wait for the handlers' end
-	done := make(chan struct{})
-	go func() { c.handlers.Wait(); close(done) }()
-	select {
-	case <-done:
-	case <-time.After(c.o.Drain):
-		stop(errors.New("the drain time is over"))
-		<-done
+	drained := time.After(c.o.Drain)
+	for c.isRunning() {
+		select {
+		case <-c.freed:
+		case <-drained:
+			stop(errors.New("the drain time is over"))
+		}
 	}
 	stop(nil)
 	<-beat
@@ -178,6 +187,12 @@ func (c *Consumer) Ended() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.ended
+}
+
+func (c *Consumer) isRunning() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.running > 0
 }
 
 func (c *Consumer) isRetired() bool {
@@ -250,10 +265,15 @@ func (c *Consumer) turn(ctx context.Context, next *time.Time) error {
 
 	c.mu.Lock()
 	free := c.o.Slots - c.running
+	if c.ahead >= maxAhead {
+		free = 0
+	}
 	block := idleBlock
-	if free > 0 && !hold { // without a free slot, only the end of a handler or a later upkeep changes anything
+	if free > 0 && !hold { // without a free slot, only the end of a handler, Wake or a later upkeep changes anything
 		if c.running > 0 {
 			block = busyBlock
+		} else if c.ahead > 0 {
+			block = aheadBlock
 		}
 		if len(c.parked) > 0 {
 			block = min(block, time.Until(c.parked[0].due))
@@ -331,130 +351,11 @@ func (c *Consumer) read(ctx context.Context, count int, block time.Duration) ([]
 }
 
 func (c *Consumer) delivery(m redis.XMessage, attempt int64) *Delivery {
-	d := &Delivery{Stream: c.o.Stream, ID: m.ID, Values: make(map[string]string, len(m.Values)), Attempt: attempt}
+	d := &Delivery{consumer: c, Stream: c.o.Stream, ID: m.ID, Values: make(map[string]string, len(m.Values)), Attempt: attempt}
 	for k, v := range m.Values {
 		d.Values[k], _ = v.(string)
 	}
 	return d
-}
-
-// dispatch starts handlers. The caller has made sure that there are slots.
-func (c *Consumer) dispatch(ds []*Delivery) {
-	for len(ds) > 0 {
-		n := min(len(ds), c.o.Batch)
-		batch := ds[:n:n]
-		ds = ds[n:]
-		c.mu.Lock()
-		for _, d := range batch {
-			d.Context, d.cancel = context.WithCancelCause(c.base)
-			d.verdict, d.err = none, nil
-			d.Progress()
-			d.parked = false
-			c.known[d.ID] = d
-		}
-		c.running++
-		c.mu.Unlock()
-		c.handlers.Go(func() {
-			c.began(batch)
-			c.o.Handle(batch)
-			c.finish(batch)
-		})
-	}
-}
-
-// began removes the records of back-offs that are over, so that a crash counts as an attempt from now on. Where Redis does
-// not answer, a crash does not count.
-func (c *Consumer) began(batch []*Delivery) {
-	var ids []any
-	for _, d := range batch {
-		if d.failed {
-			ids = append(ids, d.ID)
-			d.failed = false
-		}
-	}
-	if len(ids) == 0 {
-		return
-	}
-	ctx, cancel := context.WithTimeout(c.base, time.Second)
-	defer cancel()
-	_ = c.o.Redis.ZRem(ctx, c.o.Backoff, ids...).Err()
-}
-
-// finish carries out the handler's verdict on each delivery.
-func (c *Consumer) finish(batch []*Delivery) {
-	for _, d := range batch {
-		lost := d.Context.Err() != nil
-		d.cancel(nil)
-		switch {
-		case d.verdict == settled:
-			c.forget(d)
-		case lost:
-			// Another consumer has the entry now, or the drain time is over: this consumer must not try again. If the entry is
-			// still pending here, Run gives it back at its end, or adopts it at the next upkeep.
-			c.forget(d)
-		case d.verdict == later:
-			if d.wait <= 0 {
-				d.waits++
-				d.wait = backoff(d.waits, minWait, maxWait)
-			}
-			c.park(d, d.wait)
-		default:
-			d.waits = 0
-			c.again(d)
-		}
-	}
-	c.mu.Lock()
-	c.running--
-	c.mu.Unlock()
-	c.wake()
-}
-
-// again parks a failed delivery until its next attempt, and records in Redis the number of that attempt and when it is due.
-func (c *Consumer) again(d *Delivery) {
-	wait := backoff(int(d.Attempt), minBackoff, maxBackoff)
-	d.Attempt++
-	ctx, cancel := context.WithTimeout(c.base, 5*time.Second)
-	defer cancel()
-	found, err := failScript.Run(ctx, c.o.Redis, []string{c.o.Stream, c.o.Backoff}, c.o.Group, c.o.Consumer, d.ID, d.Attempt,
-		wait.Milliseconds(), backoffKeep.Milliseconds()).Int()
-	if err == nil && found != isOurs {
-		if found == isDeleted {
-			c.reportDeleted(d.ID)
-		}
-		c.forget(d)
-		return
-	}
-	d.failed = err == nil // without the record, a restart counts this failure as a crash, which does no harm
-	c.park(d, wait)
-}
-
-// beginning is what Redis knows of an entry that is pending with this consumer and that the consumer does not know.
-type beginning struct {
-	attempt int64
-	failed  bool          // its last attempt failed
-	wait    time.Duration // the rest of its back-off in that case
-	ours    bool
-}
-
-// begin renews entries of this consumer and reads what Redis knows of them. It adds ifFailed to the delivery counts of those
-// whose last attempt failed, and otherwise to the others.
-func (c *Consumer) begin(ctx context.Context, ids []string, ifFailed, otherwise int) (map[string]beginning, error) {
-	all := make(map[string]beginning, len(ids))
-	for part := range slices.Chunk(ids, 500) {
-		found, err := beginScript.Run(ctx, c.o.Redis, []string{c.o.Stream, c.o.Backoff},
-			arguments(part, c.o.Group, c.o.Consumer, ifFailed, otherwise)...).Int64Slice()
-		if err != nil {
-			return nil, err
-		}
-		for i, id := range part {
-			count, wait := found[2*i], found[2*i+1]
-			if count == isDeleted {
-				c.reportDeleted(id)
-			}
-			all[id] = beginning{max(count, 1), wait >= 0, time.Duration(max(wait, 0)) * time.Millisecond, count != isDeleted && count != notOurs}
-		}
-	}
-	return all, nil
 }
 
 func (c *Consumer) forget(d *Delivery) {
@@ -469,7 +370,7 @@ func (c *Consumer) forget(d *Delivery) {
 func (c *Consumer) Load() (running, parked int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.running, len(c.parked)
+	return c.running, len(c.parked) + c.awaiting
 }
 
 // backoff doubles from first up to limit. Half of it is random, so that many entries do not come back at the same time.

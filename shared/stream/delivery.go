@@ -8,9 +8,10 @@ import (
 	"time"
 )
 
-// Delivery is one entry that a handler works on. The handler calls exactly one of Settled, Later and Failed. A handler that
-// calls none has failed.
+// Delivery is one entry that a handler works on. The handler calls exactly one of Settled, Later, Await, AwaitTurn and
+// Failed. A handler that calls none has failed.
 type Delivery struct {
+	Reason  string // why the entry waits, for Waiting; a handler may set it
 	Stream  string
 	ID      string // the entry's id in the stream
 	Values  map[string]string
@@ -21,7 +22,12 @@ type Delivery struct {
 	Context context.Context
 	cancel  context.CancelCauseFunc
 
-	parked   bool         // guarded by the consumer's lock
+	consumer *Consumer
+	handling *handling // guarded by the consumer's lock, as the next four
+	parked   bool
+	awaits   bool         // it is parked until Wake
+	turn     bool         // it waits for its turn
+	woken    bool         // Wake was called since its handler began
 	progress atomic.Int64 // unix nanoseconds of the last sign of life
 	working  atomic.Int32 // calls of Working that are not over
 	verdict  verdict
@@ -29,6 +35,9 @@ type Delivery struct {
 	err      error
 	waits    int  // calls of Later in a row, by this consumer
 	failed   bool // Redis has a record of its back-off, until the next attempt begins
+
+	// uncounted: the delivery count is one less than Attempt, until the entry is begun again.
+	uncounted bool
 }
 
 type verdict int
@@ -37,6 +46,7 @@ const (
 	none verdict = iota
 	settled
 	later
+	await
 	failed
 )
 
@@ -46,6 +56,20 @@ func (d *Delivery) Settled() { d.verdict = settled }
 // Later says that this was no attempt. The entry stays pending and comes again after the wait. With a wait of 0 or less the
 // consumer chooses one, longer each time.
 func (d *Delivery) Later(wait time.Duration) { d.verdict, d.wait = later, wait }
+
+// Await says that this was no attempt, and that the entry waits until Wake is called. It stays pending meanwhile.
+func (d *Delivery) Await() { d.verdict, d.turn = await, false }
+
+// AwaitTurn is Await for an entry that waits for a limit of this process. Where many do, the consumer reads no further ones.
+func (d *Delivery) AwaitTurn() { d.verdict, d.turn = await, true }
+
+// Wake ends the wait of Await, also where it is called before the handler has returned. Later calls do nothing. It is safe for
+// concurrent use.
+func (d *Delivery) Wake() { d.consumer.awake(d) }
+
+// Hangs says that the handler may never return, because a system call hangs. The handler gives its slot to others, and a crash
+// counts no attempt from now on. It is safe for concurrent use.
+func (d *Delivery) Hangs() { d.consumer.hangs(d) }
 
 // Failed says that the attempt has failed. The entry stays pending and comes again after a back-off, as the next attempt.
 func (d *Delivery) Failed(err error) { d.verdict, d.err = failed, err }

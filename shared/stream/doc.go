@@ -7,11 +7,13 @@
 //
 //	unread ──XREADGROUP──▶ in hand ──handler──▶ settled
 //	pending of a dead consumer ──XAUTOCLAIM──▶ ▲ │
-//	pending here, but not known ──adopt──▶     │ ▼ Failed, Later
-//	                                         parked (pending until it is due)
+//	pending here, but not known ──adopt──▶     │ ▼ Failed, Later, Await
+//	                                         parked (pending until it is due, or until Wake)
 //
 // Why it works this way:
-//   - It never reads more than it can begin at once, so a slow worker holds no entry that others could work on.
+//   - It never reads more than it can begin at once, so a slow worker holds no entry that others could work on. Entries that
+//     wait for a limit of their handler are read in advance, up to 512: behind them may be some that need not wait.
+//   - What waits for something that says when it is over (Await) is begun once, then. Meanwhile it costs Redis its heartbeat.
 //   - A lost reply of XREADGROUP leaves entries pending with this consumer that it has not seen. It compares the pending
 //     list with what it knows, and adopts them.
 //   - The heartbeat renews an entry only while this consumer has it (a bare XCLAIM would take it back from another) and
@@ -24,9 +26,11 @@
 //   - The number of attempts is the entry's delivery count. A sorted set records when a failed entry is due, until its next
 //     attempt begins. So a back-off continues after a restart, also with another consumer. The set is not a queue: without
 //     it, entries come back sooner.
-//   - A crash counts as an attempt, because the entry may have crashed its worker. It does not count while the entry waits
-//     for its back-off. An entry that a consumer gives back has made no attempt. After a crash, entries come back within
-//     MinIdle.
+//   - A crash counts as an attempt, because the entry may have crashed its worker. It does not count while the entry waits:
+//     for its back-off, for Wake, or for longer than ten seconds. Such an entry has a delivery count of one less until it is
+//     begun again, because a take-over adds one. An entry that a consumer gives back has made no attempt. After a crash,
+//     entries come back within MinIdle.
+//   - A handler that hangs in a system call keeps no slot (Hangs), and a stop does not wait for it.
 //   - BLOCK is always finite, because go-redis does not interrupt a blocked read when its context ends.
 //   - A stream is trimmed below the entries that every group has settled, and never by length. Some settled entries stay, so
 //     that the live view can show them.

@@ -12,10 +12,13 @@ import (
 // giveBack lets others take over at once the entries of this consumer that no handler has. Where none is left, it removes
 // the consumer from the group.
 func (c *Consumer) giveBack() {
+	uncounted := map[string]bool{}
 	c.mu.Lock()
-	for _, p := range c.parked {
-		if c.known[p.d.ID] == p.d {
-			delete(c.known, p.d.ID)
+	for id, d := range c.known {
+		if d.parked {
+			uncounted[id] = d.uncounted
+			c.waitsNoMore(d)
+			delete(c.known, id)
 		}
 	}
 	c.parked = nil
@@ -26,15 +29,17 @@ func (c *Consumer) giveBack() {
 	pending, err := c.o.Redis.XPendingExt(ctx, &redis.XPendingExtArgs{
 		Stream: c.o.Stream, Group: c.o.Group, Start: "-", End: "+", Count: maxParked, Consumer: c.o.Consumer,
 	}).Result()
-	var ids []string
+	ids := map[bool][]string{} // by whether the count is one less already
 	for _, p := range pending {
 		if !c.knows(p.ID) {
-			ids = append(ids, p.ID)
+			ids[uncounted[p.ID]] = append(ids[uncounted[p.ID]], p.ID)
 		}
 	}
-	for part := range slices.Chunk(ids, 500) {
-		if err == nil {
-			err = c.makeIdle(ctx, part)
+	for less, all := range ids {
+		for part := range slices.Chunk(all, 500) {
+			if err == nil {
+				err = c.makeIdle(ctx, part, map[bool]int{false: 1}[less])
+			}
 		}
 	}
 	if err == nil {
@@ -45,10 +50,10 @@ func (c *Consumer) giveBack() {
 	}
 }
 
-// makeIdle makes this consumer's entries look idle, so that others take them over at once.
-func (c *Consumer) makeIdle(ctx context.Context, ids []string) error {
+// makeIdle makes this consumer's entries look idle, so that others take them over at once. It takes less off their counts.
+func (c *Consumer) makeIdle(ctx context.Context, ids []string, less int) error {
 	deleted, err := makeIdleScript.Run(ctx, c.o.Redis, []string{c.o.Stream, c.o.Backoff},
-		arguments(ids, c.o.Group, c.o.Consumer, c.o.MinIdle.Milliseconds())...).StringSlice()
+		arguments(ids, c.o.Group, c.o.Consumer, c.o.MinIdle.Milliseconds(), less)...).StringSlice()
 	for _, id := range deleted {
 		c.reportDeleted(id)
 	}

@@ -93,20 +93,31 @@ for i = 5, #ARGV do
 end
 return found`)
 
+// countScript sets the delivery counts of entries of the consumer, and renews them.
+//
+//	KEYS  stream
+//	ARGV  group, consumer, an id and its count for each entry
+var countScript = Script(`
+for i = 3, #ARGV, 2 do
+  if #redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[i], ARGV[i], 1, ARGV[2]) == 1 then
+    redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, ARGV[i], 'RETRYCOUNT', ARGV[i+1], 'JUSTID')
+  end
+end`)
+
 // makeIdleScript makes entries of the consumer look idle, so that others take them over at once. A take-over counts as an
-// attempt, so the script takes one off the count, except for an entry that waits for its back-off (see beginScript). It
-// leaves entries alone that look idle already.
+// attempt, so the script takes one off the count, except for an entry that waits for its back-off (see beginScript), and
+// where the count is one less already. It leaves entries alone that look idle already.
 //
 //	KEYS  stream, backoff
-//	ARGV  group, consumer, idle in ms, ids
+//	ARGV  group, consumer, idle in ms, what to take off a count (1 or 0), ids
 //	->    the ids that were deleted from the stream
 var makeIdleScript = Script(`
 local deleted = {}
-for i = 4, #ARGV do
+for i = 5, #ARGV do
   local p = redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[i], ARGV[i], 1, ARGV[2])
   if #p == 1 and p[1][3] < tonumber(ARGV[3]) then
     local count = p[1][4]
-    if not redis.call('ZSCORE', KEYS[2], ARGV[i]) then count = math.max(count - 1, 0) end
+    if not redis.call('ZSCORE', KEYS[2], ARGV[i]) then count = math.max(count - ARGV[4], 0) end
     local mine = redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, ARGV[i], 'IDLE', ARGV[3], 'RETRYCOUNT', count, 'JUSTID')
     if #mine == 0 then deleted[#deleted+1] = ARGV[i] end
   end

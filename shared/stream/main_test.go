@@ -256,6 +256,13 @@ func (h *hook) count(command string) int {
 	return h.seen[command]
 }
 
+// total is how many commands were answered.
+func (h *hook) total() int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return len(h.names)
+}
+
 func (h *hook) DialHook(next redis.DialHook) redis.DialHook {
 	return func(ctx context.Context, network, addr string) (net.Conn, error) { return next(ctx, network, addr) }
 }

@@ -43,13 +43,11 @@ func (c *Consumer) dispatchDue() {
 
 func (c *Consumer) park(d *Delivery, wait time.Duration) {
 	c.mu.Lock()
-	full := len(c.parked) >= maxParked
-	if full {
-		delete(c.known, d.ID)
-	} else {
-		c.known[d.ID], d.parked = d, true
+	full := c.isFull(d)
+	if !full {
 		heap.Push(&c.parked, parkedDelivery{d, time.Now().Add(wait)})
 	}
+	full = full && !d.uncounted
 	c.mu.Unlock()
 	if full {
 		// The take-over will count as an attempt, so this takes one off the delivery count. Where it fails, one attempt is lost.
@@ -57,6 +55,73 @@ func (c *Consumer) park(d *Delivery, wait time.Duration) {
 		defer cancel()
 		_, _ = c.begin(ctx, []string{d.ID}, 0, -1)
 	}
+}
+
+// isFull reports whether no entry can be parked any more, and forgets this one then. Else the entry counts as parked. The caller
+// has the lock.
+func (c *Consumer) isFull(d *Delivery) bool {
+	if len(c.parked)+c.awaiting >= maxParked {
+		delete(c.known, d.ID)
+		return true
+	}
+	c.known[d.ID], d.parked = d, true
+	return false
+}
+
+// parkUntilWake parks an entry until Wake is called. Its take-over counts no attempt already.
+func (c *Consumer) parkUntilWake(d *Delivery) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.isFull(d) {
+		return
+	}
+	if d.woken {
+		heap.Push(&c.parked, parkedDelivery{d, time.Now()})
+		return
+	}
+	d.awaits = true
+	c.awaiting++
+	if d.turn {
+		c.ahead++
+	}
+}
+
+// awake makes an entry due that waits for Wake.
+func (c *Consumer) awake(d *Delivery) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	d.woken = true
+	if !d.awaits {
+		return
+	}
+	c.waitsNoMore(d)
+	heap.Push(&c.parked, parkedDelivery{d, time.Now()})
+	c.wake()
+}
+
+// waitsNoMore takes an entry out of those that wait for Wake. The caller has the lock.
+func (c *Consumer) waitsNoMore(d *Delivery) {
+	if !d.awaits {
+		return
+	}
+	d.awaits = false
+	c.awaiting--
+	if d.turn {
+		c.ahead--
+	}
+}
+
+// Waiting returns how many entries are parked, by their Reason.
+func (c *Consumer) Waiting() map[string]int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	all := map[string]int{}
+	for _, d := range c.known {
+		if d.parked {
+			all[d.Reason]++
+		}
+	}
+	return all
 }
 
 // remember parks deliveries that were read and not begun.

@@ -89,11 +89,7 @@ func (c *Consumer) adopt(ctx context.Context) error {
 		room := max(maxParked-parked, 0)
 		full := len(ids) > room // park would forget entries beyond that at once
 		ids = ids[:min(len(ids), room)]
-		crash := 0
-		if !c.begun {
-			crash = 1
-		}
-		found, err := c.begin(ctx, ids, 0, crash)
+		found, err := c.begin(ctx, ids, 0, 0)
 		if err != nil {
 			return err
 		}
@@ -110,11 +106,12 @@ func (c *Consumer) adopt(ctx context.Context) error {
 				c.deleted(ctx, id)
 				continue
 			}
-			d := c.delivery(msgs[0], f.attempt)
+			d := c.delivery(msgs[0], max(f.attempt, 1))
 			d.failed = f.failed
 			wait := f.wait
-			if crash > 0 && !f.failed { // an entry of a lost reply, or a reassigned one, begins at once
-				wait = min(backoff(int(f.attempt)-1, minBackoff, maxBackoff), c.o.MinIdle) - idle[id]
+			if !c.begun && !f.failed { // an entry of a lost reply, or a reassigned one, begins at once
+				d.Attempt, d.uncounted = f.attempt+1, true
+				wait = min(backoff(int(f.attempt), minBackoff, maxBackoff), c.o.MinIdle) - idle[id]
 			}
 			c.park(d, wait)
 		}
@@ -168,7 +165,7 @@ func (c *Consumer) takeOver(ctx context.Context) error {
 			if !f.ours {
 				continue
 			}
-			d := c.delivery(m, f.attempt)
+			d := c.delivery(m, max(f.attempt, 1))
 			if d.failed = f.failed; f.wait > 0 {
 				c.park(d, f.wait)
 			} else {
@@ -181,7 +178,7 @@ func (c *Consumer) takeOver(ctx context.Context) error {
 		c.dispatch(ds)
 		c.yield = c.yield || len(ds) > 0
 		if len(stalled) > 0 { // others may take these over
-			if err := c.makeIdle(ctx, stalled); err != nil {
+			if err := c.makeIdle(ctx, stalled, 1); err != nil {
 				return err
 			}
 		}
@@ -326,6 +323,7 @@ func (c *Consumer) renew(ctx context.Context, ids []string, renew bool) {
 		c.mu.Lock()
 		if d := c.known[id]; d != nil {
 			delete(c.known, id)
+			c.waitsNoMore(d)
 			if d.cancel != nil {
 				d.cancel(errNotOurs)
 			}

@@ -1,0 +1,204 @@
+package stream
+
+import (
+	"context"
+	"slices"
+	"time"
+)
+
+const (
+	// maxCounts bounds how many counts one script sets.
+	maxCounts = 500
+	// A wait of up to longWait, the first fewWaits times in a row, costs Redis nothing. A crash in it counts as an attempt,
+	// and few crashes fit into it.
+	longWait = 10 * time.Second
+	fewWaits = 3
+)
+
+// handling is the run of a handler.
+type handling struct{ hangs bool } // guarded by the consumer's lock
+
+// dispatch starts handlers. The caller has made sure that there are slots.
+func (c *Consumer) dispatch(ds []*Delivery) {
+	for len(ds) > 0 {
+		n := min(len(ds), c.o.Batch)
+		batch := ds[:n:n]
+		ds = ds[n:]
+		h := &handling{}
+		c.mu.Lock()
+		for _, d := range batch {
+			d.Context, d.cancel = context.WithCancelCause(c.base)
+			d.verdict, d.err, d.Reason = none, nil, ""
+			d.Progress()
+			d.parked, d.woken, d.handling = false, false, h
+			c.known[d.ID] = d
+		}
+		c.running++
+		c.mu.Unlock()
+		go func() {
+			c.began(batch)
+			c.o.Handle(batch)
+			c.finish(batch, h)
+		}()
+	}
+}
+
+// began makes a crash count as an attempt from now on: it removes the records of back-offs that are over, and raises the
+// counts of entries that have waited. Where Redis does not answer, a crash does not count.
+func (c *Consumer) began(batch []*Delivery) {
+	var ids []any
+	for _, d := range batch {
+		if d.failed {
+			ids = append(ids, d.ID)
+			d.failed = false
+		}
+		if d.uncounted {
+			d.uncounted = false
+			c.setCount(d, d.Attempt)
+		}
+	}
+	if len(ids) == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(c.base, time.Second)
+	defer cancel()
+	_ = c.o.Redis.ZRem(ctx, c.o.Backoff, ids...).Err()
+}
+
+// finish carries out the handler's verdict on each delivery.
+func (c *Consumer) finish(batch []*Delivery, h *handling) {
+	for _, d := range batch {
+		lost := d.Context.Err() != nil
+		d.cancel(nil)
+		switch {
+		case d.verdict == settled:
+			c.forget(d)
+		case lost:
+			// Another consumer has the entry now, or the drain time is over: this consumer must not try again. If the entry is
+			// still pending here, Run gives it back at its end, or adopts it at the next upkeep.
+			c.forget(d)
+		case d.verdict == later:
+			d.waits++
+			if d.wait <= 0 {
+				d.wait = backoff(d.waits, minWait, maxWait)
+			}
+			if d.wait > longWait || d.waits > fewWaits {
+				c.uncount(d)
+			}
+			c.park(d, d.wait)
+		case d.verdict == await:
+			c.uncount(d)
+			c.parkUntilWake(d)
+		default:
+			d.waits = 0
+			c.again(d)
+		}
+	}
+	c.mu.Lock()
+	if !h.hangs {
+		c.running--
+	}
+	c.mu.Unlock()
+	c.wake()
+}
+
+// hangs gives the slot of a handler to others.
+func (c *Consumer) hangs(d *Delivery) {
+	c.mu.Lock()
+	h := d.handling
+	first := h != nil && !h.hangs && !d.parked && c.known[d.ID] == d
+	if first {
+		h.hangs = true
+		c.running--
+	}
+	c.mu.Unlock()
+	if first {
+		c.wake()
+		go c.uncount(d) // Redis may be slow, and the caller has other entries
+	}
+}
+
+// count is the delivery count that an entry of the consumer gets.
+type count struct {
+	id string
+	n  int64
+}
+
+// uncount makes a take-over count no attempt: it takes one off the delivery count, and the take-over adds one. The count
+// has no limit of time, as the record of a back-off has. Where Redis does not answer, a take-over counts.
+func (c *Consumer) uncount(d *Delivery) {
+	c.mu.Lock()
+	was := d.uncounted || d.failed
+	d.uncounted = d.uncounted || !was
+	c.mu.Unlock()
+	if !was {
+		c.setCount(d, d.Attempt-1)
+	}
+}
+
+func (c *Consumer) setCount(d *Delivery, n int64) {
+	_, _ = c.counts.Do(c.base, count{d.ID, n})
+}
+
+// setCounts carries out the calls of setCount that are made at the same time.
+func (c *Consumer) setCounts(all []count) []struct{} {
+	ctx, cancel := context.WithTimeout(c.base, 5*time.Second)
+	defer cancel()
+	args := []any{c.o.Group, c.o.Consumer}
+	for _, one := range all {
+		args = append(args, one.id, max(one.n, 0))
+	}
+	_ = countScript.Run(ctx, c.o.Redis, []string{c.o.Stream}, args...).Err()
+	return make([]struct{}, len(all))
+}
+
+// again parks a failed delivery until its next attempt, and records in Redis the number of that attempt and when it is due.
+func (c *Consumer) again(d *Delivery) {
+	wait := backoff(int(d.Attempt), minBackoff, maxBackoff)
+	d.Attempt++
+	ctx, cancel := context.WithTimeout(c.base, 5*time.Second)
+	defer cancel()
+	found, err := failScript.Run(ctx, c.o.Redis, []string{c.o.Stream, c.o.Backoff}, c.o.Group, c.o.Consumer, d.ID, d.Attempt,
+		wait.Milliseconds(), backoffKeep.Milliseconds()).Int()
+	if err == nil && found != isOurs {
+		if found == isDeleted {
+			c.reportDeleted(d.ID)
+		}
+		c.forget(d)
+		return
+	}
+	c.mu.Lock()
+	d.uncounted = d.uncounted && err != nil
+	c.mu.Unlock()
+	d.failed = err == nil // without the record, a restart counts this failure as a crash, which does no harm
+	c.park(d, wait)
+}
+
+// beginning is what Redis knows of an entry that is pending with this consumer and that the consumer does not know.
+type beginning struct {
+	attempt int64         // the delivery count, as begin has left it
+	failed  bool          // its last attempt failed
+	wait    time.Duration // the rest of its back-off in that case
+	ours    bool
+}
+
+// begin renews entries of this consumer and reads what Redis knows of them. It adds ifFailed to the delivery counts of those
+// whose last attempt failed, and otherwise to the others.
+func (c *Consumer) begin(ctx context.Context, ids []string, ifFailed, otherwise int) (map[string]beginning, error) {
+	all := make(map[string]beginning, len(ids))
+	for part := range slices.Chunk(ids, 500) {
+		found, err := beginScript.Run(ctx, c.o.Redis, []string{c.o.Stream, c.o.Backoff},
+			arguments(part, c.o.Group, c.o.Consumer, ifFailed, otherwise)...).Int64Slice()
+		if err != nil {
+			return nil, err
+		}
+		for i, id := range part {
+			count, wait := found[2*i], found[2*i+1]
+			if count == isDeleted {
+				c.reportDeleted(id)
+			}
+			all[id] = beginning{max(count, 0), wait >= 0, time.Duration(max(wait, 0)) * time.Millisecond, count != isDeleted && count != notOurs}
+		}
+	}
+	return all, nil
+}
