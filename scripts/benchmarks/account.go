@@ -32,7 +32,7 @@ func (p *posts) mark(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	p.marked.length, p.marked.last = info.Length, info.LastGeneratedID
+	p.marked.added, p.marked.last = info.EntriesAdded, info.LastGeneratedID
 	p.marked.answered, err = p.answered(ctx)
 	return err
 }
@@ -66,14 +66,13 @@ func (p *posts) answered(ctx context.Context) (map[string]int, error) {
 // and no other. It also checks that the state of each item is that of its newest event. ok is the number of answers that
 // the load generator has counted. At most late more posts were under way when it ended. Only the api knows their answers,
 // and it refuses those that waited for a look-up.
-func (p *posts) account(ctx context.Context, ok, late int) error {
-	var l ledger
+func (p *posts) account(ctx context.Context, ok, late int) (l ledger, err error) {
 	var answered, refused int
 	// The api still answers the posts that are under way, although the load generator has closed its connections.
 	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
 		n, err := p.answered(ctx)
 		if err != nil {
-			return err
+			return l, err
 		}
 		refused = 0
 		for class := range n {
@@ -81,32 +80,33 @@ func (p *posts) account(ctx context.Context, ok, late int) error {
 				refused += n[class]
 			}
 		}
-		length, err := p.stack.Redis.XLen(ctx, p.stack.Keys.Views()).Result()
+		info, err := p.stack.Redis.XInfoStream(ctx, p.stack.Keys.Views()).Result()
 		if err != nil {
-			return err
+			return l, err
 		}
 		over := time.Now().After(deadline)
-		if answered = n["2xx"]; int(length-p.marked.length) != answered && !over {
+		if answered = n["2xx"]; int(info.EntriesAdded-p.marked.added) != answered && !over {
 			continue
 		}
 		if l, err = p.read(ctx); err != nil {
-			return err
+			return l, err
 		}
 		if l.entries == answered || over {
 			break
 		}
 	}
 	if l.entries != answered || answered < ok || answered+refused > ok+late {
-		return fmt.Errorf("%d posts were answered with 200 and at most %d more were under way; the api has answered %d with 2xx, %d with another status, and %d entries are in the stream",
+		return l, fmt.Errorf("%d posts were answered with 200 and at most %d more were under way; the api has answered %d with 2xx, %d with another status, and %d entries are in the stream",
 			ok, late, answered, refused, l.entries)
 	}
-	return p.agrees(ctx, l)
+	return l, p.agrees(ctx, l)
 }
 
 // ledger is what has come into the stream of view events since the mark.
 type ledger struct {
 	entries        int
-	counts, events map[string]bool
+	movers         int                        // entries of items that the load with moves sends to and fro
+	counts, events map[string]bool            // a count with its item, an event id
 	newest         map[item.ID]redis.XMessage // of each item
 }
 
@@ -125,7 +125,10 @@ func (p *posts) read(ctx context.Context) (ledger, error) {
 			if err != nil {
 				return l, fmt.Errorf("entry %s: cid %w", e.ID, err)
 			}
-			l.counts[count], l.events[event], l.newest[id] = true, true, e
+			if isMover(id) {
+				l.movers++
+			}
+			l.counts[cid+" "+count], l.events[event], l.newest[id] = true, true, e
 		}
 		l.entries += len(page)
 		from = "(" + page[len(page)-1].ID

@@ -28,12 +28,13 @@ func Parts() []Part { return []Part{ingest, moves, commit, pipeline, idle, scale
 
 // Options of Run. All are required.
 type Options struct {
-	Parts   []Part    // see Choose
-	Quick   bool      // a short run that shows that everything works; its figures say little
-	Rounds  int       // how often each case is measured
-	Dir     string    // an existing folder on the disk to measure; Run makes a folder in it, and removes that
-	Environ []string  // os.Environ(), which only main may ask
-	Log     io.Writer // progress messages
+	Parts    []Part    // see Choose
+	Previous string    // a commit of this clone that ingest also measures; "": none
+	Quick    bool      // a short run that shows that everything works; its figures say little
+	Rounds   int       // how often each case is measured
+	Dir      string    // an existing folder on the disk to measure; Run makes a folder in it, and removes that
+	Environ  []string  // os.Environ(), which only main may ask
+	Log      io.Writer // progress messages
 }
 
 // Bench is a running part. When the part ends, Bench stops all servers that it has started and removes its folders.
@@ -218,7 +219,7 @@ func (b *Bench) Observe(f Figure, value float64, others ...Other) {
 	row.Values = append(row.Values, value)
 	for i, o := range others {
 		if i == len(row.Against) {
-			row.Against = append(row.Against, Against{Name: o.Name, Max: o.Max})
+			row.Against = append(row.Against, Against{Name: o.Name, Min: o.Min, Max: o.Max})
 		}
 		row.Against[i].Values = append(row.Against[i].Values, o.Value)
 	}
@@ -228,7 +229,8 @@ func (b *Bench) Observe(f Figure, value float64, others ...Other) {
 type Other struct {
 	Name  string
 	Value float64
-	Max   float64 // the wanted ratio of ours to it; 0: none
+	Min   float64 // the wanted ratio of ours to it; 0: none
+	Max   float64
 }
 
 // seconds returns how long a measurement of latencies takes.

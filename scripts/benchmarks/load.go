@@ -19,17 +19,42 @@ import (
 //go:embed post.lua
 var postScript []byte
 
-// load posts view counts with wrk, which leaves most of the CPU to the services.
+// load is a sequence of view counts. run posts it with wrk, which leaves most of the CPU to the services. batch and paced
+// post it from this process.
 type load struct {
 	name         string
 	ids          []string // of the items, in the order in which they are posted
+	movers       []string // ids of the items that every 1,000th post moves; nil: no post moves anything
 	script, cids string   // files
 	lasts        time.Duration
+
+	from  int // so many counts were posted before
+	moved int // so many posts of movers were posted before
+}
+
+// moveEvery is the number of posts of which one moves a file, where a load has movers. post.lua has it too.
+const moveEvery = 1000
+
+// firstCount is less than every count of a load but those of movers. Each of them calls for gold.
+const firstCount = 1_000_000_000
+
+// view returns the item and the count of the post number i. A mover gets counts for silver and bronze in turn. post.lua
+// does the same.
+func (l *load) view(i int) (cid string, count int) {
+	if len(l.movers) > 0 && i%moveEvery == moveEvery-1 {
+		n := l.moved + i/moveEvery
+		round := n / len(l.movers)
+		if round%2 == 0 {
+			return l.movers[n%len(l.movers)], 1000 + round
+		}
+		return l.movers[n%len(l.movers)], round
+	}
+	return l.ids[i%len(l.ids)], firstCount + 1 + l.from + i
 }
 
 // newLoad prepares a load of items in the order in which next returns them.
-func newLoad(b *Bench, name string, next func() item.ID) (*load, error) {
-	l := &load{name: name, lasts: 3 * time.Second}
+func newLoad(b *Bench, name string, movers []string, next func() item.ID) (*load, error) {
+	l := &load{name: name, movers: movers, lasts: 3 * time.Second}
 	if b.Quick {
 		l.lasts = time.Second
 	}
@@ -41,11 +66,14 @@ func newLoad(b *Bench, name string, next func() item.ID) (*load, error) {
 		cids.WriteString(strconv.Quote(id) + ",\n")
 	}
 	cids.WriteString("}")
+	if movers != nil {
+		cids.WriteString("\nmovers = {'" + strings.Join(movers, "',\n'") + "'}")
+	}
 	var err error
 	if l.script, err = b.writeFile("post.lua", postScript); err != nil {
 		return nil, err
 	}
-	l.cids, err = b.writeFile(name+".lua", cids.Bytes())
+	l.cids, err = b.writeFile(strings.NewReplacer(" ", "-", ",", "").Replace(name)+".lua", cids.Bytes())
 	return l, err
 }
 
@@ -61,7 +89,7 @@ func (r result) rate() float64 { return float64(r.ok) / r.took.Seconds() }
 // run posts to the URL. An answer other than 2xx and a broken connection are errors.
 func (l *load) run(ctx context.Context, url string) (result, error) {
 	cmd := exec.CommandContext(ctx, "wrk", "-t1", fmt.Sprintf("-c%d", connections), "-d", l.lasts.String(), "-s", l.script, url,
-		"--", l.cids)
+		"--", l.cids, strconv.Itoa(l.from), strconv.Itoa(l.moved))
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		return result{}, fmt.Errorf("wrk: %w\n%s", err, out)

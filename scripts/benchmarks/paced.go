@@ -36,7 +36,7 @@ func (l *load) paced(ctx context.Context, addr, path string, rate float64) ([]ti
 	return all, errors.Join(errs...)
 }
 
-// paceOne sends n posts on one connection. Their counts begin with from.
+// paceOne sends n posts of the load on one connection, beginning with number from.
 func (l *load) paceOne(ctx context.Context, addr, path string, from, n int, first time.Time, every time.Duration) ([]time.Duration, error) {
 	var d net.Dialer
 	conn, err := d.DialContext(ctx, "tcp", addr)
@@ -56,7 +56,8 @@ func (l *load) paceOne(ctx context.Context, addr, path string, from, n int, firs
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
-		body := fmt.Sprintf("cid=%s&count=%d", l.ids[(from+i)%len(l.ids)], 1_000_000_000+from+i)
+		cid, count := l.view(from + i)
+		body := fmt.Sprintf("cid=%s&count=%d", cid, count)
 		request = fmt.Appendf(request[:0], "POST %s HTTP/1.1\r\nHost: %s\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: %d\r\n\r\n%s",
 			path, addr, len(body), body)
 		if _, err := conn.Write(request); err != nil {

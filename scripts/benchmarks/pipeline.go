@@ -71,9 +71,7 @@ func runPipeline(ctx context.Context, b *Bench) error {
 	return nil
 }
 
-// latencies posts 200 moves a second for some seconds, each file once. It measures the time from before the post to the
-// commit's entry in the stream `committed`, both by this machine's clock. The committer writes the entry after MySQL's
-// COMMIT.
+// latencies posts 200 moves a second for some seconds, each file once.
 func (t *tierflow) latencies(ctx context.Context) error {
 	const rate = 200
 	n := min(rate*int(t.seconds()/time.Second), len(t.files))
@@ -83,35 +81,13 @@ func (t *tierflow) latencies(ctx context.Context) error {
 	} else if row.Level == to {
 		to = "bronze"
 	}
-	posted := make(map[item.ID]time.Time, n)
-	var mu sync.Mutex
-	var took []time.Duration
-	last := "$"
-	if newest, err := t.stack.Redis.XRevRangeN(ctx, t.stack.Keys.Committed(), "+", "-", 1).Result(); err != nil {
-		return err
-	} else if len(newest) == 1 {
-		last = newest[0].ID
-	} else {
-		last = "0"
+	ids := make([]item.ID, n)
+	for i := range ids {
+		ids[i] = t.files[i].ID
 	}
-	read := make(chan error, 1)
-	go func() { read <- t.watch(ctx, last, n, posted, &mu, &took) }()
 	syscall.Sync() // so that writing the new files to the disk is not measured
-	tick := time.NewTicker(time.Second / rate)
-	defer tick.Stop()
-	var wg sync.WaitGroup
-	errs := make([]error, n)
-	for i, f := range t.files[:n] {
-		<-tick.C
-		wg.Go(func() {
-			mu.Lock()
-			posted[f.ID] = time.Now()
-			mu.Unlock()
-			errs[i] = t.stack.Post(ctx, f.ID, counts[to])
-		})
-	}
-	wg.Wait()
-	if err := errors.Join(errors.Join(errs...), <-read); err != nil {
+	took, err := t.timeMoves(ctx, ids, to, rate)
+	if err != nil {
 		return err
 	}
 	t.Observe(Figure{Name: "from the post to the commit at 200 moves/s, median", Unit: "ms", Max: 5}, quantile(took, 500))
@@ -121,6 +97,39 @@ func (t *tierflow) latencies(ctx context.Context) error {
 		return err
 	}
 	return t.stack.CheckSettled(ctx)
+}
+
+// timeMoves posts a count that calls for the level for each of the items, so many a second. It returns the times from before
+// each post to the commit's entry in the stream `committed`, both by this machine's clock. The committer writes the entry
+// after MySQL's COMMIT.
+func (t *tierflow) timeMoves(ctx context.Context, ids []item.ID, to string, rate int) ([]time.Duration, error) {
+	posted := make(map[item.ID]time.Time, len(ids))
+	var mu sync.Mutex
+	var took []time.Duration
+	last := "0"
+	if newest, err := t.stack.Redis.XRevRangeN(ctx, t.stack.Keys.Committed(), "+", "-", 1).Result(); err != nil {
+		return nil, err
+	} else if len(newest) == 1 {
+		last = newest[0].ID
+	}
+	read := make(chan error, 1)
+	go func() { read <- t.watch(ctx, last, len(ids), posted, &mu, &took) }()
+	tick := time.NewTicker(time.Second / time.Duration(rate))
+	defer tick.Stop()
+	var wg sync.WaitGroup
+	errs := make([]error, len(ids))
+	for i, id := range ids {
+		<-tick.C
+		wg.Go(func() {
+			mu.Lock()
+			posted[id] = time.Now()
+			mu.Unlock()
+			errs[i] = t.stack.Post(ctx, id, counts[to])
+		})
+	}
+	wg.Wait()
+	err := errors.Join(errors.Join(errs...), <-read)
+	return took, err
 }
 
 // watch reads `committed` until it has n of the posted moves.

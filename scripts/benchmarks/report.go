@@ -13,11 +13,12 @@ import (
 
 // Report has all that a run has measured. --json writes it as JSON.
 type Report struct {
-	Machine   Machine   `json:"machine"`
-	Quick     bool      `json:"quick"`
-	StartedAt time.Time `json:"started_at"`
-	Rows      []*Row    `json:"rows"`
-	Errors    []string  `json:"errors,omitempty"` // of failed checks and failed measurements
+	Machine   Machine     `json:"machine"`
+	Quick     bool        `json:"quick"`
+	StartedAt time.Time   `json:"started_at"`
+	Rows      []*Row      `json:"rows"`
+	Timelines []*Timeline `json:"timelines,omitempty"`
+	Errors    []string    `json:"errors,omitempty"` // of failed checks and failed measurements
 }
 
 // Row is a figure with its values, one for each round.
@@ -90,11 +91,16 @@ func number(v float64) string {
 	}
 	text := strconv.FormatFloat(v, 'f', digits, 64)
 	whole, rest, point := strings.Cut(text, ".")
+	if whole = grouped(whole); point {
+		return whole + "." + rest
+	}
+	return whole
+}
+
+// grouped puts commas between the thousands.
+func grouped(whole string) string {
 	for i := len(whole) - 3; i > 0; i -= 3 {
 		whole = whole[:i] + "," + whole[i:]
-	}
-	if point {
-		return whole + "." + rest
 	}
 	return whole
 }

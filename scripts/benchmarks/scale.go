@@ -102,7 +102,7 @@ func (c *comparison) ingest(ctx context.Context) error {
 
 // loadOf posts items in the order in which next returns them, and accounts for what the api has answered.
 func (c *comparison) loadOf(w *world, name string, next func() item.ID) (func(context.Context) (float64, error), error) {
-	l, err := newLoad(c.Bench, name, next)
+	l, err := newLoad(c.Bench, name, nil, next)
 	return func(ctx context.Context) (float64, error) {
 		if err := errors.Join(w.posts.mark(ctx), w.resetCommands(ctx)); err != nil {
 			return 0, err
@@ -111,7 +111,9 @@ func (c *comparison) loadOf(w *world, name string, next func() item.ID) (func(co
 		if err != nil {
 			return 0, err
 		}
-		return r.rate(), errors.Join(w.noteCommands(ctx), w.posts.account(ctx, r.ok, connections))
+		noted := w.noteCommands(ctx)
+		_, err = w.posts.account(ctx, r.ok, connections)
+		return r.rate(), errors.Join(noted, err)
 	}, err
 }
 

@@ -17,11 +17,13 @@ import (
 
 // arguments are the flags, as kong fills them. No environment variable sets one.
 type arguments struct {
-	Parts  []string `arg:"" optional:"" help:"Parts to run: see above; default: all."`
-	Quick  bool     `help:"A short run that shows that everything works: its figures say little."`
-	Rounds int      `placeholder:"N" help:"How often each case is measured. Default: 5, with --quick 1."`
-	Dir    string   `type:"existingdir" default:"." help:"A folder on the disk to measure: what is made in it is removed."`
-	JSON   string   `name:"json" placeholder:"FILE" help:"Write all values to a file."`
+	Parts    []string `arg:"" optional:"" help:"Parts to run: see above; default: all."`
+	Quick    bool     `help:"A short run that shows that everything works: its figures say little."`
+	Rounds   int      `placeholder:"N" help:"How often each case is measured. Default: 5, with --quick 1."`
+	Dir      string   `type:"existingdir" default:"." help:"A folder on the disk to measure: what is made in it is removed."`
+	JSON     string   `name:"json" placeholder:"FILE" help:"Write all values to a file."`
+	Plots    string   `name:"plots" type:"existingdir" placeholder:"FOLDER" help:"Write plots over time into a folder, as SVG."`
+	Previous string   `name:"previous" placeholder:"COMMIT" help:"A commit of this clone: ingest measures its services as well."`
 }
 
 func main() {
@@ -41,7 +43,7 @@ func main() {
 		os.Exit(process.Settings)
 	}
 	os.Exit(process.Run(func(ctx context.Context) int {
-		if err := run(ctx, o, file); err != nil {
+		if err := run(ctx, o, file, a.Plots); err != nil {
 			fmt.Fprintf(os.Stderr, "\nbench: %v\n", err)
 			return process.Failed
 		}
@@ -63,7 +65,8 @@ func (a arguments) options() (benchmarks.Options, *os.File, error) {
 	if a.Rounds > 0 {
 		rounds = a.Rounds
 	}
-	o := benchmarks.Options{Parts: parts, Quick: a.Quick, Rounds: rounds, Dir: a.Dir, Environ: os.Environ(), Log: os.Stderr}
+	o := benchmarks.Options{Parts: parts, Quick: a.Quick, Rounds: rounds, Dir: a.Dir, Previous: a.Previous,
+		Environ: os.Environ(), Log: os.Stderr}
 	if err != nil || a.JSON == "" {
 		return o, nil, err
 	}
@@ -71,7 +74,7 @@ func (a arguments) options() (benchmarks.Options, *os.File, error) {
 	return o, file, err
 }
 
-func run(ctx context.Context, o benchmarks.Options, file *os.File) error {
+func run(ctx context.Context, o benchmarks.Options, file *os.File, plots string) error {
 	report, err := benchmarks.Run(ctx, o)
 	if report == nil {
 		return err
@@ -82,6 +85,9 @@ func run(ctx context.Context, o benchmarks.Options, file *os.File) error {
 	if len(report.Rows) > 0 {
 		fmt.Println()
 		err = errors.Join(err, report.WriteTable(os.Stdout))
+	}
+	if plots != "" {
+		err = errors.Join(err, report.WritePlots(plots))
 	}
 	if file == nil {
 		return err
