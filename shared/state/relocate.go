@@ -124,6 +124,11 @@ func (s *Store) Released(ctx context.Context, id item.ID, token Token, entryID s
 	return s.unlock(ctx, id, token, s.keys.Of(id).Committed(), GroupReleaser, entryID)
 }
 
+// Forgotten ends a view event whose item was forgotten: unlock and ack (step 3).
+func (s *Store) Forgotten(ctx context.Context, id item.ID, token Token, entryID string) error {
+	return s.unlock(ctx, id, token, s.keys.Of(id).Views(), GroupRelocator, entryID)
+}
+
 func (s *Store) unlock(ctx context.Context, id item.ID, token Token, stream, group, entryID string) error {
 	err := s.run(ctx, id, unlockScript, []string{s.keys.Lock(id), s.keys.Progress(id), stream},
 		string(token), group, entryID).Err()

@@ -1,6 +1,8 @@
 package httpapi
 
 import (
+	"context"
+	"fmt"
 	"net/http"
 	"net/url"
 	"strings"
@@ -56,6 +58,9 @@ func (s *Server) listItems(c echo.Context) error {
 		return err
 	}
 	ctx := c.Request().Context()
+	if err := s.checkLevel(ctx, q.Get("level")); err != nil {
+		return err
+	}
 	var rows []catalog.Row
 	if q.Has("filename") {
 		row, err := s.Catalog.ByFilename(ctx, q.Get("filename"))
@@ -89,6 +94,25 @@ func (s *Server) listItems(c echo.Context) error {
 		list.NextAfter = &rows[count-1].ID
 	}
 	return c.JSON(http.StatusOK, list)
+}
+
+// checkLevel refuses a filter by a level that does not exist: an empty list would say that the level has no items.
+func (s *Server) checkLevel(ctx context.Context, name string) error {
+	if name == "" {
+		return nil
+	}
+	p, err := s.Catalog.Policy(ctx)
+	if err != nil {
+		return err
+	}
+	if _, ok := p.Level(name); ok {
+		return nil
+	}
+	known := make([]string, len(p.Levels()))
+	for i, l := range p.Levels() {
+		known[i] = l.Name
+	}
+	return fault.New(fault.Unprocessable, "list items of level", name, fmt.Errorf("there is no such level; the levels are %s", strings.Join(known, ", ")))
 }
 
 func (s *Server) showItem(c echo.Context) error {

@@ -5,6 +5,7 @@
 // What becomes of an entry:
 //
 //	no move is needed, or the copy is emitted  settled; the script of that step has acked it
+//	the item was forgotten                     settled
 //	another worker has the item's lock         stays pending; no attempt is counted
 //	another relocator reaches the tiers        is reassigned to it
 //	the work failed                            shared/failure decides
@@ -145,6 +146,10 @@ func (j *job) run() {
 // release will follow.
 func (j *job) relocate(ctx context.Context, over func()) error {
 	row, levels, err := j.rows.Find(ctx, j.view.ID)
+	if fault.Is(err, fault.Unknown) {
+		over()
+		return j.forgotten(ctx, err)
+	}
 	if err != nil {
 		return err
 	}
@@ -176,6 +181,28 @@ func (j *job) state(row catalog.Row, target string) state.State {
 		ID: j.view.ID, Count: j.view.Count, Target: target, DBLevel: row.Level, Filename: row.Filename,
 		EventID: j.view.EventID, EntryID: j.d.ID, UpdatedAt: time.Now(),
 	}
+}
+
+// forgotten settles an event whose item has neither a row nor a state: DELETE /v1/contents/{cid} has removed both, and the
+// item's events go with it. Where there is a state, nobody has forgotten the item: the missing row is an error.
+func (j *job) forgotten(ctx context.Context, missing error) error {
+	st, ok, err := j.o.Store.Get(ctx, j.view.ID)
+	if err != nil {
+		return err
+	}
+	if ok && stream.Newer(st.EntryID, j.d.ID) { // the item is registered again: the next look at its lock finds this event superseded
+		return fault.New(fault.Busy, "relocate", j.view.ID.String(), missing)
+	}
+	if ok {
+		return missing
+	}
+	if err := j.o.Store.Forgotten(ctx, j.view.ID, j.token, j.d.ID); err != nil {
+		return err
+	}
+	j.log.Info("not moved: the item was forgotten")
+	j.o.Metrics.Settled("forgotten")
+	j.d.Settled()
+	return nil
 }
 
 // settle ends the work on an event that needs no move.

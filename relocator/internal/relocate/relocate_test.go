@@ -234,6 +234,42 @@ func TestAMoveThatCanNeverSucceedBecomesADeadLetterWithItsReason(t *testing.T) {
 	}
 }
 
+func TestTheWaitingEventsOfAForgottenItemAreSettledQuietly(t *testing.T) {
+	w := relocatortest.New(t)
+	w.Item(1, "forgotten")
+	w.Item(2, "deleted by hand")
+	for _, count := range []int{1500, 1600} {
+		w.Post(1, count)
+	}
+	w.Post(2, 1500)
+	// As DELETE /v1/contents/1 does it.
+	w.Exec("DELETE FROM contents WHERE cid IN (1, 2)")
+	if err := w.Redis.Del(t.Context(), w.Store.Keys().State(1)).Err(); err != nil {
+		t.Fatal(err)
+	}
+	w.Relocator("r1")
+	w.Settled()
+	if dead := w.DeadLetters(1); dead[0].Values["cid"] != "2" || dead[0].Values["reason"] != "unknown-content" {
+		t.Errorf("the dead letter: %v", dead[0].Values)
+	}
+}
+
+func TestAnEventFromBeforeItsItemWasForgottenChangesNothingOfTheNextOne(t *testing.T) {
+	w := relocatortest.New(t)
+	w.Item(1, "first")
+	w.Post(1, 1500)
+	w.Exec("DELETE FROM contents WHERE cid = 1")
+	if err := w.Redis.Del(t.Context(), w.Store.Keys().State(1)).Err(); err != nil {
+		t.Fatal(err)
+	}
+	body := w.Item(1, "second")
+	w.Post(1, 2500)
+	w.Run()
+	w.Settled()
+	w.Lies(1, "gold", body)
+	w.DeadLetters(0)
+}
+
 func TestTwoRelocatorsNeverMoveAnItemTwice(t *testing.T) {
 	w := relocatortest.New(t)
 	bodies := map[int][]byte{}
