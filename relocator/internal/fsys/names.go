@@ -3,6 +3,7 @@ package fsys
 import (
 	"context"
 	"errors"
+	"fmt"
 
 	"golang.org/x/sys/unix"
 )
@@ -17,17 +18,19 @@ func (s FS) Link(step Step, from *File, name string, to *File, newName string) e
 	return s.doIn(step, to, newName, func() error { return unix.Linkat(from.fd, name, to.fd, newName, 0) })
 }
 
-// Rename renames within one file system and replaces newName, as rename(2) does.
+// Rename renames within one file system and replaces newName, as rename(2) does. An *AttributeError: chattr forbids it.
 func (s FS) Rename(step Step, from *File, name string, to *File, newName string) error {
-	return s.doIn(step, to, newName, func() error { return unix.Renameat(from.fd, name, to.fd, newName) })
+	err := s.doIn(step, to, newName, func() error { return unix.Renameat(from.fd, name, to.fd, newName) })
+	return forbidden(err, from, name)
 }
 
 // RenameNew renames and never replaces: an existing newName is EEXIST. File systems without RENAME_NOREPLACE answer
-// EINVAL.
+// EINVAL. An *AttributeError: chattr forbids it.
 func (s FS) RenameNew(step Step, from *File, name string, to *File, newName string) error {
-	return s.doIn(step, to, newName, func() error {
+	err := s.doIn(step, to, newName, func() error {
 		return unix.Renameat2(from.fd, name, to.fd, newName, unix.RENAME_NOREPLACE)
 	})
+	return forbidden(err, from, name)
 }
 
 // CannotRenameNew tells whether an error of RenameNew says that the file system has no RENAME_NOREPLACE.
@@ -35,14 +38,56 @@ func CannotRenameNew(err error) bool {
 	return errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EOPNOTSUPP)
 }
 
-// Unlink removes a name. A folder is EISDIR.
+// Unlink removes a name. A folder is EISDIR. An *AttributeError: chattr forbids it.
 func (s FS) Unlink(step Step, dir *File, name string) error {
-	return s.doIn(step, dir, name, func() error { return unix.Unlinkat(dir.fd, name, 0) })
+	err := s.doIn(step, dir, name, func() error { return unix.Unlinkat(dir.fd, name, 0) })
+	return forbidden(err, dir, name)
 }
 
-// Rmdir removes an empty folder.
+// Rmdir removes an empty folder. An *AttributeError: chattr forbids it.
 func (s FS) Rmdir(step Step, dir *File, name string) error {
-	return s.doIn(step, dir, name, func() error { return unix.Unlinkat(dir.fd, name, unix.AT_REMOVEDIR) })
+	err := s.doIn(step, dir, name, func() error { return unix.Unlinkat(dir.fd, name, unix.AT_REMOVEDIR) })
+	return forbidden(err, dir, name)
+}
+
+// AttributeError says that a name may not be removed or changed because it, or its folder, has an attribute of chattr(1).
+type AttributeError struct {
+	Path      string // of what has the attribute
+	Attribute string // "immutable" or "append-only"
+	Err       error
+}
+
+func (e *AttributeError) Error() string {
+	return fmt.Sprintf("%s has the attribute %s (%c): %v", e.Path, e.Attribute, e.Letter(), e.Err)
+}
+
+func (e *AttributeError) Unwrap() error { return e.Err }
+
+// Letter is the attribute's letter in chattr and lsattr.
+func (e *AttributeError) Letter() byte { return e.Attribute[0] }
+
+// forbidden finds out whether an attribute explains an EPERM for a name in a folder. Other errors stay as they are.
+func forbidden(err error, dir *File, name string) error {
+	if !errors.Is(err, unix.EPERM) {
+		return err
+	}
+	for _, at := range []struct {
+		name  string
+		flags int
+		path  string
+	}{{name, unix.AT_SYMLINK_NOFOLLOW, dir.At(name)}, {"", unix.AT_EMPTY_PATH, dir.path}} {
+		var st unix.Statx_t
+		if unix.Statx(dir.fd, at.name, at.flags, 0, &st) != nil {
+			continue
+		}
+		if st.Attributes&unix.STATX_ATTR_IMMUTABLE != 0 {
+			return &AttributeError{at.path, "immutable", err}
+		}
+		if st.Attributes&unix.STATX_ATTR_APPEND != 0 {
+			return &AttributeError{at.path, "append-only", err}
+		}
+	}
+	return err
 }
 
 // RemoveAll removes a name and everything below it. It repeats until the name is gone, even if others add or remove

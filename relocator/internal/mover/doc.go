@@ -52,8 +52,8 @@
 //	remove-temp       the copy, which was emitted or reported as a stray     nothing has to
 //
 //	Release
-//	mkdir-released    an empty folder in released/: a new one, or that of    Sweep, or the next Make
-//	                  an attempt that is over
+//	mkdir-released    an empty folder in released/: a new one, that of an    Sweep, or the next Make; the next job that
+//	                  attempt that is over, or the tier's reserve            opens the tier makes a new reserve
 //	look-released     the same, and the row has a higher generation          Sweep, or the next Make
 //	read-released     the same                                               Sweep, or the next Make
 //	rename-released   the old copy in released/; its old name is gone,       Sweep, or the next Make; the entry is not

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -12,6 +13,7 @@ import (
 
 	"github.com/tierflow/tierflow/relocator/internal/fsys"
 	"github.com/tierflow/tierflow/shared/fault"
+	"github.com/tierflow/tierflow/shared/item"
 	"github.com/tierflow/tierflow/shared/policy"
 )
 
@@ -24,13 +26,16 @@ func wrap(op, subject string, err error) error {
 	}
 	e := fault.New(fault.Internal, op, subject, err)
 	var kind *fsys.KindError
+	var attribute *fsys.AttributeError
 	switch {
 	case otherSpelling(err):
 		e.Kind = fault.Conflict
+	case errors.As(err, &attribute):
+		e.Kind, e.Hint = fault.Unsupported, fmt.Sprintf("take the attribute away (chattr -%c %s), then retry", attribute.Letter(), attribute.Path)
 	case errors.As(err, &kind):
 		e.Kind, e.Hint = fault.Unsupported, "only regular files and folders of them can be moved"
 	case isAny(err, unix.ENOSPC, unix.EDQUOT):
-		e.Kind, e.Hint = fault.NoSpace, "free space on the target tier"
+		e.Kind = fault.NoSpace // setLevel adds the hint, which names the tier
 	case isAny(err, unix.EIO, unix.EUCLEAN, unix.EBADMSG, unix.ENODEV):
 		e.Kind, e.Hint = fault.Suspect, "look at the disk and the kernel's log"
 	case isAny(err, unix.EROFS):
@@ -47,7 +52,14 @@ func wrap(op, subject string, err error) error {
 // level already keeps it.
 func setLevel(err error, levels ...policy.Level) error {
 	var e *fault.Error
-	if !errors.As(err, &e) || e.Level != "" || e.Kind != fault.Suspect && e.Kind != fault.NoSpace {
+	if !errors.As(err, &e) || e.Level != "" {
+		return err
+	}
+	var attribute *fsys.AttributeError
+	if errors.As(err, &attribute) && slices.ContainsFunc(levels, func(l policy.Level) bool { return isTiersOwn(l, attribute.Path) }) {
+		e.Kind = fault.Suspect // it concerns every item, so the tier is at fault
+	}
+	if e.Kind != fault.Suspect && e.Kind != fault.NoSpace {
 		return err
 	}
 	e.Level = levels[0].Name
@@ -59,7 +71,16 @@ func setLevel(err error, levels ...policy.Level) error {
 			}
 		}
 	}
+	if e.Kind == fault.NoSpace && e.Hint == "" {
+		e.Hint = "free space or inodes on the tier of level " + e.Level
+	}
 	return err
+}
+
+// isTiersOwn tells whether a path is that of a folder which a tier has for itself.
+func isTiersOwn(l policy.Level, path string) bool {
+	root := strings.TrimSuffix(l.Path, "/")
+	return path == root || strings.TrimPrefix(path, root+"/") == item.MetaFolder || filepath.Dir(path) == root+"/"+item.MetaFolder
 }
 
 func isAny(err error, errnos ...error) bool {

@@ -248,14 +248,14 @@ func (j *job) data(ctx context.Context, src *opened, dst *fsys.File) ([]byte, er
 }
 
 // checkSpace refuses an item that does not fit, before any of its files is copied. One percent of the tier, but at most
-// 64 MiB, stays free: a release needs space for a folder before it can free any.
+// 64 MiB, stays free for whatever else writes there.
 func (j *job) checkSpace() error {
 	free, total, err := j.fs.Space(fsys.Reserve, j.to.Tmp)
 	if err != nil || total == 0 { // total 0: the file system does not report its size
 		return err
 	}
 	if spare := min(total/100, 64<<20); free < j.need+spare {
-		return &fault.Error{Kind: fault.NoSpace, Op: "reserve", Subject: j.r.To.Name, Hint: "free space on the target tier",
+		return &fault.Error{Kind: fault.NoSpace, Op: "reserve", Subject: j.r.To.Name,
 			Err: fmt.Errorf("it needs %d bytes; %d bytes are free, of which %d must stay free", j.need, free, min(spare, free))}
 	}
 	j.need = 0 // the check covers all files of the item

@@ -68,16 +68,19 @@ func (m *Mover) release(ctx context.Context, r ReleaseRequest) (ReleaseOutcome, 
 		return "", err
 	}
 	defer root.Close()
-	name := releasedName(r.ID, r.Token)
-	if err := m.attemptFolder(root, name); err != nil {
-		return "", err
-	}
-	outcome, err := m.rename(ctx, r, root, name)
+	folder, err := m.attemptFolder(root, releasedName(r.ID, r.Token))
 	if err != nil {
-		_ = m.fs.RemoveAll(context.WithoutCancel(ctx), fsys.DeleteReleased, root.Released, name) // else the sweep removes it
 		return "", err
 	}
-	if err := m.deleteCopy(ctx, root, name); err != nil {
+	if folder.reserve {
+		defer root.ReserveOver()
+	}
+	outcome, err := m.rename(ctx, r, root, folder.name)
+	if err != nil {
+		_ = m.deleteCopy(context.WithoutCancel(ctx), root, folder) // else the sweep removes it
+		return "", err
+	}
+	if err := m.deleteCopy(ctx, root, folder); err != nil {
 		return "", err
 	}
 	if outcome == IsCurrent || outcome == RetryLater {
@@ -91,32 +94,48 @@ func (m *Mover) release(ctx context.Context, r ReleaseRequest) (ReleaseOutcome, 
 	return outcome, root.Check(fsys.RecheckTier)
 }
 
-// attemptFolder makes the attempt's folder. Where it can, it renames the empty folder of an attempt that is over.
-func (m *Mover) attemptFolder(root *tier.Root, name string) error {
+// attemptFolder is the folder of an attempt in released/.
+type attemptFolder struct {
+	name    string
+	reserve bool // it is the tier's reserve, which must be put back
+}
+
+// attemptFolder makes the attempt's folder. Where it can, it renames the empty folder of an attempt that is over. Where the tier
+// has no room for a folder, it takes the tier's reserve: a release makes room.
+func (m *Mover) attemptFolder(root *tier.Root, name string) (attemptFolder, error) {
 	for {
 		spare, ok := root.TakeSpare()
 		if !ok {
-			return m.fs.Mkdir(fsys.MkdirReleased, root.Released, name, 0o700)
+			err := m.fs.Mkdir(fsys.MkdirReleased, root.Released, name, 0o700)
+			if !isAny(err, unix.ENOSPC, unix.EDQUOT) {
+				return attemptFolder{name: name}, err
+			}
+			return attemptFolder{name, true}, root.TakeReserve(fsys.MkdirReleased, name)
 		}
 		err := m.fs.RenameNew(fsys.MkdirReleased, root.Released, spare, root.Released, name)
 		if fsys.CannotRenameNew(err) { // no other attempt has this name, so rename(2) replaces nothing
 			err = m.fs.Rename(fsys.MkdirReleased, root.Released, spare, root.Released, name)
 		}
 		if !errors.Is(err, unix.ENOENT) {
-			return err
+			return attemptFolder{name: name}, err
 		}
 	}
 }
 
-// deleteCopy deletes the copy in the attempt's folder, and the folder unless the next attempt can reuse it.
-func (m *Mover) deleteCopy(ctx context.Context, root *tier.Root, name string) error {
-	if err := m.fs.RemoveAll(ctx, fsys.DeleteReleased, root.Released, name+"/"+copyName); err != nil {
+// deleteCopy deletes the copy in the attempt's folder, and the folder unless the next attempt can use it. Nobody else may use
+// the folder while the attempt lasts: the attempt could still rename a copy into it.
+func (m *Mover) deleteCopy(ctx context.Context, root *tier.Root, folder attemptFolder) error {
+	if err := m.fs.RemoveAll(ctx, fsys.DeleteReleased, root.Released, folder.name+"/"+copyName); err != nil {
 		return err
 	}
-	if root.PutSpare(name) {
+	if folder.reserve {
+		if put, err := root.PutReserve(fsys.DeleteReleased, folder.name); put || err != nil {
+			return err
+		}
+	} else if root.PutSpare(folder.name) {
 		return nil
 	}
-	return m.fs.RemoveAll(ctx, fsys.DeleteReleased, root.Released, name)
+	return m.fs.RemoveAll(ctx, fsys.DeleteReleased, root.Released, folder.name)
 }
 
 // rename moves the copy into the attempt's folder if the fence allows it.

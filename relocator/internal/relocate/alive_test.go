@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"os"
 	"slices"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -13,22 +12,26 @@ import (
 	"github.com/tierflow/tierflow/relocator/internal/relocatortest"
 )
 
-// slow is a disk on which some steps take long. It counts the calls of all steps.
+// lease is so long that a busy machine renews it in time, and a step that pauses takes longer.
+const (
+	lease  = 2 * time.Second
+	paused = lease * 5 / 4
+)
+
+// slow is a disk on which the first calls of some steps take long. It counts the calls of all steps.
 type slow struct {
-	pause  time.Duration // before each call of a step
-	once   bool          // only before the first
-	steps  []fsys.Step
-	within string // pauses only where the path has this in it
+	pause time.Duration // before each of these calls
+	first int           // how many of each step
+	steps []fsys.Step
 
 	mu    sync.Mutex
 	calls map[fsys.Step]int
 }
 
-func (s *slow) hook(step fsys.Step, path string) error {
-	pauses := slices.Contains(s.steps, step) && strings.Contains(path, s.within)
+func (s *slow) hook(step fsys.Step, _ string) error {
 	s.mu.Lock()
 	s.calls[step]++
-	pauses = pauses && !(s.once && s.calls[step] > 1)
+	pauses := slices.Contains(s.steps, step) && s.calls[step] <= s.first
 	s.mu.Unlock()
 	if pauses {
 		time.Sleep(s.pause)
@@ -45,10 +48,10 @@ func (s *slow) count(step fsys.Step) int {
 // A call of the kernel gives no sign of life while it lasts. Two workers look for entries and locks that nobody renews.
 func TestAStepThatTakesLongerThanTheLeaseIsWaitedForAndDoneOnce(t *testing.T) {
 	w := relocatortest.New(t)
+	w.SetLease(lease)
 	body := w.Item(1, "folder/a")
-	disk := &slow{pause: relocatortest.MinIdle * 3 / 2, once: true, calls: map[fsys.Step]int{}, steps: []fsys.Step{
-		fsys.LinkTemp, fsys.CreateTemp, fsys.FsyncTemp, fsys.FsyncSource, fsys.MakeFolder, fsys.Publish, fsys.FsyncFolder,
-		fsys.MkdirReleased, fsys.RenameReleased, fsys.DeleteReleased, fsys.FsyncReleased}}
+	disk := &slow{pause: paused, first: 1, calls: map[fsys.Step]int{},
+		steps: []fsys.Step{fsys.FsyncTemp, fsys.Publish, fsys.FsyncFolder, fsys.RenameReleased, fsys.DeleteReleased}}
 	w.FS.Hook = disk.hook
 	for _, worker := range []string{"r1", "r2"} {
 		w.Relocator(worker)
@@ -73,12 +76,13 @@ func TestAStepThatTakesLongerThanTheLeaseIsWaitedForAndDoneOnce(t *testing.T) {
 // Each call is short, and together they take longer than the lease: the listing of a directory, its comparison and its removal.
 func TestADirectoryOfManyFilesIsMovedOnceHoweverLongItsListingTakes(t *testing.T) {
 	w := relocatortest.New(t)
-	const files = 800
+	w.SetLease(lease)
+	const files = 1000
 	for i := range files {
 		w.File("bronze", fmt.Sprintf("many/%d", i), nil)
 	}
 	w.Exec("INSERT INTO contents (cid, content_level, filename) VALUES (1, 'bronze', 'many')")
-	disk := &slow{pause: relocatortest.MinIdle * 5 / 4 / files, within: "/", calls: map[fsys.Step]int{},
+	disk := &slow{pause: paused / files, first: files, calls: map[fsys.Step]int{},
 		steps: []fsys.Step{fsys.OpenSource, fsys.LookReleased, fsys.DeleteReleased}}
 	w.FS.Hook = disk.hook
 	for _, worker := range []string{"r1", "r2"} {

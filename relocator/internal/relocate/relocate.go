@@ -169,7 +169,10 @@ func (j *job) relocate(ctx context.Context, over func()) error {
 	if err := j.o.Reach.Check(from.Name, to.Name); err != nil {
 		return err
 	}
-	if err := j.o.Tiers.Check(from.Name, to.Name); err != nil {
+	if err := j.o.Tiers.CheckSource(from.Name); err != nil {
+		return err
+	}
+	if err := j.o.Tiers.Check(to.Name); err != nil {
 		return err
 	}
 	return j.move(ctx, row, from, to)

@@ -47,7 +47,7 @@ import (
 func Main(m *testing.M) { testdisk.Main(func() { testserver.Main(m) }) }
 
 const (
-	// MinIdle is that of every worker, and the lease of its locks.
+	// MinIdle is that of every worker, and the lease of its locks, where a test sets no other.
 	MinIdle = 600 * time.Millisecond
 
 	patience = 20 * time.Second
@@ -69,6 +69,7 @@ type World struct {
 	Tiers   *tierhealth.Tiers // of all workers; nil before the first
 	metrics *metrics.Metrics
 	log     *zap.Logger
+	lease   time.Duration // MinIdle, unless SetLease was called
 }
 
 // New makes a World. Gold lies on another file system than bronze and silver, so that both ways of moving are taken.
@@ -102,7 +103,7 @@ func NewOn(t *testing.T, gold string) *World {
 	if testing.Verbose() {
 		w.log = zaptest.NewLogger(t)
 	}
-	w.Store = state.NewStore(state.Options{Redis: rdb, Keys: state.NewKeys(testserver.Prefix(t)), TTL: time.Hour, Lease: MinIdle})
+	w.SetLease(MinIdle)
 	disk := t.TempDir()
 	w.Roots = map[string]string{"bronze": disk + "/bronze", "silver": disk + "/silver", "gold": gold + "/gold"}
 	for name, path := range w.Roots {
@@ -113,6 +114,13 @@ func NewOn(t *testing.T, gold string) *World {
 		w.Exec("UPDATE level SET path = ?, tier_id = ? WHERE content_level = ?", path, id, name)
 	}
 	return w
+}
+
+// SetLease changes the lease of the locks, and the MinIdle of the workers that are started from now on.
+func (w *World) SetLease(lease time.Duration) {
+	w.T.Helper()
+	w.lease = lease
+	w.Store = state.NewStore(state.Options{Redis: w.Redis, Keys: state.NewKeys(testserver.Prefix(w.T)), TTL: time.Hour, Lease: lease})
 }
 
 // Exec runs a statement in MySQL.
@@ -179,14 +187,14 @@ func (w *World) Post(id, count int) string {
 func (w *World) RelocateHandler(worker string) *relocate.Handler {
 	m := w.mover()
 	return relocate.New(relocate.Options{
-		Store: w.Store, Catalog: w.Catalog, Mover: m, WorkerID: worker, MaxAttempts: w.Attempts, Lease: MinIdle,
+		Store: w.Store, Catalog: w.Catalog, Mover: m, WorkerID: worker, MaxAttempts: w.Attempts, Lease: w.lease,
 		ServerFailed: func() {}, Reach: w.reach(worker), Tiers: w.tiers(m), Metrics: w.metrics, Log: w.log.Named(worker),
 	})
 }
 
 // Sweeper makes a sweeper.
 func (w *World) Sweeper() *sweep.Sweeper {
-	return sweep.New(sweep.Options{Store: w.Store, Catalog: w.Catalog, Mover: w.mover(), Lease: MinIdle, Log: w.log})
+	return sweep.New(sweep.Options{Store: w.Store, Catalog: w.Catalog, Mover: w.mover(), Lease: w.lease, Log: w.log})
 }
 
 func (w *World) mover() *mover.Mover { return mover.New(mover.Options{FS: w.FS, Limiter: w.Limiter}) }
@@ -200,7 +208,7 @@ func (w *World) tiers(m *mover.Mover) *tierhealth.Tiers {
 
 // reach reaches all tiers.
 func (w *World) reach(worker string) *reach.Reach {
-	return reach.New(reach.Options{Store: w.Store, Self: state.Worker{ID: worker}, Lease: MinIdle, ServerFailed: func() {},
+	return reach.New(reach.Options{Store: w.Store, Self: state.Worker{ID: worker}, Lease: w.lease, ServerFailed: func() {},
 		Metrics: w.metrics, Log: w.log})
 }
 
@@ -213,7 +221,7 @@ func (w *World) Relocator(worker string) (stop func()) {
 func (w *World) Releaser(worker string) (stop func()) {
 	m := w.mover()
 	h := release.New(release.Options{
-		Grace: w.Grace, Lease: MinIdle, MaxAttempts: w.Attempts, WorkerID: worker, Store: w.Store, Catalog: w.Catalog, Mover: m,
+		Grace: w.Grace, Lease: w.lease, MaxAttempts: w.Attempts, WorkerID: worker, Store: w.Store, Catalog: w.Catalog, Mover: m,
 		Tiers: w.tiers(m), Reach: w.reach(worker), ServerFailed: func() {}, Metrics: w.metrics, Log: w.log.Named(worker),
 	})
 	return w.consume(worker, w.Store.Keys().Committed(), state.GroupReleaser, h.Handle)
@@ -233,7 +241,7 @@ func (w *World) consume(worker, key, group string, handle stream.Handler) (stop 
 		w.T.Fatal(err)
 	}
 	c := stream.New(stream.Options{Redis: rdb, Stream: key, Backoff: w.Store.Keys().Backoff(group), Group: group, Consumer: worker,
-		MinIdle: MinIdle, Slots: 4, Drain: 5 * time.Second, Handle: handle, Log: w.log.Named(worker)})
+		MinIdle: w.lease, Slots: 4, Drain: 5 * time.Second, Handle: handle, Log: w.log.Named(worker)})
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	go func() { c.Run(ctx); close(done) }()

@@ -114,7 +114,7 @@ func TestAProbeFindsOutWhatTheFileSystemCannotDo(t *testing.T) {
 					t.Errorf("the warnings are %q, and it is %v that they say %q", said, want, w)
 				}
 			}
-			if es, err := os.ReadDir(filepath.Join(l.Path, ".tierflow")); err != nil || len(es) != 3 {
+			if es, err := os.ReadDir(filepath.Join(l.Path, ".tierflow")); err != nil || len(es) != 4 {
 				t.Errorf("the probe has left something: %v, %v", es, err)
 			}
 		})

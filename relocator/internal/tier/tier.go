@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -27,6 +28,7 @@ const (
 	identityName = "tier.json"
 	tmpName      = "tmp"
 	releasedName = "released"
+	reserveName  = "reserve"
 	probeName    = "link-probe"
 
 	writeProbeName = "write-probe"
@@ -56,7 +58,8 @@ type Root struct {
 	identSt  unix.Stat_t // the stat of tier.json when it was read
 	resolved func() (string, error)
 	naming   naming
-	own      Traits // where there is no opener
+	own      Traits       // where there is no opener
+	reserves atomic.Int32 // releases that have the reserve
 
 	opener *Opener // nil: one job has the Root to itself
 
@@ -107,6 +110,9 @@ func (r *Root) finish(id *Identity) error {
 		*d.file = f
 	}
 	r.InReleased = fsys.NewLister(r.Released)
+	if err := r.keepReserve(); err != nil {
+		return fail(r.Level, err)
+	}
 	if err := r.lookAtNames(); err != nil {
 		return fail(r.Level, err)
 	}

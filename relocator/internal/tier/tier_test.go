@@ -82,8 +82,8 @@ func TestInitMakesATierThatCanBeOpened(t *testing.T) {
 		t.Errorf("%q is not a UUID of version 4", l.TierID)
 	}
 	entries, err := os.ReadDir(filepath.Join(l.Path, ".tierflow"))
-	if err != nil || len(entries) != 3 {
-		t.Errorf("%v, %v: want released, tier.json and tmp", entries, err)
+	if err != nil || len(entries) != 4 {
+		t.Errorf("%v, %v: want released, reserve, tier.json and tmp", entries, err)
 	}
 	r, err := tier.Open(fsys.FS{}, l)
 	if err != nil {

@@ -32,7 +32,8 @@ type Options struct {
 
 // Tiers knows the state of every tier, by level.
 //
-// A tier rests that is full, away, or cannot be written to: what needs it waits without trying, longer each time. A tier
+// A tier rests that is full, away, or cannot be written to: what needs it waits without trying, longer each time. What leaves a
+// full tier does not wait. A tier
 // is suspect that reported an I/O error, is read-only, or has wrong permissions. It is suspect until a move that used it,
 // or a release that removed something there, has succeeded.
 type Tiers struct {
@@ -41,12 +42,13 @@ type Tiers struct {
 	mu      sync.Mutex
 	until   map[string]time.Time // end of the rest
 	rests   map[string]int       // in a row
+	full    map[string]bool      // the last error was that it is full
 	suspect map[string]error
 }
 
 // New makes a Tiers.
 func New(o Options) *Tiers {
-	return &Tiers{o: o, until: map[string]time.Time{}, rests: map[string]int{}, suspect: map[string]error{}}
+	return &Tiers{o: o, until: map[string]time.Time{}, rests: map[string]int{}, full: map[string]bool{}, suspect: map[string]error{}}
 }
 
 // Suspects names the suspect tiers; nil where there is none.
@@ -87,6 +89,17 @@ func (t *Tiers) Failed(err error, target policy.Level) error {
 	return &fault.Error{Kind: fault.TierRefused, Op: "write to tier", Subject: target.Name, Err: err, Level: target.Name}
 }
 
+// CheckSource is Check for a tier that is only read, or that gets room: a full tier does not rest for that.
+func (t *Tiers) CheckSource(level string) error {
+	t.mu.Lock()
+	full := t.full[level]
+	t.mu.Unlock()
+	if full {
+		return nil
+	}
+	return t.Check(level)
+}
+
 func (t *Tiers) note(e *fault.Error, err error, target string) {
 	switch e.Kind {
 	case fault.NoSpace, fault.TierRefused, fault.Suspect:
@@ -107,6 +120,7 @@ func (t *Tiers) note(e *fault.Error, err error, target string) {
 		}
 	}
 	t.rests[e.Level]++
+	t.full[e.Level] = e.Kind == fault.NoSpace
 	t.until[e.Level] = time.Now().Add(min(minRest<<min(t.rests[e.Level]-1, 10), maxRest))
 }
 
@@ -117,6 +131,7 @@ func (t *Tiers) Worked(levels ...string) {
 	for _, l := range levels {
 		delete(t.until, l)
 		delete(t.rests, l)
+		delete(t.full, l)
 		if t.suspect[l] != nil {
 			delete(t.suspect, l)
 			t.o.Metrics.TierSuspect(l, false)

@@ -10,10 +10,17 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
+
 	"github.com/tierflow/tierflow/relocator/internal/fsys"
+	"github.com/tierflow/tierflow/relocator/internal/metrics"
 	"github.com/tierflow/tierflow/relocator/internal/relocatortest"
 	"github.com/tierflow/tierflow/relocator/internal/testdisk"
+	"github.com/tierflow/tierflow/relocator/internal/tierhealth"
+	"github.com/tierflow/tierflow/shared/fault"
 	"github.com/tierflow/tierflow/shared/item"
+	"github.com/tierflow/tierflow/shared/policy"
 )
 
 func TestMain(m *testing.M) { relocatortest.Main(m) }
@@ -276,5 +283,24 @@ func TestATierThatIsAwayHoldsUpNoOtherAndItsMovesFollowWhenItIsBack(t *testing.T
 	w.Lies(2, "silver", b)
 	if n := w.Redis.XLen(t.Context(), w.Store.Keys().Dead()).Val(); n != 0 {
 		t.Errorf("%d entries in dead", n)
+	}
+}
+
+func TestAFullTierRestsForWhatComesAndNotForWhatLeaves(t *testing.T) {
+	tiers := tierhealth.New(tierhealth.Options{Probe: func(policy.Level) error { return nil },
+		Metrics: metrics.New(prometheus.NewRegistry()), Log: zap.NewNop()})
+	gold := policy.Level{Name: "gold"}
+	for _, c := range []struct {
+		kind   fault.Kind
+		leaves bool
+	}{{fault.NoSpace, true}, {fault.TierRefused, false}, {fault.NoSpace, true}} {
+		_ = tiers.Failed(&fault.Error{Kind: c.kind, Level: "gold"}, gold)
+		if !fault.Is(tiers.Check("gold"), fault.Busy) || (tiers.CheckSource("gold") == nil) != c.leaves {
+			t.Errorf("%s: %v, as a source %v", c.kind, tiers.Check("gold"), tiers.CheckSource("gold"))
+		}
+	}
+	tiers.Worked("gold")
+	if err := errors.Join(tiers.Check("gold"), tiers.CheckSource("gold")); err != nil {
+		t.Error(err)
 	}
 }
