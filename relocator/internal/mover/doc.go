@@ -64,7 +64,8 @@
 //	fsync-released    nothing                                                nothing has to
 //
 //	Sweep
-//	sweep             what it has not removed yet                            the next Sweep
+//	sweep             what it has not removed yet, perhaps under a name      the next Sweep
+//	                  that ends with -swept
 //
 // Moves that are under way at the same time share syncs: one sync of a folder that all use, or one syncfs (fsys.Syncs).
 // A step of the table has ended when the step after its group begins.

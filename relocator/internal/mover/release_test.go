@@ -252,7 +252,7 @@ func TestTheSweepReportsAStrayBeforeItRemovesItsRecord(t *testing.T) {
 	if len(strays) != 3 || strays[0] != "10 event" || strays[1] != "100 "+eventID {
 		t.Errorf("strays %q", strays)
 	}
-	for _, left := range []string{"8.event.used", "9.event.failing", "notes.txt", "0.a.b"} {
+	for _, left := range []string{"8.event.used", "9.event.failing-swept", "notes.txt", "0.a.b"} {
 		if _, err := os.Stat(tmp + left); err != nil {
 			t.Error(err)
 		}

@@ -3,6 +3,7 @@ package mover
 import (
 	"context"
 	"errors"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -12,8 +13,12 @@ import (
 	"github.com/tierflow/tierflow/shared/policy"
 )
 
-// sweptName is the name of an attempt's tree that must not be published any more.
-const sweptName = "swept"
+// sweptName is the name of an attempt's tree that must not be published any more. A file that must not be has a name that
+// ends with sweptSuffix.
+const (
+	sweptName   = "swept"
+	sweptSuffix = "-swept"
+)
 
 // SweepReport says what a sweep found on one tier.
 type SweepReport struct {
@@ -26,10 +31,11 @@ type SweepReport struct {
 // entries whose ctime is more than olderThan ago; mtime is of no use, because a copy has its source's mtime.
 //
 // A temporary is the record of a copy that may have been published. Sweep therefore calls stray first and removes the
-// temporary only when stray returned nil. A temporary for which inUse returns true stays. Sweep may remove the temporary
-// of a living attempt: that attempt then fails, and nothing is lost.
+// temporary only when stray returned nil. Before that, it renames the temporary: what cannot be renamed cannot be removed, and
+// would be reported at every sweep. A temporary for which inUse returns true stays. Sweep may remove the temporary of a
+// living attempt: that attempt then fails, and nothing is lost.
 //
-// An entry that fails does not stop the sweep. The error joins the errors of all entries.
+// An entry that fails does not stop the sweep, unless the tier is read-only. The error joins the errors of all entries.
 func (m *Mover) Sweep(ctx context.Context, level policy.Level, olderThan time.Duration,
 	inUse func(id item.ID, token string) bool,
 	stray func(ctx context.Context, id item.ID, eventID string) error,
@@ -55,6 +61,9 @@ func (m *Mover) Sweep(ctx context.Context, level policy.Level, olderThan time.Du
 			if err == nil && time.Unix(st.Ctim.Unix()).Before(limit) {
 				err = visit(name, &st)
 			}
+			if errors.Is(err, unix.EROFS) {
+				return wrap("sweep", dir.At(name), err)
+			}
 			if err != nil && !errors.Is(err, unix.ENOENT) {
 				errs = append(errs, wrap("sweep", dir.At(name), err))
 			}
@@ -70,13 +79,12 @@ func (m *Mover) Sweep(ctx context.Context, level policy.Level, olderThan time.Du
 		if inUse(id, token) {
 			return nil
 		}
-		if err := stray(ctx, id, eventID); err != nil {
+		name, err := m.hide(ctx, root.Tmp, name, st)
+		if err != nil {
 			return err
 		}
-		if fsys.IsDir(st) {
-			if err := m.hideTree(ctx, root.Tmp, name); err != nil {
-				return err
-			}
+		if err := stray(ctx, id, eventID); err != nil {
+			return err
 		}
 		if err := m.fs.RemoveAll(ctx, fsys.Sweep, root.Tmp, name); err != nil {
 			return err
@@ -99,6 +107,22 @@ func (m *Mover) Sweep(ctx context.Context, level policy.Level, olderThan time.Du
 		return nil
 	})
 	return report, errors.Join(append(errs, err)...)
+}
+
+// hide renames a temporary, so that its attempt cannot publish it any more, and returns its name.
+func (m *Mover) hide(ctx context.Context, tmp *fsys.File, name string, st *unix.Stat_t) (string, error) {
+	if fsys.IsDir(st) {
+		return name, m.hideTree(ctx, tmp, name)
+	}
+	hidden := strings.TrimSuffix(name, sweptSuffix) + sweptSuffix
+	if _, _, _, ok := parseTemp(hidden); !ok { // the name is too long
+		return name, nil
+	}
+	err := m.fs.Rename(fsys.Sweep, tmp, name, tmp, hidden) // to the same name where the last sweep was cut short
+	if isAny(err, unix.ENOSPC, unix.EDQUOT) {              // the removal makes room
+		return name, nil
+	}
+	return hidden, err
 }
 
 // hideTree renames an attempt's tree, so that the attempt cannot publish it any more. If Sweep deleted the tree under its

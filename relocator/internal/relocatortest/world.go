@@ -194,7 +194,8 @@ func (w *World) RelocateHandler(worker string) *relocate.Handler {
 
 // Sweeper makes a sweeper.
 func (w *World) Sweeper() *sweep.Sweeper {
-	return sweep.New(sweep.Options{Store: w.Store, Catalog: w.Catalog, Mover: w.mover(), Lease: w.lease, Log: w.log})
+	m := w.mover()
+	return sweep.New(sweep.Options{Store: w.Store, Catalog: w.Catalog, Mover: m, Rests: w.tiers(m).CheckSource, Lease: w.lease, Log: w.log})
 }
 
 func (w *World) mover() *mover.Mover { return mover.New(mover.Options{FS: w.FS, Limiter: w.Limiter}) }

@@ -84,7 +84,8 @@ func Run(ctx context.Context, c Config, fs fsys.FS, log *zap.Logger) error {
 		Grace: c.grace, Lease: c.MinIdle, MaxAttempts: c.maxAttempts, WorkerID: c.workerID, Store: store, Catalog: c.catalog,
 		Mover: move, Tiers: tiers, Reach: reached, ServerFailed: ready.Look, Metrics: counters, Log: log,
 	})
-	sweeper := sweep.New(sweep.Options{Store: store, Catalog: c.catalog, Mover: move, Self: self, Lease: c.MinIdle, Log: log})
+	sweeper := sweep.New(sweep.Options{Store: store, Catalog: c.catalog, Mover: move, Self: self, Rests: tiers.CheckSource,
+		Lease: c.MinIdle, Log: log})
 
 	var paused atomic.Bool
 	away := func() bool { return !ready.OK("redis", "mysql") }
