@@ -80,26 +80,28 @@ func code(err error) uint16 {
 	return 0
 }
 
+// inTransaction raises a counter in a transaction, which begins with the statement before and the row, if there is one.
+func inTransaction(ctx context.Context, c *sql.Conn, before, row string) error {
+	tx, err := c.BeginTx(ctx, &sql.TxOptions{Isolation: sql.LevelReadCommitted})
+	if err != nil {
+		return err
+	}
+	defer tx.Rollback()
+	if before != "" {
+		if _, err := tx.ExecContext(ctx, before+row); err != nil {
+			return err
+		}
+	}
+	if _, err := tx.ExecContext(ctx, "UPDATE counters SET n = n + 1 WHERE id = "+row); err != nil {
+		return err
+	}
+	return tx.Commit()
+}
+
 func TestNoIncrementIsLost(t *testing.T) {
 	const connections, increments = 8, 100
 	ownRow := func(n int) int { return n }
 	sameRow := func(int) int { return 0 }
-	inTransaction := func(ctx context.Context, c *sql.Conn, before, row string) error {
-		tx, err := c.BeginTx(ctx, &sql.TxOptions{Isolation: sql.LevelReadCommitted})
-		if err != nil {
-			return err
-		}
-		defer tx.Rollback()
-		if before != "" {
-			if _, err := tx.ExecContext(ctx, before+row); err != nil {
-				return err
-			}
-		}
-		if _, err := tx.ExecContext(ctx, "UPDATE counters SET n = n + 1 WHERE id = "+row); err != nil {
-			return err
-		}
-		return tx.Commit()
-	}
 	variants := []struct {
 		name      string
 		row       func(connection int) int
@@ -324,6 +326,48 @@ func migrate(t *testing.T, db *sql.DB) {
 	equal(t, "the release", value(t, locked, "SELECT RELEASE_LOCK(?)", "goose"), "1")
 }
 
+// commitBatch runs the statements of the committer: two of three moves have the right generation.
+func commitBatch(t *testing.T, db *sql.DB) {
+	now := time.Now().UTC().Truncate(time.Microsecond)
+	tx, err := db.BeginTx(t.Context(), &sql.TxOptions{Isolation: sql.LevelReadCommitted})
+	must(t, err)
+	defer tx.Rollback()
+	rows, err := tx.QueryContext(t.Context(), `SELECT cid, generation, update_time FROM contents
+		WHERE cid IN (?, ?, ?) ORDER BY cid FOR UPDATE`, 7, 8, 9)
+	must(t, err)
+	var found []string
+	for rows.Next() {
+		var cid, generation int64
+		var updated time.Time
+		must(t, rows.Scan(&cid, &generation, &updated))
+		found = append(found, fmt.Sprint(cid, ":", generation))
+	}
+	must(t, rows.Err())
+	equal(t, "rows found", strings.Join(found, " "), "7:0 8:0 9:0")
+	equal(t, "rows changed", exec(t, tx, `UPDATE contents SET
+		content_level = CASE cid WHEN ? THEN ? WHEN ? THEN ? WHEN ? THEN ? END,
+		view_count = CASE cid WHEN ? THEN ? WHEN ? THEN ? WHEN ? THEN ? END,
+		update_time = ?, generation = generation + 1
+		WHERE cid IN (?, ?, ?) AND (cid, generation) IN ((?, ?), (?, ?), (?, ?))`,
+		7, "silver", 8, "gold", 9, "gold", 7, 1964, 8, 5000, 9, 2000, now, 7, 8, 9, 7, 0, 8, 0, 9, 41), 2)
+	equal(t, "history", exec(t, tx, `INSERT INTO update_history (event_id, cid, old_level, new_level,
+		prev_update_time, update_time, view_count, bytes, duration_us, worker_id) VALUES
+		(?, 7, 'bronze', 'silver', ?, ?, 1964, 1, 2, 'w'), (?, 8, 'bronze', 'gold', ?, ?, 5000, 1, 2, 'w')`,
+		"e-7", now, now, "e-8", now, now), 2)
+	_, err = tx.ExecContext(t.Context(), `INSERT INTO update_history (event_id, cid, old_level, new_level,
+		prev_update_time, update_time, view_count, bytes, duration_us, worker_id) VALUES
+		('e-7', 7, 'bronze', 'silver', ?, ?, 1964, 1, 2, 'w')`, now, now)
+	equal(t, "an event a second time", code(err), 1062)
+	must(t, tx.Commit())
+
+	equal(t, "levels", value(t, db, "SELECT GROUP_CONCAT(CONCAT(content_level, generation) ORDER BY cid) FROM contents"),
+		"silver1,gold1,silver0,gold0")
+	equal(t, "the history's events", value(t, db, "SELECT GROUP_CONCAT(event_id ORDER BY id) FROM update_history"), "e-7,e-8")
+	var updated time.Time
+	must(t, db.QueryRowContext(t.Context(), "SELECT update_time FROM update_history WHERE event_id IN (?, ?) LIMIT 1", "e-7", "x").Scan(&updated))
+	equal(t, "the time, to the microsecond", updated, now)
+}
+
 func TestTheSchemaAndTheServicesStatementsWork(t *testing.T) {
 	db := open(t, newMySQL(t, 20*time.Second)+settings)
 	migrate(t, db)
@@ -359,46 +403,7 @@ func TestTheSchemaAndTheServicesStatementsWork(t *testing.T) {
 		equal(t, "rows", value(t, db, "SELECT COUNT(*) FROM contents"), "4")
 	})
 
-	t.Run("a batch commits, each row behind its fence", func(t *testing.T) {
-		now := time.Now().UTC().Truncate(time.Microsecond)
-		tx, err := db.BeginTx(t.Context(), &sql.TxOptions{Isolation: sql.LevelReadCommitted})
-		must(t, err)
-		defer tx.Rollback()
-		rows, err := tx.QueryContext(t.Context(), `SELECT cid, generation, update_time FROM contents
-			WHERE cid IN (?, ?, ?) ORDER BY cid FOR UPDATE`, 7, 8, 9)
-		must(t, err)
-		var found []string
-		for rows.Next() {
-			var cid, generation int64
-			var updated time.Time
-			must(t, rows.Scan(&cid, &generation, &updated))
-			found = append(found, fmt.Sprint(cid, ":", generation))
-		}
-		must(t, rows.Err())
-		equal(t, "rows found", strings.Join(found, " "), "7:0 8:0 9:0")
-		equal(t, "rows changed", exec(t, tx, `UPDATE contents SET
-			content_level = CASE cid WHEN ? THEN ? WHEN ? THEN ? WHEN ? THEN ? END,
-			view_count = CASE cid WHEN ? THEN ? WHEN ? THEN ? WHEN ? THEN ? END,
-			update_time = ?, generation = generation + 1
-			WHERE cid IN (?, ?, ?) AND (cid, generation) IN ((?, ?), (?, ?), (?, ?))`,
-			7, "silver", 8, "gold", 9, "gold", 7, 1964, 8, 5000, 9, 2000, now, 7, 8, 9, 7, 0, 8, 0, 9, 41), 2)
-		equal(t, "history", exec(t, tx, `INSERT INTO update_history (event_id, cid, old_level, new_level,
-			prev_update_time, update_time, view_count, bytes, duration_us, worker_id) VALUES
-			(?, 7, 'bronze', 'silver', ?, ?, 1964, 1, 2, 'w'), (?, 8, 'bronze', 'gold', ?, ?, 5000, 1, 2, 'w')`,
-			"e-7", now, now, "e-8", now, now), 2)
-		_, err = tx.ExecContext(t.Context(), `INSERT INTO update_history (event_id, cid, old_level, new_level,
-			prev_update_time, update_time, view_count, bytes, duration_us, worker_id) VALUES
-			('e-7', 7, 'bronze', 'silver', ?, ?, 1964, 1, 2, 'w')`, now, now)
-		equal(t, "an event a second time", code(err), 1062)
-		must(t, tx.Commit())
-
-		equal(t, "levels", value(t, db, "SELECT GROUP_CONCAT(CONCAT(content_level, generation) ORDER BY cid) FROM contents"),
-			"silver1,gold1,silver0,gold0")
-		equal(t, "the history's events", value(t, db, "SELECT GROUP_CONCAT(event_id ORDER BY id) FROM update_history"), "e-7,e-8")
-		var updated time.Time
-		must(t, db.QueryRowContext(t.Context(), "SELECT update_time FROM update_history WHERE event_id IN (?, ?) LIMIT 1", "e-7", "x").Scan(&updated))
-		equal(t, "the time, to the microsecond", updated, now)
-	})
+	t.Run("a batch commits, each row behind its fence", func(t *testing.T) { commitBatch(t, db) })
 
 	t.Run("a range of names finds the names below a folder and no others", func(t *testing.T) {
 		exec(t, db, "INSERT INTO contents (cid, content_level, filename) VALUES (20, 'bronze', 'show10'), (21, 'bronze', 'show1/\tx'), (22, 'bronze', 'show10\tx')")

@@ -45,6 +45,89 @@ func (w *world) mate(id item.ID) item.ID {
 	return other
 }
 
+// relocate takes an item through every script of a relocator, up to the entry that the committer gets.
+func (w *world) relocate(id item.ID) state.Finished {
+	w.Helper()
+	ctx := w.Context()
+	k := w.keys.Of(id)
+	ids, err := w.Append(ctx, []event.View{view(1, id, 1500, "silver", "bronze", "f"), view(2, w.mate(id), 1, "bronze", "bronze", "g")})
+	w.must(err)
+	newest, err := w.AppendIf(ctx, ids[0], view(3, id, 1600, "silver", "bronze", "f"))
+	w.must(err)
+	w.read(k.Views(), state.GroupRelocator)
+	token := state.NewToken(uuid(3), "w", "r")
+	if taken, _, err := w.Take(ctx, ids[0], id, token, "w"); err != nil || taken != state.Settled {
+		w.Fatalf("an old event: %v, %v", taken, err)
+	}
+	if taken, _, err := w.Take(ctx, newest, id, token, "w"); err != nil || taken != state.Mine {
+		w.Fatalf("the newest: %v, %v", taken, err)
+	}
+	w.must(w.SetProgress(ctx, id, state.Progress{EventID: uuid(3), UpdatedAt: posted}))
+	if ok, err := w.Renew(ctx, id, token); err != nil || !ok {
+		w.Fatal(ok, err)
+	}
+	if s, ok, err := w.Get(ctx, id); err != nil || !ok || s.WorkerID != "w" {
+		w.Fatal(s, ok, err)
+	}
+	st := state.NewState(view(3, id, 1600, "silver", "bronze", "f"))
+	st.EntryID = newest
+	if ok, err := w.Emit(ctx, st, token, moved(view(3, id, 1600, "silver", "bronze", "f"), "silver")); err != nil || !ok {
+		w.Fatal(ok, err)
+	}
+	settle := state.NewState(view(2, w.mate(id), 1, "bronze", "bronze", "g"))
+	settle.EntryID = ids[1]
+	w.must(w.Settle(ctx, settle, "none"))
+	if p := w.pending(k.Views(), state.GroupRelocator); len(p) != 0 {
+		w.Fatalf("item %s: %v are pending", id, p)
+	}
+	entry := w.read(k.Relocated(), state.GroupCommitter)[0].ID
+	w.must(w.Stray(ctx, event.Committed{ID: id, To: "gold", Filename: "f", CommittedAt: posted}))
+	return state.Finished{EntryID: entry, RowLevel: "silver",
+		Event: event.Committed{EventID: uuid(3), ID: id, From: "bronze", To: "silver", Filename: "f", Outcome: event.OutcomeCommitted, CommittedAt: posted}}
+}
+
+// releaseAndRetry takes an item through every script of a release and of a dead letter, and forgets another item of its
+// partition.
+func (w *world) releaseAndRetry(id item.ID) {
+	w.Helper()
+	ctx := w.Context()
+	k := w.keys.Of(id)
+	for _, m := range w.read(k.Committed(), state.GroupReleaser) {
+		owner, err := item.ParseID(m.Values["cid"].(string))
+		w.must(err)
+		if who, err := w.Lock(ctx, owner, "t"); err != nil || who != "" {
+			w.Fatalf("%q, %v", who, err)
+		}
+		w.must(w.Unlock(ctx, owner, "t"))
+		w.must(w.Released(ctx, owner, "t", m.ID))
+	}
+	ids, err := w.Append(ctx, []event.View{view(4, id, 5, "bronze", "silver", "f")})
+	w.must(err)
+	w.read(k.Views(), state.GroupRelocator)
+	if ok, err := w.DeadLetter(ctx, state.GroupRelocator, "me", map[string]string{"cid": id.String()},
+		event.Failure{SourceStream: k.Views(), SourceID: ids[0], FailedAt: posted}); err != nil || !ok {
+		w.Fatal(ok, err)
+	}
+	dead, _ := w.entries(k.Dead())
+	r, err := w.RetryView(ctx, state.Ref{Partition: w.keys.Partition(id), ID: dead[0]}, ids[0], view(5, id, 5, "bronze", "silver", "f"))
+	if err != nil || r.EntryID == "" {
+		w.Fatalf("%+v, %v", r, err)
+	}
+	other, err := w.rdb.XAdd(ctx, &redis.XAddArgs{Stream: k.Dead(), Values: []string{"a", "b"}}).Result()
+	w.must(err)
+	if r, err := w.Retry(ctx, state.Ref{Partition: w.keys.Partition(id), ID: other}, k.Committed(), []string{"cid", id.String()}); err != nil || r.EntryID == "" {
+		w.Fatalf("%+v, %v", r, err)
+	}
+	_, err = w.Lock(ctx, w.mate(id), "mine")
+	w.must(err)
+	if ours, err := w.Forget(ctx, w.mate(id), "mine", true); err != nil || !ours {
+		w.Fatal(ours, err)
+	}
+	if c, err := w.CopiesUnderWay(ctx, w.mate(id)); err != nil {
+		w.Fatal(c, err)
+	}
+}
+
 // Redis Cluster refuses a script whose keys are in different slots, so a script that runs is the proof.
 func TestOnAClusterEveryScriptTouchesOneSlot(t *testing.T) {
 	w := clusterWorld(t, -1)
@@ -52,42 +135,8 @@ func TestOnAClusterEveryScriptTouchesOneSlot(t *testing.T) {
 	w.must(w.Agree(ctx))
 	finished := map[int][]state.Finished{} // by partition
 	for id := item.ID(1); id <= 40; id++ { // over all partitions
-		k := w.keys.Of(id)
-		ids, err := w.Append(ctx, []event.View{view(1, id, 1500, "silver", "bronze", "f"), view(2, w.mate(id), 1, "bronze", "bronze", "g")})
-		w.must(err)
-		newest, err := w.AppendIf(ctx, ids[0], view(3, id, 1600, "silver", "bronze", "f"))
-		w.must(err)
-		w.read(k.Views(), state.GroupRelocator)
-		token := state.NewToken(uuid(3), "w", "r")
-		if taken, _, err := w.Take(ctx, ids[0], id, token, "w"); err != nil || taken != state.Settled {
-			t.Fatalf("an old event: %v, %v", taken, err)
-		}
-		if taken, _, err := w.Take(ctx, newest, id, token, "w"); err != nil || taken != state.Mine {
-			t.Fatalf("the newest: %v, %v", taken, err)
-		}
-		w.must(w.SetProgress(ctx, id, state.Progress{EventID: uuid(3), UpdatedAt: posted}))
-		if ok, err := w.Renew(ctx, id, token); err != nil || !ok {
-			t.Fatal(ok, err)
-		}
-		if s, ok, err := w.Get(ctx, id); err != nil || !ok || s.WorkerID != "w" {
-			t.Fatal(s, ok, err)
-		}
-		st := state.NewState(view(3, id, 1600, "silver", "bronze", "f"))
-		st.EntryID = newest
-		if ok, err := w.Emit(ctx, st, token, moved(view(3, id, 1600, "silver", "bronze", "f"), "silver")); err != nil || !ok {
-			t.Fatal(ok, err)
-		}
-		settle := state.NewState(view(2, w.mate(id), 1, "bronze", "bronze", "g"))
-		settle.EntryID = ids[1]
-		w.must(w.Settle(ctx, settle, "none"))
-		if p := w.pending(k.Views(), state.GroupRelocator); len(p) != 0 {
-			t.Fatalf("item %s: %v are pending", id, p)
-		}
-		entry := w.read(k.Relocated(), state.GroupCommitter)[0].ID
 		p := w.keys.Partition(id)
-		finished[p] = append(finished[p], state.Finished{EntryID: entry, RowLevel: "silver",
-			Event: event.Committed{EventID: uuid(3), ID: id, From: "bronze", To: "silver", Filename: "f", Outcome: event.OutcomeCommitted, CommittedAt: posted}})
-		w.must(w.Stray(ctx, event.Committed{ID: id, To: "gold", Filename: "f", CommittedAt: posted}))
+		finished[p] = append(finished[p], w.relocate(id))
 	}
 	// First with a script that no node knows.
 	w.must(w.rdb.(*redis.ClusterClient).ForEachMaster(ctx, func(ctx context.Context, c *redis.Client) error { return c.ScriptFlush(ctx).Err() }))
@@ -102,41 +151,7 @@ func TestOnAClusterEveryScriptTouchesOneSlot(t *testing.T) {
 		t.Fatalf("%d items are in flight, %v", len(flying), err)
 	}
 	for id := item.ID(1); id <= 40; id++ {
-		k := w.keys.Of(id)
-		for _, m := range w.read(k.Committed(), state.GroupReleaser) {
-			owner, err := item.ParseID(m.Values["cid"].(string))
-			w.must(err)
-			if who, err := w.Lock(ctx, owner, "t"); err != nil || who != "" {
-				t.Fatalf("%q, %v", who, err)
-			}
-			w.must(w.Unlock(ctx, owner, "t"))
-			w.must(w.Released(ctx, owner, "t", m.ID))
-		}
-		ids, err := w.Append(ctx, []event.View{view(4, id, 5, "bronze", "silver", "f")})
-		w.must(err)
-		w.read(k.Views(), state.GroupRelocator)
-		if ok, err := w.DeadLetter(ctx, state.GroupRelocator, "me", map[string]string{"cid": id.String()},
-			event.Failure{SourceStream: k.Views(), SourceID: ids[0], FailedAt: posted}); err != nil || !ok {
-			t.Fatal(ok, err)
-		}
-		dead, _ := w.entries(k.Dead())
-		r, err := w.RetryView(ctx, state.Ref{Partition: w.keys.Partition(id), ID: dead[0]}, ids[0], view(5, id, 5, "bronze", "silver", "f"))
-		if err != nil || r.EntryID == "" {
-			t.Fatalf("%+v, %v", r, err)
-		}
-		other, err := w.rdb.XAdd(ctx, &redis.XAddArgs{Stream: k.Dead(), Values: []string{"a", "b"}}).Result()
-		w.must(err)
-		if r, err := w.Retry(ctx, state.Ref{Partition: w.keys.Partition(id), ID: other}, k.Committed(), []string{"cid", id.String()}); err != nil || r.EntryID == "" {
-			t.Fatalf("%+v, %v", r, err)
-		}
-		_, err = w.Lock(ctx, w.mate(id), "mine")
-		w.must(err)
-		if ours, err := w.Forget(ctx, w.mate(id), "mine", true); err != nil || !ours {
-			t.Fatal(ours, err)
-		}
-		if c, err := w.CopiesUnderWay(ctx, w.mate(id)); err != nil {
-			t.Fatal(c, err)
-		}
+		w.releaseAndRetry(id)
 	}
 	// The views, and of each partition the entry of committed that was retried last: the others have been read since.
 	if n, err := w.Unsettled(ctx); err != nil || n != 40+partitions {

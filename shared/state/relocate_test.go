@@ -77,7 +77,10 @@ func TestTakeLocksTheItemOfTheNewestEvent(t *testing.T) {
 			t.Error("something has changed")
 		}
 	})
-	t.Run("settles an event that is not the newest, whoever has the lock", func(t *testing.T) {
+}
+
+func TestTakeSettlesAnEventThatIsNotTheNewest(t *testing.T) {
+	t.Run("whoever has the lock", func(t *testing.T) {
 		w := newWorld(t)
 		entry := w.append(view(1, 7, 1500, "silver", "bronze", hostile))
 		newer := w.append(view(2, 7, 2500, "gold", "bronze", hostile))

@@ -39,24 +39,35 @@ func follow(ctx context.Context, s *stack.Stack, moves chan<- move) error {
 			for _, m := range stream.Messages {
 				last[stream.Stream] = m.ID
 				if stream.Stream == s.Keys.Relocated() {
-					if r, err := event.ParseRelocated(text(m.Values)); err == nil {
-						made[r.EventID] = r
-					}
-					continue
-				}
-				c, err := event.ParseCommitted(text(m.Values))
-				if err != nil || c.Outcome != event.OutcomeCommitted {
-					continue
-				}
-				r := made[c.EventID]
-				delete(made, c.EventID)
-				select {
-				case moves <- move{c.ID, c.From, c.To, c.Filename, r.Method, r.Bytes, r.FinishedAt.Sub(r.StartedAt)}:
-				case <-ctx.Done():
-					return ctx.Err()
+					note(text(m.Values), made)
+				} else if err := send(ctx, text(m.Values), made, moves); err != nil {
+					return err
 				}
 			}
 		}
+	}
+}
+
+// note keeps what an entry of relocated says, until its commit.
+func note(values map[string]string, made map[string]event.Relocated) {
+	if r, err := event.ParseRelocated(values); err == nil {
+		made[r.EventID] = r
+	}
+}
+
+// send sends the move that an entry of committed says, and forgets what was made of its event.
+func send(ctx context.Context, values map[string]string, made map[string]event.Relocated, moves chan<- move) error {
+	c, err := event.ParseCommitted(values)
+	if err != nil || c.Outcome != event.OutcomeCommitted {
+		return nil
+	}
+	r := made[c.EventID]
+	delete(made, c.EventID)
+	select {
+	case moves <- move{c.ID, c.From, c.To, c.Filename, r.Method, r.Bytes, r.FinishedAt.Sub(r.StartedAt)}:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
 	}
 }
 

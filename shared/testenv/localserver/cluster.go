@@ -409,18 +409,23 @@ func (c *RedisCluster) Announce(ctx context.Context, node *Redis, port int) (err
 			if err != nil {
 				return err
 			}
-			for _, s := range list {
-				for _, n := range s.Nodes {
-					if n.ID == id && n.Addr != fmt.Sprintf("127.0.0.1:%d", port) {
-						return fmt.Errorf("%s is still known as %s", node.Addr(), n.Addr)
-					}
-				}
-			}
-			return nil
+			return knownAt(list, id, fmt.Sprintf("127.0.0.1:%d", port))
 		})
 		other.Close()
 		if err != nil {
 			return err
+		}
+	}
+	return nil
+}
+
+// knownAt checks that the list knows the node with this id at this address only.
+func knownAt(list []redis.ClusterSlot, id, addr string) error {
+	for _, s := range list {
+		for _, n := range s.Nodes {
+			if n.ID == id && n.Addr != addr {
+				return fmt.Errorf("%s is still known as %s", id, n.Addr)
+			}
 		}
 	}
 	return nil

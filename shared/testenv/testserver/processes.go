@@ -1,6 +1,7 @@
 package testserver
 
 import (
+	"context"
 	"os/exec"
 	"sync"
 	"testing"
@@ -10,25 +11,20 @@ import (
 // descriptors until it runs its own program: a listener that its parent closes in that time goes on listening.
 func StartProcesses(t *testing.T) {
 	t.Helper()
-	stop := make(chan struct{})
+	ctx, stop := context.WithCancel(context.Background())
 	var starters sync.WaitGroup
 	for range 4 {
 		starters.Go(func() {
-			for {
-				select {
-				case <-stop:
+			for ctx.Err() == nil {
+				if err := exec.Command("/bin/true").Run(); err != nil {
+					t.Error(err)
 					return
-				default:
-					if err := exec.Command("/bin/true").Run(); err != nil {
-						t.Error(err)
-						return
-					}
 				}
 			}
 		})
 	}
 	t.Cleanup(func() {
-		close(stop)
+		stop()
 		starters.Wait()
 	})
 }
