@@ -11,12 +11,15 @@
  * Faults. A process dies and forgets everything; its locks, files and entries stay. The lock of a living holder
  * expires. An entry that one process holds is delivered to another one as well. The reply of a script is lost, so the
  * script runs again. FAULTS limits how many of these one run may have, in any mixture. Pauses are free: a process that
- * takes no step is paused. A COMMIT whose reply is lost is a crash after the COMMIT. With WIPE, Redis also loses
- * everything, once.
+ * takes no step is paused. A COMMIT whose reply is lost is a crash after the COMMIT.
+ *  WIPE     Redis loses everything, once.
+ *  SETBACK  with WIPE: the clock of the new Redis is so far back that its entry ids are lower than those of the old one.
+ *  EXPIRE   a state that has an expiry may vanish at any time.
  *
  * What is simpler than in the code, and why that is safe.
  *  - A stream is a set. A second entry of an event joins the one that is pending, but an ack settles only the entry
- *    that its process has read (own, rown).
+ *    that its process has read (own, rown). The entry ids of an event's entries count as one id: the code appends an
+ *    event again only where the state names it as the newest one.
  *  - A generation is a bit at every copy of the number: "this is still the row's". newGen() clears them all.
  *  - The two tokens of one event's emitted lock are the same here: a wrong unlock is an early expiry.
  *  - Bytes never change, and what was written is durable: relocator/internal/powercut tests power cuts. The grace may
@@ -26,14 +29,19 @@
  *  - The mover reads its source in one step. If a releaser has removed the source's name by then, the mover may have
  *    read a part (of a directory that is being deleted); otherwise it has read all of it. The comparison before an
  *    adoption and the check that both names are still there are one step; the code checks afterwards.
+ *  - The check that the lock is still the worker's, before it writes a count, exists only with SETBACK, which needs it.
  *
  * What is checked.
  *  check()      at every change of the row or of files: some whole copy exists under some name, and the tier that the
  *               row names has the file (G1). With G1W a copy that is leaving that same tier counts as found.
  *  m_link       only a whole copy is published.
  *  G5           by the form of the transaction: history row and level are one step, guarded by both.
- *  last option  of Env: when all processes are idle, every entry is settled and the sweep has nothing left, exactly
- *               one copy exists, on the row's tier (G2). This tier is the one that the newest event asks for (G3).
+ *  NEWEST       at any time, without WIPE: the state names the newest event. If there is no state, the row has the
+ *               count of the newest event. Re-evaluation and retried dead letters rely on this.
+ *  WHERE        when all processes are idle, every entry is settled and the sweep has nothing left: exactly one copy
+ *               exists, on the row's tier (G2). The row has the count of the newest event, and its tier is the one
+ *               that this event asks for (G3). With WIPE the newest event may be lost. Then it is the newest event
+ *               whose count was ever written: no older count replaces a newer one.
  *
  * Files. f[t] is the item's name on tier t. tmp[w] is the attempt's temporary; it stays until the emit, as the record
  * of what may have been published. d[w] is the attempt's own folder in released/.
@@ -47,14 +55,24 @@
  *  NOSTILL          the mover does not check that what it has read still has its name
  *  KEEPLOCK         with NOBUMP: the lock has no expiry between emit and commit
  *  BUSYSETTLES      an event that finds the lock busy is settled; UNLOCKREAPPENDS: every unlock appends it again
- *  ANYORDER         a worker moves the item for an event that is not the newest
+ *  ANYORDER         a worker takes an event though the state names a newer one (clean: the row's count stops it)
  *  NOEMITFENCE      the emit does not check whose lock it is
- *  REAPPENDLOCKED   finish appends the newest event again only if the lock is still this event's
+ *  REAPPENDLOCKED   finish appends the newest event again only if the lock is still this event's (clean: as above)
  *  NOSUPREAPPEND    finish does not append a superseded newest event again
  *  NOSUPCLEAR       finish does not have a superseded move's copy cleared
  *  NORECORD         the temporary goes before the emit, and the sweep only unlinks
  *  SHAREDTMP        one temporary for an event, not for an attempt
- *  RESEND           event 1 is posted again after event 2; RESENDIGNORED (clean): the repeat is ignored
+ *  RESEND           event 1 is posted again after event 2 (with T3 = T1); RESENDIGNORED (clean): the repeat is ignored
+ *  NOCOUNTFENCE     with EXPIRE or WIPE, NE=3, T1=0, T2=1, T3=0: the commit does not check whether the row has a newer count
+ *  COUNTANYORDER    with NE=3, all targets 0: a settle in place does not check whether the row has a newer count
+ *  EMITEXPIRES      with EXPIRE: the state expires after the emit, before the commit
+ *  APPENDEXPIRES    with EXPIRE: the state of an event that seems to need no move expires before it is settled
+ *  FINISHEXPIRES    with EXPIRE, T2=1: finish gives another event's state an expiry
+ *  NORESET          with SETBACK: an entry id that `views` has not reached counts as newer
+ *  NOFIRST          with SETBACK, EXPIRE: the first count of a row does not raise its generation
+ *  NOPENDING        with SETBACK, EXPIRE: a worker does not check that an entry without a state is pending
+ *  NOMINE           with SETBACK, T1=0, T2=0: a count is written without a check that the lock is still the worker's
+ *  LOCKLESS         a settle in place may do without the lock (clean)
  *  BACKAPPENDS      with FENCE=0: a releaser that renames back asks for the clearing again
  *  SWEEPLIVE        the sweep also takes what is in use (clean)
  *  LOSTONLY         only "some whole copy exists" is checked
@@ -92,6 +110,8 @@
 /* ---- MySQL ---- */
 byte lev;                        /* contents.content_level */
 bit  hist[4];                    /* update_history has event e */
+byte cnt;                        /* contents.count_entry: the event whose count the row has, 0 none */
+byte top;                        /* only for the check: the newest event whose count was ever written */
 bit  gok[NW];                    /* the generation that worker w has read is still the row's */
 
 /* ---- Redis ---- */
@@ -118,6 +138,20 @@ byte faults;
 byte msw[3];                     /* left in released/, checked, about to be deleted (FENCE 0, 2) */
 #ifdef WIPE
 bit wiped; bit dirty;
+#endif
+#ifdef SETBACK
+byte old=255;                    /* how many events were posted before the wipe */
+#define BEFORE(x) ((x)<=old)
+#define NEWER(a,b) ((a)!=0 && (BEFORE(a)==BEFORE(b) -> (a)>(b) : BEFORE(a)))	/* by their entry ids */
+#define REACHED(x) (!wiped || !BEFORE(x))	/* `views` has reached the entry id of x */
+#else
+#define NEWER(a,b) ((a)>(b))
+#endif
+#ifdef EXPIRE
+bit sx;                          /* the state has an expiry */
+#define EXPIRES(x) sx=x
+#else
+#define EXPIRES(x) skip
 #endif
 #ifdef SHAREDTMP
 byte ts[3]; bit tl[3]; bit mine[NW];
@@ -188,7 +222,7 @@ inline shut(t_) {	/* the name is gone: a reader of the source may read only a pa
 	if :: src[1]==t_+1 -> src[1]=0 :: else fi
 }
 #ifdef UNLOCKREAPPENDS
-#define AGAIN if :: state!=0 && TGT(state)!=lev -> addV(state) :: else fi
+#define AGAIN if :: state!=0 && TGT(state)!=lev -> addV(state); EXPIRES(0) :: else fi
 #else
 #define AGAIN skip
 #endif
@@ -196,6 +230,23 @@ inline unlock() { if :: lock==w+1 -> lock=0; AGAIN :: else fi }
 inline ackV() { if :: own[w] -> vp[e]=0 :: else fi }
 inline ackC() { if :: own[w] -> cp[t]=0 :: else fi }
 inline clr() { if :: lock==w+1 -> lock=DEAD :: else fi; src[w]=0; e=0; t=0; L=0; gok[w]=0; hv[w]=0; hc[w]=0; own[w]=0 }
+
+#ifdef NOPENDING
+#define KNOWN true
+#else
+#define KNOWN (state!=0 || (own[w] && vp[e]))	/* if there is no state, the entry must be pending */
+#endif
+#ifdef NOFIRST
+#define FIRST skip
+#else
+#define FIRST if :: cnt==0 -> newGen() :: else fi
+#endif
+#ifdef EMITEXPIRES
+#define EMITTED if :: state==e -> EXPIRES(1) :: else fi
+#else
+#define EMITTED skip
+#endif
+#define WRITTEN(x) cnt=x; if :: top<x -> top=x :: else fi
 
 #define FAULT faults<FAULTS
 #define FAULTED if :: FAULTS<255 -> faults++ :: else fi
@@ -214,7 +265,7 @@ proctype Worker(byte w) {
 take:	if
 	TAKEV(1)
 	TAKEV(2)
-#if NE>2
+#if NE>2 || defined(RESEND)
 	TAKEV(3)
 #endif
 	TAKEC(0)
@@ -224,9 +275,13 @@ take:	if
 
 /* ------------------------------------------------ mover ------------------------------------------------ */
 m_lock:	if		/* one script */
+#ifdef LOCKLESS
+	:: state<=e && lock==0 && KNOWN -> goto l_look
+#endif
 #ifndef ANYORDER
 	:: d_step { state>e -> ackV(); clr() }; goto take		/* a newer event has its own entry */
-	:: d_step { state<=e && lock==0 -> lock=w+1 }
+	:: d_step { !KNOWN -> clr() }; goto take				/* Redis was wiped after the read */
+	:: d_step { state<=e && lock==0 && KNOWN -> lock=w+1 }
 #else
 	:: d_step { lock==0 -> lock=w+1 }
 #endif
@@ -241,8 +296,13 @@ m_lock:	if		/* one script */
 	if :: d_step { revoke(t) } CRASH fi;
 #endif
 m_look:	if		/* one SELECT */
-	:: d_step { lev!=t -> L=lev; gok[w]=1 }
-	:: lev==t -> goto m_done
+	:: d_step { !NEWER(cnt,e) && lev!=t -> L=lev; gok[w]=1 }
+	:: d_step { !NEWER(cnt,e) && lev==t -> gok[w]=1 }; goto m_mine
+#ifdef SETBACK
+	:: d_step { NEWER(cnt,e) -> L=cnt; gok[w]=1 }; goto m_ask
+#else
+	:: NEWER(cnt,e) -> goto m_old					/* the row has a newer count */
+#endif
 	CRASH
 	fi;
 #if FENCE==1 && !defined(NOREVOKE) && !defined(REVOKEFIRST)
@@ -298,10 +358,10 @@ m_link:	if		/* link(temporary name, name) */
 #endif
 m_emit:	if		/* one script */
 #ifdef NOEMITFENCE
-	:: d_step { ROOM -> addR(e,L,gok[w]); if :: lock==w+1 -> lock=EV(e) :: else fi; ackV() }
+	:: d_step { ROOM -> addR(e,L,gok[w]); if :: lock==w+1 -> lock=EV(e) :: else fi; EMITTED; ackV() }
 #else
-	:: d_step { lock==w+1 && ROOM -> addR(e,L,gok[w]); lock=EV(e); ackV() }
-	:: d_step { lock==w+1 && ROOM && FAULT -> addR(e,L,gok[w]); lock=EV(e); ackV(); FAULTED }; goto m_emit	/* reply lost: again */
+	:: d_step { lock==w+1 && ROOM -> addR(e,L,gok[w]); lock=EV(e); EMITTED; ackV() }
+	:: d_step { lock==w+1 && ROOM && FAULT -> addR(e,L,gok[w]); lock=EV(e); EMITTED; ackV(); FAULTED }; goto m_emit	/* the reply is lost: again */
 	:: lock==EV(e)							/* emitted before */
 	:: lock!=w+1 && lock!=EV(e) -> goto m_clear
 #endif
@@ -317,10 +377,67 @@ m_clear:if		/* the lock is lost: the releaser clears what was published; the ent
 	CRASH
 	fi;
 	goto m_drop;
-m_done:	if		/* one script: target = level */
+m_mine:
+#ifdef SETBACK
+	if		/* one GET: the lock is still mine, so Redis was not wiped before the look-up */
+	:: lock==w+1
+#ifndef NOMINE
+	:: lock!=w+1 -> goto m_drop
+#else
+	:: lock!=w+1
+#endif
+	CRASH
+	fi;
+#endif
+m_count:if		/* one transaction: the count goes into the row */
+#ifdef COUNTANYORDER
+	:: d_step { gok[w] -> FIRST; WRITTEN(e); gok[w]=0 }
+#else
+	:: d_step { gok[w] && !NEWER(cnt,e) -> FIRST; WRITTEN(e); gok[w]=0 }
+	:: gok[w] && NEWER(cnt,e) -> goto m_old
+#endif
+	:: !gok[w] -> goto m_drop					/* the row has changed: again later */
+	CRASH
+	fi;
+m_done:	if		/* one script: settled in place */
+	:: d_step { if :: state==e -> EXPIRES(1) :: else fi; unlock(); ackV(); clr() }; goto take
+	CRASH
+	fi;
+m_old:	if		/* one script: superseded */
 	:: d_step { unlock(); ackV(); clr() }; goto take
 	CRASH
 	fi;
+#ifdef SETBACK
+m_ask:	if		/* XINFO STREAM: has `views` reached the row's entry id? */
+#ifndef NORESET
+	:: REACHED(L) -> goto m_old
+	:: !REACHED(L) && REACHED(e)
+	:: !REACHED(L) && !REACHED(e) -> goto m_drop			/* nor mine: this entry is gone */
+#else
+	:: goto m_old
+#endif
+	CRASH
+	fi;
+	if		/* one UPDATE: the id belongs to a Redis that was wiped */
+	:: d_step { if :: gok[w] && cnt==L -> cnt=0 :: else fi; gok[w]=0; L=0 }; goto m_look
+	CRASH
+	fi;
+#endif
+#ifdef LOCKLESS
+l_look:	if		/* one SELECT, without the lock */
+	:: d_step { !NEWER(cnt,e) && lev==t -> gok[w]=1 }
+	:: NEWER(cnt,e) || lev!=t -> goto m_lock			/* go on with the lock */
+	CRASH
+	fi;
+#ifdef SETBACK
+	if		/* XINFO STREAM, after the look-up */
+	:: REACHED(e)
+	:: !REACHED(e) -> goto m_drop
+	CRASH
+	fi;
+#endif
+	goto m_count;
+#endif
 
 /* ----------------------------------------------- releaser ---------------------------------------------- */
 x_lock:	if
@@ -418,8 +535,13 @@ take:	if
 	fi;
 commit:	if		/* one transaction */
 	:: d_step { hist[e] -> sup=0; cok[c]=0 }			/* committed before */
-	:: d_step { !hist[e] && cok[c] -> newGen(); lev=TGT(e); hist[e]=1; sup=0; check() }
-	:: d_step { !hist[e] && !cok[c] -> sup=1 }			/* superseded */
+#ifdef NOCOUNTFENCE
+#define FITS cok[c]
+#else
+#define FITS (cok[c] && !NEWER(cnt,e))
+#endif
+	:: d_step { !hist[e] && FITS -> newGen(); lev=TGT(e); hist[e]=1; sup=0; WRITTEN(e); check() }
+	:: d_step { !hist[e] && !FITS -> sup=1; cok[c]=0 }		/* superseded */
 	CRASH
 	fi;
 finish:	if		/* one script */
@@ -427,14 +549,21 @@ finish:	if		/* one script */
 		if
 		:: !sup ->
 #ifdef REAPPENDLOCKED
-			if :: lock==EV(e) && state!=0 && TGT(state)!=TGT(e) -> addV(state) :: else fi;
+			if :: lock==EV(e) && state!=0 && TGT(state)!=TGT(e) -> addV(state); EXPIRES(0)
 #else
-			if :: state!=0 && TGT(state)!=TGT(e) -> addV(state) :: else fi;
+			if :: state!=0 && TGT(state)!=TGT(e) -> addV(state); EXPIRES(0)
 #endif
+#ifdef FINISHEXPIRES
+			:: else -> EXPIRES(1)
+#else
+			:: state==e -> EXPIRES(1)
+			:: else
+#endif
+			fi;
 			addC(from)
 		:: sup ->
 #ifndef NOSUPREAPPEND
-			if :: state==e -> addV(e) :: else fi;
+			if :: state==e -> addV(e); EXPIRES(0) :: else fi;
 #endif
 #ifndef NOSUPCLEAR
 			addC(TGT(e))
@@ -445,7 +574,7 @@ finish:	if		/* one script */
 		};
 		if
 		:: d_step { sup=0; e=0; from=0; hr[c]=0; rown[c]=0; cok[c]=0 }; goto take
-		:: FAULT -> d_step { FAULTED }; goto finish		/* reply lost: again */
+		:: FAULT -> d_step { FAULTED }; goto finish		/* the reply is lost: again */
 		fi
 	CRASH
 	fi;
@@ -462,18 +591,29 @@ crash:	if :: d_step { FAULTED; sup=0; e=0; from=0; hr[c]=0; rown[c]=0; cok[c]=0 
 #define NOSTRAY (!strayT[0]&&!strayT[1]&&!strayT[2]&&!strayD[0]&&!strayD[1]&&!strayD[2])
 #define LEFT(x) d_step { strayT[x] -> addC(x); strayT[x]=0 } :: d_step { strayT[x] && !cp[x] && FAULT -> addC(x); FAULTED }
 
+#ifdef APPENDEXPIRES
+#define APPENDED EXPIRES(TGT(posted)==lev)
+#else
+#define APPENDED EXPIRES(0)
+#endif
+
+#define NEWEST (state==0 -> cnt : state)
+
 proctype Env() {
 	do
-	:: d_step { posted<NE -> posted++; state=posted; addV(posted) }		/* api: one script */
+	:: d_step { posted<NE -> posted++; state=posted; addV(posted); APPENDED }	/* api: one script */
 #ifdef RESEND
 	:: d_step { posted==2 && !resent -> resent=1;
 #ifndef RESENDIGNORED
-		addV(1); state=1
+		addV(3); state=3						/* a repeat has its own entry id */
 #endif
 	}
 #endif
 	:: d_step { lock!=0 && lock!=DEAD && FAULT && KEPT -> lock=0; FAULTED }		/* the lock of a paused worker expires */
 	:: d_step { lock==DEAD -> lock=0 }
+#ifdef EXPIRE
+	:: d_step { state!=0 && sx -> state=0; sx=0 }				/* TIERFLOW_STATE_TTL */
+#endif
 	/* the sweep of .tierflow/: every relocator runs it, at any time */
 #ifdef NORECORD
 	:: d_step { strayT[0] -> strayT[0]=0 }
@@ -513,8 +653,13 @@ proctype Env() {
 	:: SWR(1)
 	:: SWR(2)
 #endif
+#ifdef SETBACK
+#define WIPED old=posted;
+#else
+#define WIPED
+#endif
 #ifdef WIPE
-	:: d_step { !wiped -> wiped=1; dirty=1; state=0; lock=0; vp[1]=0; vp[2]=0; vp[3]=0; cp[0]=0; cp[1]=0; cp[2]=0;
+	:: d_step { !wiped -> wiped=1; dirty=1; state=0; EXPIRES(0); WIPED lock=0; vp[1]=0; vp[2]=0; vp[3]=0; cp[0]=0; cp[1]=0; cp[2]=0;
 		re[0]=0; re[1]=0; rfrom[0]=0; rfrom[1]=0; rok[0]=0; rok[1]=0; own[0]=0; own[1]=0; rown[0]=0; 
 #if NC>1
 		rown[1]=0
@@ -524,7 +669,7 @@ proctype Env() {
 		if :: lev!=0 && f[0] -> addC(0) :: else fi;
 		if :: lev!=1 && f[1] -> addC(1) :: else fi;
 		if :: lev!=2 && f[2] -> addC(2) :: else fi;
-		if :: state!=0 && TGT(state)!=lev -> addV(state) :: else fi }
+		if :: state!=0 && TGT(state)!=lev -> addV(state); EXPIRES(0) :: else fi }
 #define REPAIRED !dirty
 #else
 #define REPAIRED true
@@ -533,11 +678,20 @@ proctype Env() {
 	:: d_step { posted==NE && IDLE && NOSTRAY && hist[1] && hist[NE] -> assert(false) }
 #endif
 #ifndef LOSTONLY
-	:: d_step { posted==NE && IDLE && NOSTRAY && REPAIRED && 
-		!(f[lev]==2 && (f[0]!=0)+(f[1]!=0)+(f[2]!=0)==1 && (state==0 || lev==(state==1 -> T1 : (state==2 -> T2 : T3)))) ->
+#ifdef WIPE
+#define WHERE ((top==0 || (cnt==top && lev==TGT(top))) && (state==0 || lev==TGT(state)))
+#else
+#ifdef RESEND
+#define WHERE (lev==TGT(NE))
+#else
+#define WHERE (cnt==NE && lev==TGT(NE))
+	:: d_step { posted && NEWEST!=posted -> assert(NEWEST==posted) }	/* NEWEST */
+#endif
+#endif
+	:: d_step { posted==NE && IDLE && NOSTRAY && REPAIRED && !(f[lev]==2 && (f[0]!=0)+(f[1]!=0)+(f[2]!=0)==1 && WHERE) ->
 		assert(f[lev]==2);
 		assert((f[0]!=0)+(f[1]!=0)+(f[2]!=0)==1);			/* G2: one copy */
-		assert(state==0 || lev==TGT(state)) }				/* G2, G3: where the newest event asks for it */
+		assert(WHERE) }							/* G2, G3 */
 #endif
 	od
 }
