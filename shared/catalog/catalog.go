@@ -5,8 +5,8 @@
 // same transaction is that service's protocol. This table says who writes what:
 //
 //	contents         api        INSERT, DELETE, UPDATE (pinned_level)
-//	contents         relocator  UPDATE (generation, view_count)
-//	contents         committer  UPDATE (content_level, update_time, generation, view_count, size_bytes, digest)
+//	contents         relocator  UPDATE (generation, view_count, count_entry)
+//	contents         committer  UPDATE (content_level, update_time, generation, view_count, size_bytes, digest, count_entry)
 //	level            api        INSERT, DELETE, UPDATE (min_counts, max_counts, path)
 //	level            owner      UPDATE (tier_id)
 //	update_history   committer  INSERT, UPDATE

@@ -20,11 +20,12 @@ type Row struct {
 	Filename   string
 	Generated  time.Time // generate_time
 	Updated    time.Time // update_time: when the level last changed
-	Generation int64     // one higher after every commit and every release that began
+	Generation int64     // one higher after every commit, every release that began and the first count
 	ViewCount  item.Count
 	SizeBytes  int64
 	Digest     string // "sha256:<hex>" of the last copy, "" where none was made
 	Pinned     string // the level that the item is pinned to, "" for none
+	CountEntry string // id in `views` of the entry whose count ViewCount is; "" unknown, and older than any
 }
 
 // Item returns the input of policy.Policy.Decide for this row. count is the item's newest count. An event or the state may
@@ -37,7 +38,7 @@ func (r Row) Item(count item.Count) policy.Item {
 // its level on purpose.
 func (r Row) CountedOrMoved() bool { return r.ViewCount > 0 || r.Generation > 0 }
 
-const rowColumns = "cid, content_level, filename, generate_time, update_time, generation, view_count, size_bytes, digest, pinned_level"
+const rowColumns = "cid, content_level, filename, generate_time, update_time, generation, view_count, size_bytes, digest, pinned_level, count_entry"
 
 // Row reads one row. The error is fault.Unknown where there is none.
 func (c *Catalog) Row(ctx context.Context, id item.ID) (Row, error) {
@@ -158,7 +159,7 @@ func scanRow(from interface{ Scan(...any) error }) (Row, error) {
 	var r Row
 	var pinned sql.NullString
 	if err := from.Scan(&r.ID, &r.Level, &r.Filename, &r.Generated, &r.Updated, &r.Generation, &r.ViewCount,
-		&r.SizeBytes, &r.Digest, &pinned); err != nil {
+		&r.SizeBytes, &r.Digest, &pinned, &r.CountEntry); err != nil {
 		return Row{}, err
 	}
 	r.Pinned = pinned.String

@@ -65,6 +65,7 @@ type Relocated struct {
 	WorkerID   string
 	StartedAt  time.Time
 	FinishedAt time.Time
+	CountEntry string // id in `views` of the entry whose count this is; "" from a relocator that did not know the field
 }
 
 // Fields returns the entry's fields and values, in the order of docs/formats.md.
@@ -73,7 +74,7 @@ func (r Relocated) Fields() []string {
 		"event_id", r.EventID, "cid", r.ID.String(), "from", r.From, "to", r.To, "filename", r.Filename,
 		"generation", strconv.FormatInt(r.Generation, 10), "count", r.Count.String(),
 		"bytes", strconv.FormatInt(r.Bytes, 10), "digest", r.Digest, "method", r.Method, "worker_id", r.WorkerID,
-		"started_at", FormatTime(r.StartedAt), "finished_at", FormatTime(r.FinishedAt),
+		"started_at", FormatTime(r.StartedAt), "finished_at", FormatTime(r.FinishedAt), "count_entry", r.CountEntry,
 	}
 }
 
@@ -84,7 +85,7 @@ func ParseRelocated(values map[string]string) (Relocated, error) {
 		EventID: p.eventID(), ID: p.id(), From: p.text("from"), To: p.text("to"), Filename: p.text("filename"),
 		Generation: p.number("generation"), Count: p.count(), Bytes: p.number("bytes"), Digest: p.optional("digest"),
 		Method: p.text("method"), WorkerID: p.text("worker_id"),
-		StartedAt: p.time("started_at"), FinishedAt: p.time("finished_at"),
+		StartedAt: p.time("started_at"), FinishedAt: p.time("finished_at"), CountEntry: p.optionalEntryID("count_entry"),
 	}
 	return r, p.err
 }
@@ -187,7 +188,7 @@ func ParseDead(values map[string]string) (Failure, map[string]string, error) {
 // order is the order of the fields in docs/formats.md, over all entries.
 var order = []string{
 	"event_id", "cid", "count", "target", "from", "to", "db_level", "filename", "generation", "bytes", "digest",
-	"method", "worker_id", "started_at", "finished_at", "outcome", "committed_at", "posted_at",
+	"method", "worker_id", "started_at", "finished_at", "count_entry", "outcome", "committed_at", "posted_at",
 }
 
 // Ordered lists the fields and values of an entry in a fixed order, known fields first, so that two entries read
@@ -259,6 +260,15 @@ func ValidEventID(s string) bool {
 		}
 	}
 	return true
+}
+
+// optionalEntryID also goes into a column of MySQL, so its form is checked.
+func (p *parser) optionalEntryID(field string) string {
+	v := p.optional(field)
+	if v != "" && !validEntryID(v) {
+		p.fail(field, fmt.Errorf("%q is not the id of an entry", v))
+	}
+	return v
 }
 
 func (p *parser) id() item.ID {

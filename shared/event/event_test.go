@@ -27,7 +27,7 @@ var (
 	relocated = event.Relocated{
 		EventID: uuid, ID: 7, From: "bronze", To: "silver", Filename: "g.mp4", Generation: 3, Count: 1964, Bytes: 1 << 40,
 		Digest: "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855", Method: "copy", WorkerID: "w1",
-		StartedAt: began, FinishedAt: ended,
+		StartedAt: began, FinishedAt: ended, CountEntry: "1795392109598-0",
 	}
 	committed = event.Committed{
 		EventID: uuid, ID: 7, From: "bronze", To: "silver", Filename: "g.mp4", Generation: 4, Outcome: event.OutcomeCommitted, CommittedAt: ended,
@@ -84,7 +84,7 @@ func TestEntriesAreReadAsTheyWereWritten(t *testing.T) {
 		t.Errorf("%+v, %v", got, err)
 	}
 	r := relocated
-	r.Filename, r.Digest, r.Bytes, r.Generation = hostile, "", 0, math.MaxInt64
+	r.Filename, r.Digest, r.Bytes, r.Generation, r.CountEntry = hostile, "", 0, math.MaxInt64, "18446744073709551615-18446744073709551615"
 	for _, r := range []event.Relocated{relocated, r} {
 		if got, err := event.ParseRelocated(values(r.Fields())); err != nil || got != r {
 			t.Errorf("%+v, %v", got, err)
@@ -154,7 +154,8 @@ func TestAMalformedFieldIsNamed(t *testing.T) {
 		{"relocated", values(relocated.Fields()), parseRelocated, map[string][]string{
 			"event_id": append(notUUIDs, ""), "cid": notIDs, "from": empty, "to": empty, "filename": empty, "generation": notNumbers, "count": notCounts,
 			"bytes": notNumbers, "method": empty, "worker_id": empty, "started_at": notTimes, "finished_at": notTimes,
-		}, []string{"digest"}},
+			"count_entry": {"x", "1", "1-", "-1", "1-0-0", "01-0", "18446744073709551616-0", "1-0 "},
+		}, []string{"digest", "count_entry"}},
 		{"committed", values(committed.Fields()), parseCommitted, map[string][]string{
 			"event_id": notUUIDs, "cid": notIDs, "from": empty, "to": empty, "filename": empty, "generation": notNumbers,
 			"outcome": {"", "lost", "Committed"}, "committed_at": notTimes,
@@ -261,4 +262,15 @@ func FuzzAnEntryThatCanBeReadIsTheSameAfterAWriteAndARead(f *testing.F) {
 			}
 		}
 	})
+}
+
+func TestEntryIDsAreComparedByTheirNumbers(t *testing.T) {
+	ids := []string{"", "0-0", "0-1", "9-9", "9-10", "10-0", "9007199254740992-0", "9007199254740993-0", "18446744073709551615-18446744073709551615"}
+	for i, a := range ids {
+		for j, b := range ids {
+			if got := event.Newer(a, b); got != (i > j) {
+				t.Errorf("Newer(%q, %q) is %v", a, b, got)
+			}
+		}
+	}
 }

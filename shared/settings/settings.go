@@ -139,12 +139,16 @@ type Common struct {
 	MySQLDSN     string `name:"mysql-dsn" env:"TIERFLOW_MYSQL_DSN" default:"tierflow:tierflow@tcp(127.0.0.1:3306)/tierflow" help:"MySQL, as user:password@tcp(host:port)/database. No parameters are needed."`
 	MySQLDSNFile string `name:"mysql-dsn-file" env:"TIERFLOW_MYSQL_DSN_FILE" help:"A file that holds the DSN of MySQL."`
 	MinIdle      string `name:"min-idle" env:"TIERFLOW_MIN_IDLE" default:"30s" help:"After so long without a sign of life from a worker, others take over its entries, and its locks expire."`
-	StateTTL     string `name:"state-ttl" env:"TIERFLOW_STATE_TTL" default:"24h" help:"How long the state of an item stays in Redis once it is done."`
+	StateTTL     string `name:"state-ttl" env:"TIERFLOW_STATE_TTL" default:"24h" help:"How long the state of an item stays in Redis once its event is settled; at least 1m."`
 	Partitions   string `name:"partitions" env:"TIERFLOW_PARTITIONS" default:"1" help:"Number of partitions that items are spread over, 1 to 1024: the same in all services, and not to be changed while entries are under way. Redis Cluster needs 2 or more."`
 	Drain        string `name:"drain" env:"TIERFLOW_DRAIN" default:"20s" help:"How long work in hand may go on after SIGTERM."`
 	LogLevel     string `name:"log-level" env:"TIERFLOW_LOG_LEVEL" default:"info" help:"debug, info, warn or error."`
 	LogFormat    string `name:"log-format" env:"TIERFLOW_LOG_FORMAT" default:"json" help:"json or console."`
 }
+
+// MinStateTTL is the lower bound of TIERFLOW_STATE_TTL. Who posts a count again reads the row first, then appends where the state
+// is as it was: within that time, at most 30 s, no newer event may be settled and its state expire.
+const MinStateTTL = time.Minute
 
 // maxPartitions is far more than any cluster has nodes.
 const maxPartitions = 1024
@@ -166,7 +170,7 @@ func (c Common) Check(p *Problems) CommonValues {
 		Partitions:  int(p.Int("TIERFLOW_PARTITIONS", c.Partitions, 1, maxPartitions)),
 		MySQLDSN:    p.Secret("TIERFLOW_MYSQL_DSN", c.MySQLDSN, c.MySQLDSNFile),
 		MinIdle:     p.Duration("TIERFLOW_MIN_IDLE", c.MinIdle, 100*time.Millisecond),
-		StateTTL:    p.Duration("TIERFLOW_STATE_TTL", c.StateTTL, time.Second),
+		StateTTL:    p.Duration("TIERFLOW_STATE_TTL", c.StateTTL, MinStateTTL),
 		Drain:       p.Duration("TIERFLOW_DRAIN", c.Drain, 0),
 		LogLevel:    p.OneOf("TIERFLOW_LOG_LEVEL", c.LogLevel, logging.Levels),
 		LogFormat:   p.OneOf("TIERFLOW_LOG_FORMAT", c.LogFormat, logging.Formats),

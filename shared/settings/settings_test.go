@@ -263,7 +263,7 @@ func TestWrongArgumentsAreAnError(t *testing.T) {
 func TestAnErrorNamesEveryWrongSetting(t *testing.T) {
 	for name, value := range map[string]string{
 		"TIERFLOW_REDIS_URL_FILE": "/does/not/exist/redis", "TIERFLOW_MYSQL_DSN_FILE": "/does/not/exist/mysql", "TIERFLOW_REDIS_PREFIX": "a{b}",
-		"TIERFLOW_MIN_IDLE": "1ms", "TIERFLOW_STATE_TTL": "999ms", "TIERFLOW_DRAIN": "-1s", "TIERFLOW_PARTITIONS": "1025", "TIERFLOW_LOG_LEVEL": "loud",
+		"TIERFLOW_MIN_IDLE": "1ms", "TIERFLOW_STATE_TTL": "59s", "TIERFLOW_DRAIN": "-1s", "TIERFLOW_PARTITIONS": "1025", "TIERFLOW_LOG_LEVEL": "loud",
 		"TIERFLOW_LOG_FORMAT": "xml", "TIERFLOW_WORKER_ID": "a,b",
 	} {
 		t.Setenv(name, value)

@@ -30,8 +30,7 @@ func (s *Store) Append(ctx context.Context, views []event.View) ([]string, error
 	keys[0] = k.Views()
 	// The arguments are pointers because this path must be fast: Go copies a value to the heap when it makes an interface
 	// of it, and a pointer not.
-	ttl := s.seconds()
-	args := append(make([]any, 0, 1+8*len(views)), &ttl)
+	args := make([]any, 0, 8*len(views))
 	texts := make([]string, 2*len(views))
 	newer := make(map[item.ID]bool, len(views)) // items of this call: only the state of the newest event need be written
 	var b []byte
@@ -65,11 +64,7 @@ func (s *Store) AppendIf(ctx context.Context, newest string, v event.View) (stri
 		return "", err
 	}
 	st := NewState(v)
-	ttl := 0
-	if st.Status == Done {
-		ttl = s.seconds()
-	}
-	args := append([]any{newest, st.head(), st.tail(), ttl}, anys(v.Fields())...)
+	args := append([]any{newest, st.head(), st.tail()}, anys(v.Fields())...)
 	id, err := appendIfScript.Run(ctx, s.rdb, []string{s.keys.Of(v.ID).Views(), s.keys.State(v.ID)}, args...).Text()
 	if err != nil {
 		return "", unavailable("append view", v.ID.String(), err)

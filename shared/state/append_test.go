@@ -37,7 +37,7 @@ func TestAppendWritesTheEntryAndTheStateInOneStep(t *testing.T) {
 				}
 			}
 			w.lives(7, 0)
-			w.lives(8, ttl)
+			w.lives(8, 0) // an unsettled event always has a state
 		})
 	}
 }
@@ -49,7 +49,22 @@ func TestTheStateIsOfTheNewestEventOfABatch(t *testing.T) {
 	if s := w.get(7); s.EntryID != ids[1] || s.Count != 1500 || s.Status != state.Update {
 		t.Errorf("%+v", s)
 	}
-	w.lives(7, 0) // the first one's time to live is gone
+	w.lives(7, 0)
+}
+
+func TestAppendTakesTheExpiryOfAnOlderEventsStateAway(t *testing.T) {
+	w := newWorld(t)
+	w.append(view(1, 7, 5, "bronze", "bronze", "f"))
+	w.must(w.rdb.Expire(t.Context(), w.keys.State(7), ttl).Err())
+	w.append(view(2, 7, 6, "bronze", "bronze", "f"))
+	w.lives(7, 0)
+	w.must(w.rdb.Expire(t.Context(), w.keys.State(7), ttl).Err())
+	id, err := w.AppendIf(t.Context(), w.get(7).EntryID, view(3, 7, 6, "bronze", "bronze", "f"))
+	w.must(err)
+	if id == "" {
+		t.Fatal("nothing was appended")
+	}
+	w.lives(7, 0)
 }
 
 func TestARetriedViewIsAppendedOnceUnlessThereIsANewerEvent(t *testing.T) {
@@ -68,7 +83,7 @@ func TestARetriedViewIsAppendedOnceUnlessThereIsANewerEvent(t *testing.T) {
 	}
 	t.Run("appends it once, with its state", func(t *testing.T) {
 		w, id, source := dead(t)
-		r, err := w.RetryView(t.Context(), state.Ref{ID: id}, source, again)
+		r, err := w.RetryView(t.Context(), state.Ref{ID: id}, source, "", again)
 		w.must(err)
 		ids, entries := w.entries(w.keys.Views())
 		if r.Gone || r.Newer || len(ids) != 2 || r.EntryID != ids[1] {
@@ -81,7 +96,7 @@ func TestARetriedViewIsAppendedOnceUnlessThereIsANewerEvent(t *testing.T) {
 			t.Errorf("state %s", w.raw(7))
 		}
 		w.lives(7, 0)
-		if r, err := w.RetryView(t.Context(), state.Ref{ID: id}, source, again); err != nil || !r.Gone {
+		if r, err := w.RetryView(t.Context(), state.Ref{ID: id}, source, "", again); err != nil || !r.Gone {
 			t.Errorf("the second time: %+v, %v", r, err)
 		}
 		if w.length(w.keys.Dead()) != 0 || w.length(w.keys.Views()) != 2 {
@@ -93,7 +108,7 @@ func TestARetriedViewIsAppendedOnceUnlessThereIsANewerEvent(t *testing.T) {
 		w.append(view(3, 7, 9, "bronze", "bronze", hostile))
 		before := w.raw(7)
 		for range 2 {
-			if r, err := w.RetryView(t.Context(), state.Ref{ID: id}, source, again); err != nil || !r.Newer {
+			if r, err := w.RetryView(t.Context(), state.Ref{ID: id}, source, "", again); err != nil || !r.Newer {
 				t.Errorf("%+v, %v", r, err)
 			}
 		}
@@ -101,11 +116,51 @@ func TestARetriedViewIsAppendedOnceUnlessThereIsANewerEvent(t *testing.T) {
 			t.Error("something has changed")
 		}
 	})
+	t.Run("is refused when the row has a newer count whose state has expired", func(t *testing.T) {
+		w, id, source := dead(t)
+		newer := w.append(view(3, 7, 9, "bronze", "bronze", hostile))
+		w.must(w.rdb.Del(t.Context(), w.keys.State(7)).Err())
+		for range 2 {
+			if r, err := w.RetryView(t.Context(), state.Ref{ID: id}, source, newer, again); err != nil || !r.Newer {
+				t.Errorf("%+v, %v", r, err)
+			}
+		}
+		if w.raw(7) != "" || w.length(w.keys.Dead()) != 1 || w.length(w.keys.Views()) != 2 {
+			t.Error("something has changed")
+		}
+	})
+	t.Run("is not refused for an older count of the row, nor for an id that views has not reached", func(t *testing.T) {
+		for _, row := range []string{"1-0", "99999999999999-0"} {
+			w, id, source := dead(t)
+			w.must(w.rdb.Del(t.Context(), w.keys.State(7)).Err())
+			if r, err := w.RetryView(t.Context(), state.Ref{ID: id}, source, row, again); err != nil || r.EntryID == "" {
+				t.Errorf("%s: %+v, %v", row, r, err)
+			}
+		}
+	})
+	t.Run("fails, and keeps the dead letter, where Redis cannot say what views has reached", func(t *testing.T) {
+		w, id, source := dead(t)
+		w.must(w.rdb.Del(t.Context(), w.keys.State(7)).Err())
+		w.must(w.rdb.Set(t.Context(), w.keys.Views(), "no stream", 0).Err())
+		if r, err := w.RetryView(t.Context(), state.Ref{ID: id}, source, "99999999999999-0", again); err == nil {
+			t.Errorf("%+v", r)
+		}
+		if w.length(w.keys.Dead()) != 1 {
+			t.Error("the dead letter is gone")
+		}
+	})
+	t.Run("is not refused where views is gone", func(t *testing.T) {
+		w, id, source := dead(t)
+		w.must(w.rdb.Del(t.Context(), w.keys.State(7), w.keys.Views()).Err())
+		if r, err := w.RetryView(t.Context(), state.Ref{ID: id}, source, "99999999999999-0", again); err != nil || r.EntryID == "" {
+			t.Errorf("%+v, %v", r, err)
+		}
+	})
 	t.Run("works where the state is missing or unreadable", func(t *testing.T) {
 		for name, value := range unreadable {
 			w, id, source := dead(t)
 			w.must(w.rdb.Set(t.Context(), w.keys.State(7), value, time.Hour).Err())
-			if r, err := w.RetryView(t.Context(), state.Ref{ID: id}, source, again); err != nil || r.EntryID == "" {
+			if r, err := w.RetryView(t.Context(), state.Ref{ID: id}, source, "", again); err != nil || r.EntryID == "" {
 				t.Errorf("%s: %+v, %v", name, r, err)
 			}
 			w.lives(7, 0)

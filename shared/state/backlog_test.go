@@ -199,7 +199,7 @@ func TestWithoutRedisEveryCallFailsAsUnavailable(t *testing.T) {
 			_, err := s.DeadLetter(ctx, "g", "c", nil, event.Failure{SourceStream: "x:views"})
 			return err
 		},
-		"RetryView":      func() error { _, err := s.RetryView(ctx, state.Ref{ID: "1-0"}, "1-0", v); return err },
+		"RetryView":      func() error { _, err := s.RetryView(ctx, state.Ref{ID: "1-0"}, "1-0", "", v); return err },
 		"Retry":          func() error { _, err := s.Retry(ctx, state.Ref{ID: "1-0"}, "x", v.Fields()); return err },
 		"Unsettled":      func() error { _, err := s.Unsettled(ctx); return err },
 		"Agree":          func() error { return s.Agree(ctx) },

@@ -109,7 +109,7 @@ func (w *world) releaseAndRetry(id item.ID) {
 		w.Fatal(ok, err)
 	}
 	dead, _ := w.entries(k.Dead())
-	r, err := w.RetryView(ctx, state.Ref{Partition: w.keys.Partition(id), ID: dead[0]}, ids[0], view(5, id, 5, "bronze", "silver", "f"))
+	r, err := w.RetryView(ctx, state.Ref{Partition: w.keys.Partition(id), ID: dead[0]}, ids[0], "", view(5, id, 5, "bronze", "silver", "f"))
 	if err != nil || r.EntryID == "" {
 		w.Fatalf("%+v, %v", r, err)
 	}

@@ -148,7 +148,36 @@ func TestFinishAppendsTheEventOfASupersededMoveAgain(t *testing.T) {
 		if s := w.get(7); s.Status != state.Done || s.DBLevel != "silver" || w.length(w.keys.Views()) != 2 {
 			t.Errorf("%+v", s)
 		}
-		w.lives(7, ttl)
+		w.lives(7, 0) // it was appended again, and is not settled
+	})
+	t.Run("gives an expiry only to the state of the very event that it settles", func(t *testing.T) {
+		for _, c := range []struct {
+			name    string
+			newest  string // target of a newer event, "" for none
+			outcome event.Outcome
+			life    time.Duration
+		}{
+			{"its own, committed", "", event.OutcomeCommitted, ttl},
+			{"its own, superseded: appended again", "", event.OutcomeSuperseded, 0},
+			{"a newer one's that wants what was committed", "silver", event.OutcomeCommitted, 0},
+			{"a newer one's that wants another level: appended again", "gold", event.OutcomeCommitted, 0},
+			{"a newer one's, superseded", "gold", event.OutcomeSuperseded, 0},
+			{"a newer one's that wants the row's level, superseded", "bronze", event.OutcomeSuperseded, 0},
+		} {
+			w, entry := emitted(t)
+			if c.newest != "" {
+				w.append(view(2, 7, 9, c.newest, "bronze", hostile))
+			}
+			finish(w, state.Finished{EntryID: entry, Event: committed(v, "silver", c.outcome), RowLevel: "bronze"})
+			if d := w.rdb.TTL(t.Context(), w.keys.State(7)).Val(); (d == -1) != (c.life == 0) || d > c.life {
+				t.Errorf("%s: the state lives for %s, not %s", c.name, d, c.life)
+			}
+		}
+		w, entry := emitted(t) // a newer event that was settled: its state keeps its expiry
+		w.append(view(2, 7, 9, "silver", "bronze", hostile))
+		w.must(w.rdb.Expire(t.Context(), w.keys.State(7), ttl/2).Err())
+		finish(w, state.Finished{EntryID: entry, Event: committed(v, "silver", event.OutcomeCommitted), RowLevel: "silver"})
+		w.lives(7, ttl/2)
 	})
 	t.Run("of a superseded move does not change a newer event: the level may be an old one, read by a committer that was paused",
 		func(t *testing.T) {

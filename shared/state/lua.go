@@ -36,9 +36,6 @@ local function entry(v)
   if not e then return nil end
   return match(v, '^([^"]*)", "updated_at": "()[^"]*"}$', e + 1)
 end
-local function write(key, v, status, ttl)
-  if status == 'done' then redis.call('SET', key, v, 'EX', ttl) else redis.call('SET', key, v) end
-end
 `
 
 // xadd is the call that adds an entry. Its values are in ARGV, beginning at index from. The names of its fields never
@@ -53,22 +50,21 @@ func xadd(stream string, from int, fields []string) string {
 }
 
 // appendScript accepts view events: one XADD and one SET each, in one step for all. The rate of single posts depends on
-// it. So it has few arguments, its loop looks up no global, and it does no SET that the same call would replace.
+// it. So it has few arguments, its loop looks up no global, and it does no SET that the same call would replace. The states get
+// no expiry: an unsettled event always has a state, so the state always names the newest event.
 //
 //	KEYS  views, content:{cid} of each event
-//	ARGV  seconds to live of a state that is done, and eight for each event: state up to its entry id ('': a later event of
-//	      this call is of the same item), and the seven values of the entry
+//	ARGV  eight for each event: state up to its entry id ('': a later event of this call is of the same item), and the
+//	      seven values of the entry
 //	->    the entry ids
 var appendScript = redis.NewScript(`
 local call, keys, argv, ids = redis.call, KEYS, ARGV, {}
-local views, ttl, a = keys[1], argv[1], 2
+local views, a = keys[1], 1
 for i = 2, #keys do
-  local state, target, level, at = argv[a], argv[a+4], argv[a+5], argv[a+7]
+  local state, at = argv[a], argv[a+7]
   local id = call('XADD', views, '*', 'event_id', argv[a+1], 'cid', argv[a+2], 'count', argv[a+3],
-    'target', target, 'db_level', level, 'filename', argv[a+6], 'posted_at', at)
-  if state == '' then -- the later event's state is written
-  elseif target == level then call('SET', keys[i], state .. id .. '", "updated_at": "' .. at .. '"}', 'EX', ttl)
-  else call('SET', keys[i], state .. id .. '", "updated_at": "' .. at .. '"}') end
+    'target', argv[a+4], 'db_level', argv[a+5], 'filename', argv[a+6], 'posted_at', at)
+  if state ~= '' then call('SET', keys[i], state .. id .. '", "updated_at": "' .. at .. '"}') end -- else the later one's
   ids[i-1] = id
   a = a + 8
 end
@@ -78,21 +74,21 @@ return ids`)
 //
 //	KEYS  views, content:{cid}
 //	ARGV  entry id of the newest event as the caller knows it ('' no state), state up to its entry id, state after
-//	      it, seconds to live (0: for ever), the fields and values of the entry
+//	      it, the fields and values of the entry
 //	->    the entry id, '' where there is a newer event
 var appendIfScript = redis.NewScript(library + `
 if (entry(redis.call('GET', KEYS[2])) or '') ~= ARGV[1] then return '' end
-local id = redis.call('XADD', KEYS[1], '*', unpack(ARGV, 5))
-local state = ARGV[2] .. id .. ARGV[3]
-if ARGV[4] == '0' then redis.call('SET', KEYS[2], state)
-else redis.call('SET', KEYS[2], state, 'EX', ARGV[4]) end
+local id = redis.call('XADD', KEYS[1], '*', unpack(ARGV, 4))
+redis.call('SET', KEYS[2], ARGV[2] .. id .. ARGV[3])
 return id`)
 
-// takeScript begins the work on a view event (protocol step 2).
+// takeScript begins the work on a view event (protocol step 2). An unsettled event has a state. So where there is none, the
+// entry must be pending: a worker may have read it before Redis was wiped.
 //
 //	KEYS  content:{cid}, lock:{cid}, views
-//	ARGV  entry id, token, lease in ms, group, worker id as JSON, now, ttl
+//	ARGV  entry id, token, lease in ms, group, worker id as JSON, now
 //	->    'newer': a newer event has an entry of its own, this one is acked
+//	      'gone': there is no state and the entry is not pending; nothing is left to do
 //	      'busy', lock: somebody else has the lock, whose value follows; the entry stays pending
 //	      'taken': the lock is the caller's
 var takeScript = stream.Script(library + `
@@ -102,50 +98,56 @@ if newest and newer(newest, ARGV[1]) then
   redis.call('XACK', KEYS[3], ARGV[4], ARGV[1])
   return {'newer'}
 end
+if not newest then
+  local pending = redis.pcall('XPENDING', KEYS[3], ARGV[4], ARGV[1], ARGV[1], 1)
+  if pending.err and not find(pending.err, 'NOGROUP', 1, true) then return pending end
+  if pending.err or #pending == 0 then return {'gone'} end
+end
 local held = redis.call('GET', KEYS[2])
 if held and held ~= ARGV[2] then return {'busy', held} end
 redis.call('SET', KEYS[2], ARGV[2], 'PX', ARGV[3])
-if newest then
+if newest == ARGV[1] then
   local _, w = find(v, '", "worker_id": ', 1, true)
   local status, rest
   if w then status, rest = match(v, '^[^,]*, "status": "(%a+)()', w + 1) end
   if status then
-    write(KEYS[1], sub(v, 1, w) .. ARGV[5] .. ', "status": "' .. status .. sub(v, rest, at - 1) .. ARGV[6] .. '"}', status, ARGV[7])
+    redis.call('SET', KEYS[1], sub(v, 1, w) .. ARGV[5] .. ', "status": "' .. status .. sub(v, rest, at - 1) .. ARGV[6] .. '"}', 'KEEPTTL')
   end
 end
 return {'taken'}`)
 
-// doneScript settles a view event whose item is on its target already (step 3).
+// doneScript settles a view event whose item is on its target already (step 3). From now on the state may expire: the row has the
+// event's count. The state of another event stays as it is, and none is made where there is none.
 //
 //	KEYS  content:{cid}, lock:{cid}, views
 //	ARGV  entry id, token, group, the state if this is still the newest event, ttl
 //	->    1
 var doneScript = stream.Script(library + `
-local newest = entry(redis.call('GET', KEYS[1]))
-if not (newest and newer(newest, ARGV[1])) then redis.call('SET', KEYS[1], ARGV[4], 'EX', ARGV[5]) end
+if entry(redis.call('GET', KEYS[1])) == ARGV[1] then redis.call('SET', KEYS[1], ARGV[4], 'EX', ARGV[5]) end
 if redis.call('GET', KEYS[2]) == ARGV[2] then redis.call('DEL', KEYS[2]) end
 redis.call('XACK', KEYS[3], ARGV[3], ARGV[1])
 return 1`)
 
-// emitScript reports a durable copy to the committer and settles the view event (step 5). The token is the fence.
+// emitScript reports a durable copy to the committer and settles the view event (step 5). The token is the fence. The state gets no
+// expiry before the commit: the committer may be away for longer, and the event may have to be appended again.
 //
 //	KEYS  content:{cid}, lock:{cid}, views, relocated, progress:{cid}
 //	ARGV  entry id, token, the lock's value from now on, lease in ms, group,
-//	      the state if this is still the newest event, ttl, the entry's values
+//	      the state if this is still the newest event, the entry's values
 //	->    'emitted': now or before; 'refused': the caller has lost the lock, nothing was done
 var emitScript = stream.Script(library + `
 local held = redis.call('GET', KEYS[2])
 if held == ARGV[3] then return 'emitted' end
 if held ~= ARGV[2] then return 'refused' end
 redis.call('SET', KEYS[2], ARGV[3], 'PX', ARGV[4])
-` + xadd("KEYS[4]", 8, event.Relocated{}.Fields()) + `
-local newest = entry(redis.call('GET', KEYS[1]))
-if not (newest and newer(newest, ARGV[1])) then redis.call('SET', KEYS[1], ARGV[6], 'EX', ARGV[7]) end
+` + xadd("KEYS[4]", 7, event.Relocated{}.Fields()) + `
+if entry(redis.call('GET', KEYS[1])) == ARGV[1] then redis.call('SET', KEYS[1], ARGV[6]) end
 redis.call('DEL', KEYS[5])
 redis.call('XACK', KEYS[3], ARGV[5], ARGV[1])
 return 'emitted'`)
 
-// finishScript publishes a commit in committed, after COMMIT has returned, and settles the entry (step 7).
+// finishScript publishes a commit in committed, after COMMIT has returned, and settles the entry (step 7). The state of the
+// committed event may expire from now on: the row has its count. That of an event that is appended again may not.
 //
 //	KEYS  content:{cid}, lock:{cid}, relocated, committed, views
 //	ARGV  entry id, group, the lock's value while this event waited, outcome, to, level that the row names
@@ -182,9 +184,11 @@ if head then
     worker = 'null'
     status = target == level and 'done' or 'update'
   end
-  write(KEYS[1], head .. level .. '", "filename": "' .. filename .. '", "worker_id": ' .. worker .. ', "status": "' ..
-    status .. '", "event_id": "' .. id .. '", "entry_id": "' .. newest .. '", "updated_at": "' .. ARGV[8] .. '"}',
-    status, ARGV[9])
+  local state = head .. level .. '", "filename": "' .. filename .. '", "worker_id": ' .. worker .. ', "status": "' ..
+    status .. '", "event_id": "' .. id .. '", "entry_id": "' .. newest .. '", "updated_at": "' .. ARGV[8] .. '"}'
+  if again == 1 then redis.call('SET', KEYS[1], state)
+  elseif id == ARGV[7] then redis.call('SET', KEYS[1], state, 'EX', ARGV[9])
+  else redis.call('SET', KEYS[1], state, 'KEEPTTL') end
 end
 redis.call('XACK', KEYS[3], ARGV[2], ARGV[1])
 return again`)
@@ -231,19 +235,28 @@ local id = redis.call('XADD', KEYS[2], '*', unpack(ARGV, 4)) -- first: an entry 
 redis.call('XACK', KEYS[1], ARGV[1], ARGV[3])
 return id`)
 
-// retryViewScript appends a view event of dead again (POST /v1/dead/{id}/retry).
+// retryViewScript appends a view event of dead again (POST /v1/dead/{id}/retry). The row may know of a newer count when the
+// state of that one has expired. An id that views has not reached is of a Redis that was wiped, and says nothing.
 //
 //	KEYS  dead, views, content:{cid}
-//	ARGV  id in dead, id that the entry had in views, state up to its entry id, state after it,
-//	      the fields and values of the entry of views
+//	ARGV  id in dead, id that the entry had in views, id of the entry whose count the row has ('' unknown), state up to its
+//	      entry id, state after it, the fields and values of the entry of views
 //	->    'gone', 'newer': a newer event of this item exists, or the new entry id
 var retryViewScript = stream.Script(library + `
 if #redis.call('XRANGE', KEYS[1], ARGV[1], ARGV[1]) == 0 then return 'gone' end
 local newest = entry(redis.call('GET', KEYS[3]))
 if newest and newer(newest, ARGV[2]) then return 'newer' end
+if newer(ARGV[3], ARGV[2]) then
+  local info, last = redis.pcall('XINFO', 'STREAM', KEYS[2]), '0-0'
+  if info.err and not find(info.err, 'no such key', 1, true) then return info end
+  for i = 1, #info, 2 do
+    if info[i] == 'last-generated-id' then last = info[i+1] end
+  end
+  if not newer(ARGV[3], last) then return 'newer' end
+end
 redis.call('XDEL', KEYS[1], ARGV[1])
-local id = redis.call('XADD', KEYS[2], '*', unpack(ARGV, 5))
-redis.call('SET', KEYS[3], ARGV[3] .. id .. ARGV[4])
+local id = redis.call('XADD', KEYS[2], '*', unpack(ARGV, 6))
+redis.call('SET', KEYS[3], ARGV[4] .. id .. ARGV[5])
 return id`)
 
 // retryScript appends an entry of dead to relocated or committed again.

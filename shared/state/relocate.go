@@ -33,8 +33,8 @@ func emittedPrefix(eventID string) string { return "emitted " + eventID + " " }
 // Taken is the answer to Take.
 type Taken int
 
-// Settled: a newer event has an entry of its own, this one is acked. Busy: somebody else has the lock. Mine: the caller
-// has it.
+// Settled: a newer event has an entry of its own and this one is acked, or this one was settled before. Busy: somebody else
+// has the lock. Mine: the caller has it.
 const (
 	Settled Taken = iota
 	Busy
@@ -46,12 +46,12 @@ func (s *Store) Take(ctx context.Context, entryID string, id item.ID, token Toke
 	k := s.keys.Of(id)
 	r, err := s.run(ctx, id, takeScript, []string{k.State(id), k.Lock(id), k.Views()},
 		entryID, string(token), s.lock.Milliseconds(), GroupRelocator, string(appendString(nil, workerID)),
-		formatNow(), s.seconds()).StringSlice()
+		formatNow()).StringSlice()
 	if err != nil {
 		return 0, "", unavailable("lock", id.String(), err)
 	}
 	switch r[0] {
-	case "newer":
+	case "newer", "gone":
 		return Settled, "", nil
 	case "busy":
 		return Busy, r[1], nil
@@ -75,7 +75,7 @@ func (s *Store) Settle(ctx context.Context, st State, token Token) error {
 func (s *Store) Emit(ctx context.Context, st State, token Token, r event.Relocated) (bool, error) {
 	st.Status, st.WorkerID = Done, ""
 	emitted := emittedPrefix(r.EventID) + string(token)
-	args := append([]any{st.EntryID, string(token), emitted, s.lock.Milliseconds(), GroupRelocator, st.JSON(), s.seconds()},
+	args := append([]any{st.EntryID, string(token), emitted, s.lock.Milliseconds(), GroupRelocator, st.JSON()},
 		values(r.Fields())...)
 	k := s.keys.Of(st.ID)
 	res, err := s.run(ctx, st.ID, emitScript, []string{k.State(st.ID), k.Lock(st.ID), k.Views(),
@@ -117,6 +117,24 @@ func (s *Store) Renew(ctx context.Context, id item.ID, token Token) (bool, error
 // Unlock deletes the lock where it still is the caller's. The entry stays pending.
 func (s *Store) Unlock(ctx context.Context, id item.ID, token Token) error {
 	return s.unlock(ctx, id, token, s.keys.Of(id).Views(), "", "")
+}
+
+// Supersede ends a view event for whose item the row has a newer count: unlock and ack (step 3). The state stays as it is.
+func (s *Store) Supersede(ctx context.Context, id item.ID, token Token, entryID string) error {
+	return s.unlock(ctx, id, token, s.keys.Of(id).Views(), GroupRelocator, entryID)
+}
+
+// LastView is the newest entry id that the item's views has given out, "0-0" where there is no such stream. An entry id that is
+// newer is of another Redis: of one that was wiped, or of another partition.
+func (s *Store) LastView(ctx context.Context, id item.ID) (string, error) {
+	info, err := s.rdb.XInfoStream(ctx, s.keys.Of(id).Views()).Result()
+	if redis.HasErrorPrefix(err, "no such key") {
+		return "0-0", nil
+	}
+	if err != nil {
+		return "", unavailable("read the last entry id of views", id.String(), err)
+	}
+	return info.LastGeneratedID, nil
 }
 
 // Released ends a release: unlock and ack (step 8).

@@ -54,10 +54,14 @@ func TestTakeLocksTheItemOfTheNewestEvent(t *testing.T) {
 			}
 		})
 	}
-	t.Run("a state that is done keeps a time to live", func(t *testing.T) {
+	t.Run("keeps the expiry of the state", func(t *testing.T) {
 		w := newWorld(t)
 		entry := w.append(view(1, 7, 5, "bronze", "bronze", "f"))
 		_, _, err := w.Take(t.Context(), entry, 7, "t", "w")
+		w.must(err)
+		w.lives(7, 0)
+		w.must(w.rdb.Expire(t.Context(), w.keys.State(7), ttl).Err())
+		_, _, err = w.Take(t.Context(), entry, 7, "t", "w")
 		w.must(err)
 		w.lives(7, ttl)
 	})
@@ -113,20 +117,47 @@ func TestTakeSettlesAnEventThatIsNotTheNewest(t *testing.T) {
 	})
 	t.Run("counts a missing or unreadable state as no newer event", func(t *testing.T) {
 		w := newWorld(t)
-		if got, _, err := w.Take(t.Context(), "1-0", 7, "t", "w"); err != nil || got != state.Mine {
-			t.Errorf("%d, %v", got, err)
-		}
-		if w.raw(7) != "" {
-			t.Errorf("a state was made: %s", w.raw(7))
-		}
-		for name, value := range unreadable {
-			w.must(w.rdb.Set(t.Context(), w.keys.State(7), value, 0).Err())
-			if got, _, err := w.Take(t.Context(), "1-0", 7, "t", "w"); err != nil || got != state.Mine {
+		entry := w.append(view(1, 7, 5, "bronze", "bronze", "f"))
+		values := map[string]string{"missing": ""}
+		maps.Copy(values, unreadable)
+		for name, value := range values {
+			w.must(w.rdb.Del(t.Context(), w.keys.State(7)).Err())
+			if name != "missing" {
+				w.must(w.rdb.Set(t.Context(), w.keys.State(7), value, 0).Err())
+			}
+			if got, _, err := w.Take(t.Context(), entry, 7, "t", "w"); err != nil || got != state.Mine {
 				t.Errorf("%s: %d, %v", name, got, err)
 			}
 			if w.raw(7) != value {
 				t.Errorf("%s: it was written", name)
 			}
+		}
+	})
+	t.Run("leaves an entry alone that has no state and is not pending: a worker has kept it while Redis was wiped", func(t *testing.T) {
+		w := newWorld(t)
+		gone := func(what, entry string) {
+			t.Helper()
+			if got, _, err := w.Take(t.Context(), entry, 7, "t", "w"); err != nil || got != state.Settled {
+				t.Errorf("%s: %d, %v", what, got, err)
+			}
+			if w.raw(7) != "" || w.holder(7) != "" {
+				t.Errorf("%s: state %q, held by %q", what, w.raw(7), w.holder(7))
+			}
+		}
+		entry := w.append(view(1, 7, 5, "bronze", "bronze", "f"))
+		w.must(w.rdb.XAck(t.Context(), w.keys.Views(), state.GroupRelocator, entry).Err())
+		w.must(w.rdb.Del(t.Context(), w.keys.State(7)).Err())
+		gone("acked", entry)
+		w.must(w.rdb.XGroupDestroy(t.Context(), w.keys.Views(), state.GroupRelocator).Err())
+		gone("without the group", entry)
+		w.must(w.rdb.Del(t.Context(), w.keys.Views()).Err())
+		gone("without the stream", entry)
+	})
+	t.Run("fails where Redis cannot say whether the entry is pending", func(t *testing.T) {
+		w := newWorld(t)
+		w.must(w.rdb.Set(t.Context(), w.keys.Views(), "no stream", 0).Err())
+		if got, _, err := w.Take(t.Context(), "1-0", 7, "t", "w"); err == nil {
+			t.Errorf("it is %d", got)
 		}
 	})
 }
@@ -178,31 +209,60 @@ func TestSettleEndsAViewEventWithoutAMove(t *testing.T) {
 		}
 		w.lives(7, 0)
 	})
-	t.Run("writes over a missing, an unreadable and an older state", func(t *testing.T) {
+	t.Run("writes nothing where the state is gone, cannot be read, or is another event's", func(t *testing.T) {
 		w := newWorld(t)
+		w.must(w.Settle(t.Context(), settled("5-0"), "mine"))
+		if w.raw(7) != "" {
+			t.Errorf("missing: %s", w.raw(7))
+		}
 		for name, value := range unreadable {
 			w.must(w.rdb.Set(t.Context(), w.keys.State(7), value, 0).Err())
 			w.must(w.Settle(t.Context(), settled("5-0"), "mine"))
-			if w.get(7) != done("5-0") {
+			if w.raw(7) != value {
 				t.Errorf("%s: %s", name, w.raw(7))
 			}
 		}
-		w.must(w.rdb.Del(t.Context(), w.keys.State(7)).Err())
-		w.must(w.Settle(t.Context(), settled("5-0"), "mine"))
-		if w.get(7) != done("5-0") {
-			t.Errorf("missing: %s", w.raw(7))
-		}
 		for _, c := range newerCases {
-			if _, _, ok := strings.Cut(c.theirs, "-"); !ok {
-				continue
-			}
-			w.set(state.State{ID: 7, Target: "a", DBLevel: "b", Filename: "f", Status: state.Update, EventID: uuid(9), EntryID: c.theirs, UpdatedAt: posted})
+			other := state.State{ID: 7, Target: "a", DBLevel: "b", Filename: "f", Status: state.Update, EventID: uuid(9), EntryID: c.theirs, UpdatedAt: posted}
+			w.set(other)
 			w.must(w.Settle(t.Context(), settled(c.mine), "mine"))
-			if (w.get(7) != done(c.mine)) != c.newer {
+			if own := c.theirs == c.mine; (w.get(7) == done(c.mine)) != own || !own && w.get(7) != other {
 				t.Errorf("%s against %s: %s", c.theirs, c.mine, w.raw(7))
 			}
 		}
 	})
+}
+
+func TestSupersede(t *testing.T) {
+	w := newWorld(t)
+	v := view(1, 7, 5, "bronze", "bronze", hostile)
+	entry := w.append(v)
+	before := w.raw(7)
+	w.must(w.rdb.Set(t.Context(), w.keys.Lock(7), "mine", time.Hour).Err())
+	for range 2 {
+		w.must(w.Supersede(t.Context(), 7, "mine", entry))
+	}
+	if w.raw(7) != before || w.holder(7) != "" || len(w.pending(w.keys.Views(), state.GroupRelocator)) != 0 {
+		t.Errorf("state %s, held by %q", w.raw(7), w.holder(7))
+	}
+	w.lives(7, 0)
+}
+
+func TestTheLastViewIsTheNewestIDThatViewsHasGivenOut(t *testing.T) {
+	w := newWorld(t)
+	last := func(want string) {
+		t.Helper()
+		if got, err := w.LastView(t.Context(), 7); err != nil || got != want {
+			t.Errorf("%q, %v; want %q", got, err, want)
+		}
+	}
+	last("0-0")
+	entry := w.append(view(1, 7, 5, "bronze", "bronze", "f"))
+	last(entry)
+	w.must(w.rdb.XDel(t.Context(), w.keys.Views(), entry).Err())
+	last(entry)
+	w.must(w.rdb.Del(t.Context(), w.keys.Views()).Err())
+	last("0-0")
 }
 
 // moved is what a relocator emits for a view.
@@ -210,6 +270,7 @@ func moved(v event.View, to string) event.Relocated {
 	return event.Relocated{
 		EventID: v.EventID, ID: v.ID, From: v.DBLevel, To: to, Filename: v.Filename, Generation: 3, Count: v.Count, Bytes: 1 << 40,
 		Digest: "sha256:00", Method: "copy", WorkerID: "w", StartedAt: posted, FinishedAt: posted.Add(time.Second),
+		CountEntry: "5-0",
 	}
 }
 
@@ -249,7 +310,7 @@ func TestEmitReportsACopyOnlyUnderItsOwnLock(t *testing.T) {
 		if w.get(7) != want {
 			t.Errorf("state %+v", w.get(7))
 		}
-		w.lives(7, ttl)
+		w.lives(7, 0) // until the commit: the event may have to be appended again
 		if h := w.holder(7); !strings.HasPrefix(string(h), "emitted "+v.EventID+" ") {
 			t.Errorf("held by %q", h)
 		}
@@ -293,7 +354,7 @@ func TestEmitReportsACopyOnlyUnderItsOwnLock(t *testing.T) {
 		}
 		w.lives(7, 0)
 	})
-	t.Run("writes over a state that is missing or cannot be read", func(t *testing.T) {
+	t.Run("makes no state where there is none or none that can be read", func(t *testing.T) {
 		values := map[string]string{"missing": ""}
 		maps.Copy(values, unreadable)
 		for name, value := range values {
@@ -303,8 +364,8 @@ func TestEmitReportsACopyOnlyUnderItsOwnLock(t *testing.T) {
 				w.must(w.rdb.Set(t.Context(), w.keys.State(7), value, 0).Err())
 			}
 			emit(w, st, true)
-			if s := w.get(7); s.EntryID != st.EntryID || s.Status != state.Done {
-				t.Errorf("%s: %+v", name, s)
+			if w.raw(7) != value || w.length(w.keys.Relocated()) != 1 {
+				t.Errorf("%s: %s", name, w.raw(7))
 			}
 		}
 	})

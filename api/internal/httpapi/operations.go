@@ -12,6 +12,7 @@ import (
 
 	"github.com/tierflow/tierflow/api/client"
 	"github.com/tierflow/tierflow/api/internal/reevaluate"
+	"github.com/tierflow/tierflow/shared/catalog"
 	"github.com/tierflow/tierflow/shared/event"
 	"github.com/tierflow/tierflow/shared/fault"
 	"github.com/tierflow/tierflow/shared/state"
@@ -155,7 +156,7 @@ func (s *Server) retryDead(c echo.Context) error {
 	var result state.RetryResult
 	switch dead.SourceStream {
 	case keys.Views():
-		v, err := s.retriedView(c, dead)
+		v, rowEntry, err := s.retriedView(c, dead)
 		if err != nil {
 			return err
 		}
@@ -163,7 +164,7 @@ func (s *Server) retryDead(c echo.Context) error {
 			return fault.New(fault.Unprocessable, "retry", id, errors.New("its item belongs to another partition: drop the entry"))
 		}
 		eventID = v.EventID
-		result, err = s.Writes.RetryView(ctx, r, dead.SourceID, v)
+		result, err = s.Writes.RetryView(ctx, r, dead.SourceID, rowEntry, v)
 		if err != nil {
 			return err
 		}
@@ -185,22 +186,28 @@ func (s *Server) retryDead(c echo.Context) error {
 	return c.JSON(http.StatusAccepted, client.Retried{EventID: eventID, EntryID: result.EntryID})
 }
 
-// retriedView makes a new view event of one that failed, with the target that the policy gives it now.
-func (s *Server) retriedView(c echo.Context, dead client.DeadLetter) (event.View, error) {
+// retriedView makes a new view event of one that failed, with the target that the policy gives it now. rowEntry is the
+// CountEntry of the item's row.
+func (s *Server) retriedView(c echo.Context, dead client.DeadLetter) (v event.View, rowEntry string, err error) {
 	old, err := event.ParseView(dead.Entry)
 	if err != nil {
-		return event.View{}, &fault.Error{Kind: fault.Unprocessable, Op: "retry", Subject: dead.ID, Err: err,
+		return event.View{}, "", &fault.Error{Kind: fault.Unprocessable, Op: "retry", Subject: dead.ID, Err: err,
 			Hint: "no retry can read it: drop it"}
 	}
-	found, err := s.Lookup.Fresh(c.Request().Context(), old.ID)
+	ctx := c.Request().Context()
+	found, err := s.Lookup.Fresh(ctx, old.ID)
+	var row catalog.Row
+	if err == nil {
+		row, err = s.Catalog.Row(ctx, old.ID) // the look-up does not read count_entry
+	}
 	if fault.Is(err, fault.Unknown) {
-		return event.View{}, &fault.Error{Kind: fault.Unprocessable, Op: "retry", Subject: dead.ID, Err: err,
+		return event.View{}, "", &fault.Error{Kind: fault.Unprocessable, Op: "retry", Subject: dead.ID, Err: err,
 			Hint: "register the item first, or drop this entry"}
 	}
 	if err != nil {
-		return event.View{}, err
+		return event.View{}, "", err
 	}
-	return reevaluate.NewView(found.Row, found.Policy, old.Count), nil
+	return reevaluate.NewView(&row, found.Policy, old.Count), row.CountEntry, nil
 }
 
 func (s *Server) dropDead(c echo.Context) error {

@@ -3,7 +3,8 @@
 //
 // An entry says: a complete copy of this item lies at To, and when the relocator looked the row up, it had this From, this
 // filename and this generation. The row may name To only if that is still so. Every change of a row that matters raises the
-// row's generation. So nothing is committed that was decided on an older row, and nothing is committed twice.
+// row's generation. So nothing is committed that was decided on an older row, and nothing is committed twice. A count that
+// needed no move changes the row without raising its generation; the entry ids of the two counts tell which one is older.
 package apply
 
 import (

@@ -17,12 +17,15 @@ type row struct {
 	filename   string
 	generation int64
 	updated    time.Time
+	countEntry string
 	locked     bool // by another transaction: the other fields are not known
 }
 
-// seen says whether the row is as the relocator saw it.
+// seen says whether the row is as the relocator saw it, and has no newer count. A count that needed no move does not raise
+// the generation. An entry of a relocator that did not know of count_entry has no id to compare.
 func (r *row) seen(e event.Relocated) bool {
-	return r != nil && !r.locked && r.generation == e.Generation && r.level == e.From && r.filename == e.Filename
+	return r != nil && !r.locked && r.generation == e.Generation && r.level == e.From && r.filename == e.Filename &&
+		(e.CountEntry == "" || !event.Newer(r.countEntry, e.CountEntry))
 }
 
 // asSeen says whether each entry has a row of its own, and each row is as the relocator saw it.

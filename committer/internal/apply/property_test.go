@@ -20,6 +20,7 @@ type model struct {
 type modelRow struct {
 	level      string
 	generation int64
+	countEntry string
 }
 
 type modelRecord struct {
@@ -34,12 +35,15 @@ func (m model) apply(e event.Relocated) (outcome event.Outcome, again, refused b
 	switch {
 	case recorded && rec.id != e.ID:
 		return "", false, true
-	case row != nil && row.generation == e.Generation && row.level == e.From:
+	case row != nil && row.generation == e.Generation && row.level == e.From && (e.CountEntry == "" || !event.Newer(row.countEntry, e.CountEntry)):
 		if e.To == "nowhere" {
 			return "", false, true
 		}
 		row.level = e.To
 		row.generation++
+		if e.CountEntry != "" {
+			row.countEntry = e.CountEntry
+		}
 		m.events[e.EventID] = modelRecord{e.ID, e.To}
 		return event.OutcomeCommitted, false, false
 	case recorded && rec.level == e.To:
@@ -48,8 +52,8 @@ func (m model) apply(e event.Relocated) (outcome event.Outcome, again, refused b
 	return event.OutcomeSuperseded, false, false
 }
 
-// Batches of good, bad, old, repeated and contradictory entries, with releases and restarts between them: MySQL ends as
-// if each entry had been applied alone, in its turn.
+// Batches of good, bad, old, repeated and contradictory entries, with releases, settled counts and restarts between them: MySQL
+// ends as if each entry had been applied alone, in its turn, and no older count replaces a newer one.
 func TestABatchDoesWhatItsEntriesWouldDoOneByOne(t *testing.T) {
 	const items = 4
 	d := newDatabase(t, 0)
@@ -69,7 +73,18 @@ func TestABatchDoesWhatItsEntriesWouldDoOneByOne(t *testing.T) {
 				d.exec("UPDATE contents SET generation = generation + 1 WHERE cid = ?", id)
 				m.rows[id].generation++
 			}
+			if rapid.Bool().Draw(t, "a count settles in place") {
+				id := item.ID(rapid.IntRange(1, items).Draw(t, "of"))
+				if entry := drawEntry(t); !event.Newer(m.rows[id].countEntry, entry) {
+					d.exec("UPDATE contents SET count_entry = ? WHERE cid = ?", entry, id)
+					m.rows[id].countEntry = entry
+				}
+			}
 			batch := draw(t, m, sent)
+			was := map[item.ID]string{}
+			for id, row := range m.rows {
+				was[id] = row.countEntry
+			}
 			sent = append(sent, batch...)
 			results := a.Apply(t.Context(), batch)
 			for i, e := range batch {
@@ -80,8 +95,12 @@ func TestABatchDoesWhatItsEntriesWouldDoOneByOne(t *testing.T) {
 				}
 			}
 			for id := item.ID(1); id <= items; id++ {
-				if r, want := d.row(id), *m.rows[id]; r.Level != want.level || r.Generation != want.generation {
-					t.Fatalf("item %s: %s, %d; want %+v", id, r.Level, r.Generation, want)
+				r, want := d.row(id), *m.rows[id]
+				if r.Level != want.level || r.Generation != want.generation || r.CountEntry != want.countEntry {
+					t.Fatalf("item %s: %+v; want %+v", id, r, want)
+				}
+				if event.Newer(was[id], r.CountEntry) {
+					t.Fatalf("item %s: the count of %s replaced that of %s", id, r.CountEntry, was[id])
 				}
 			}
 			var n int
@@ -90,6 +109,11 @@ func TestABatchDoesWhatItsEntriesWouldDoOneByOne(t *testing.T) {
 			}
 		}
 	})
+}
+
+// drawEntry makes the id of an entry of views.
+func drawEntry(t *rapid.T) string {
+	return fmt.Sprintf("%d-0", rapid.SampledFrom([]int{8, 9, 10, 11, 99, 100}).Draw(t, "entry of views"))
 }
 
 // draw makes a batch. No entry has a generation that its own batch makes: the relocator cannot have seen it.
@@ -112,6 +136,9 @@ func draw(t *rapid.T, m model, sent []event.Relocated) []event.Relocated {
 		}
 		if e.From == e.To {
 			e.To = "nowhere"
+		}
+		if rapid.IntRange(0, 3).Draw(t, "age") > 0 {
+			e.CountEntry = drawEntry(t)
 		}
 		e.WorkerID = fmt.Sprint("w", i)
 		batch[i] = e

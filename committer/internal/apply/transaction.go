@@ -82,7 +82,7 @@ func lock(ctx context.Context, tx *sql.Tx, entries []event.Relocated) (map[item.
 	}
 	found := make(map[item.ID]*row, len(wanted))
 	ids := slices.Sorted(maps.Keys(wanted))
-	rows, err := tx.QueryContext(ctx, "SELECT cid, content_level, filename, generation, update_time FROM contents"+
+	rows, err := tx.QueryContext(ctx, "SELECT cid, content_level, filename, generation, update_time, count_entry FROM contents"+
 		" WHERE cid IN ("+placeholders("?", len(ids))+") ORDER BY cid FOR UPDATE SKIP LOCKED", args(ids)...)
 	if err != nil {
 		return nil, err
@@ -91,7 +91,7 @@ func lock(ctx context.Context, tx *sql.Tx, entries []event.Relocated) (map[item.
 	for rows.Next() {
 		var id item.ID
 		var r row
-		if err := rows.Scan(&id, &r.level, &r.filename, &r.generation, &r.updated); err != nil {
+		if err := rows.Scan(&id, &r.level, &r.filename, &r.generation, &r.updated, &r.countEntry); err != nil {
 			return nil, err
 		}
 		found[id] = &r
@@ -172,6 +172,8 @@ func updateStatement(moves []move, at time.Time) *statement {
 	s.add("UPDATE contents SET generation = generation + 1, update_time = ?", at)
 	s.choose("content_level", moves, func(m move) any { return m.To })
 	s.choose("view_count", moves, func(m move) any { return m.Count })
+	dated := slices.DeleteFunc(slices.Clone(moves), func(m move) bool { return m.CountEntry == "" })
+	s.choose("count_entry", dated, func(m move) any { return m.CountEntry })
 	s.choose("size_bytes", moves, func(m move) any { return m.Bytes })
 	// A link or a clone reads no bytes, so the digest stays as it is.
 	digested := slices.DeleteFunc(slices.Clone(moves), func(m move) bool { return m.Digest == "" })

@@ -6,115 +6,76 @@ import (
 	"errors"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/tierflow/tierflow/shared/catalog"
+	"github.com/tierflow/tierflow/shared/event"
 	"github.com/tierflow/tierflow/shared/fault"
 	"github.com/tierflow/tierflow/shared/item"
 	"github.com/tierflow/tierflow/shared/state"
 )
 
-const (
-	// maxCounts is how many rows one statement gives their counts. The server finds the count of a row by going through
-	// the counts of the others.
-	maxCounts = 100
-	// maxCorrections bounds how often a count is corrected: newer ones may come all the time.
-	maxCorrections = 5
-	correctionWait = 10 * time.Millisecond
-)
+// maxCounts is how many rows one statement gives their counts. The server finds the count of a row by going through the
+// counts of the others.
+const maxCounts = 100
 
-// newCount asks to write the count of an event that needs no move. The row is as it was looked up. The token is that of
-// the item's lock.
+var errLostLock = errors.New("the item's lock is somebody else's")
+
+// newCount asks to write the count of an event that needs no move. The row is as it was looked up, entry is the id of the
+// event's entry, and the token is that of the item's lock.
 type newCount struct {
 	row   catalog.Row
 	count item.Count
+	entry string
 	token state.Token
 }
 
-// SetCount writes the count of an event that needs no move. The item's state in Redis has the count too, but expires.
+// SetCount writes the count of an event that needs no move, and the id of the event's entry with it. It writes only over an
+// older count. The first count of a row raises the generation: moves that were emitted before it cannot be compared by age.
 //
-// The error is of kind fault.Busy where the row is not as it was looked up, or another transaction has locked it: to wait
-// would hold up the other rows of the batch.
-func (r *Rows) SetCount(ctx context.Context, row catalog.Row, count item.Count, token state.Token) error {
-	if row.ViewCount == count {
-		return nil
+// The error is of kind fault.Busy where the row is not as it was looked up, or has a newer count by now, or another
+// transaction has locked it: to wait would hold up the other rows of the batch. It is of kind fault.Lost where the lock was
+// lost before.
+func (r *Rows) SetCount(ctx context.Context, row catalog.Row, count item.Count, entry string, token state.Token) error {
+	if row.CountEntry == entry {
+		return nil // an earlier attempt has written it
 	}
-	failed, err := r.counts.Do(ctx, newCount{row, count, token})
+	failed, err := r.counts.Do(ctx, newCount{row, count, entry, token})
 	if err != nil {
 		return err
 	}
 	return failed
 }
 
-// setCounts writes counts, and then looks whether the items still have the locks under which it has written. As long as a
-// lock lasts, newer events of its item wait. A worker that was paused for longer may have written an old count over that
-// of another worker. It then writes the newest count instead.
+// setCounts checks the locks, and then writes the counts whose lock is still theirs. A lock that is still there after the
+// look-up shows that Redis was not wiped before it: the entry id and the row's are comparable.
 func (r *Rows) setCounts(counts []newCount) []error {
-	errs := r.writeCounts(counts)
-	var written []newCount
-	for i, c := range counts {
-		if errs[i] == nil {
-			c.row.ViewCount = c.count
-			written = append(written, c)
-		}
-	}
-	lost := r.withLostLock(written)
-	for try := 0; try < maxCorrections && len(lost) > 0; try++ {
-		if try > 0 {
-			time.Sleep(correctionWait)
-		}
-		lost = r.correct(lost)
-	}
-	return errs
-}
-
-// withLostLock returns the counts whose lock is somebody else's by now, or may be.
-func (r *Rows) withLostLock(written []newCount) (lost []newCount) {
+	errs := make([]error, len(counts))
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
-	holders, err := r.store.Holders(ctx, idsOf(written))
-	for i, w := range written {
-		if err != nil || holders[i] != w.token {
-			lost = append(lost, w)
-		}
-	}
-	return lost
-}
-
-// correct writes the counts of the newest events where they differ, and returns those that must be compared once more.
-func (r *Rows) correct(written []newCount) (again []newCount) {
-	ctx, cancel := context.WithTimeout(context.Background(), timeout)
-	defer cancel()
-	states, err := r.store.GetMany(ctx, idsOf(written))
-	if err != nil {
-		return written
-	}
-	var newer []newCount
-	for i, w := range written {
-		if st := states[i]; st != nil && st.Count != w.row.ViewCount {
-			w.count = st.Count
-			newer = append(newer, w)
-		}
-	}
-	for i, err := range r.writeCounts(newer) {
-		w := newer[i]
-		switch {
-		case err == nil:
-			w.row.ViewCount = w.count
-		case errors.Is(err, ErrChanged): // another worker has written, and corrects its count as well
-			continue
-		}
-		again = append(again, w)
-	}
-	return again
-}
-
-func idsOf(counts []newCount) []item.ID {
 	ids := make([]item.ID, len(counts))
 	for i, c := range counts {
 		ids[i] = c.row.ID
 	}
-	return ids
+	holders, err := r.store.Holders(ctx, ids)
+	if err != nil {
+		for i := range errs {
+			errs[i] = err
+		}
+		return errs
+	}
+	var held []newCount
+	var at []int // where in counts
+	for i, c := range counts {
+		if holders[i] != c.token {
+			errs[i] = fault.New(fault.Lost, "write count", c.row.ID.String(), errLostLock)
+			continue
+		}
+		held, at = append(held, c), append(at, i)
+	}
+	for i, err := range r.writeCounts(held) {
+		errs[at[i]] = err
+	}
+	return errs
 }
 
 func (r *Rows) writeCounts(counts []newCount) []error {
@@ -129,12 +90,15 @@ func (r *Rows) writeCounts(counts []newCount) []error {
 	err := r.transact(ids, func(ctx context.Context, tx *sql.Tx, locked map[item.ID]catalog.Row) error {
 		var todo []newCount
 		for i, c := range counts {
-			switch now, ok := locked[c.row.ID]; {
+			now, ok := locked[c.row.ID]
+			switch {
 			case !ok:
 				errs[i] = fault.New(fault.Busy, "write count", c.row.ID.String(), errLocked)
-			case now.Level != c.row.Level || now.ViewCount != c.row.ViewCount:
+			case now.Generation != c.row.Generation || now.Level != c.row.Level || now.Filename != c.row.Filename ||
+				event.Newer(now.CountEntry, c.entry):
 				errs[i] = fault.New(fault.Busy, "write count", c.row.ID.String(), ErrChanged)
 			default:
+				c.row = now
 				todo = append(todo, c)
 				delete(locked, c.row.ID) // one count for each item
 			}
@@ -154,12 +118,33 @@ func (r *Rows) writeCounts(counts []newCount) []error {
 	return errs
 }
 
+// updateCounts writes the counts of rows that are locked; each has the row as it is locked.
 func updateCounts(ctx context.Context, tx *sql.Tx, counts []newCount) error {
-	var choices, ids []any
+	var values, entries, ids, first []any
 	for _, c := range counts {
-		choices, ids = append(choices, int64(c.row.ID), int64(c.count)), append(ids, int64(c.row.ID))
+		id := int64(c.row.ID)
+		values, entries, ids = append(values, id, int64(c.count)), append(entries, id, c.entry), append(ids, id)
+		if c.row.CountEntry == "" {
+			first = append(first, id)
+		}
 	}
-	_, err := tx.ExecContext(ctx, "UPDATE contents SET view_count = CASE cid"+strings.Repeat(" WHEN ? THEN ?", len(counts))+
-		" END WHERE cid IN ("+placeholders(len(counts))+")", append(choices, ids...)...)
+	raise := ""
+	if len(first) > 0 { // in the same statement: a second one would cost a round trip
+		raise = ", generation = CASE WHEN cid IN (" + placeholders(len(first)) + ") THEN generation + 1 ELSE generation END"
+	}
+	cases := strings.Repeat(" WHEN ? THEN ?", len(counts))
+	_, err := tx.ExecContext(ctx, "UPDATE contents SET view_count = CASE cid"+cases+" END, count_entry = CASE cid"+cases+" END"+raise+
+		" WHERE cid IN ("+placeholders(len(counts))+")", slices.Concat(values, entries, first, ids)...)
 	return err
+}
+
+// ForgetEntry makes the age of a row's count unknown, where the row still is as it was looked up. It is for an entry id of a
+// Redis that was wiped: every new id would be older, and no count would be taken any more.
+func (r *Rows) ForgetEntry(ctx context.Context, row catalog.Row) error {
+	_, err := r.catalog.DB().ExecContext(ctx, "UPDATE contents SET count_entry = '' WHERE cid = ? AND generation = ? AND count_entry = ?",
+		int64(row.ID), row.Generation, row.CountEntry)
+	if err != nil {
+		return fault.New(catalog.Kind(err), "reset the age of the count of", row.ID.String(), err)
+	}
+	return nil
 }

@@ -6,7 +6,6 @@ import (
 
 	"github.com/tierflow/tierflow/relocator/internal/placement"
 	"github.com/tierflow/tierflow/shared/catalog"
-	"github.com/tierflow/tierflow/shared/event"
 	"github.com/tierflow/tierflow/shared/fault"
 	"github.com/tierflow/tierflow/shared/item"
 	"github.com/tierflow/tierflow/shared/state"
@@ -15,71 +14,131 @@ import (
 
 func TestMain(m *testing.M) { testserver.Main(m) }
 
-// A worker writes the count of an old event after another worker has settled the newest one.
-func TestAPausedWorkerLeavesTheNewestCountInTheRow(t *testing.T) {
+const (
+	mine  = state.Token("relocating 01934567-89ab-7cde-8f01-23456789abce me random")
+	other = state.Token("relocating 01934567-89ab-7cde-8f01-23456789abcf me earlier")
+)
+
+// world is item 1 on bronze, whose lock is mine.
+type world struct {
+	*testing.T
+	catalog *catalog.Catalog
+	store   *state.Store
+	rows    *placement.Rows
+}
+
+func newWorld(t *testing.T) *world {
+	t.Helper()
 	rdb, err := state.Connect(testserver.Redis(t), 3)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer rdb.Close()
+	t.Cleanup(func() { rdb.Close() })
 	cat, err := catalog.Open(testserver.MySQL(t), catalog.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer cat.Close()
+	t.Cleanup(func() { cat.Close() })
 	if _, err := cat.Migrate(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := cat.DB().ExecContext(t.Context(), "INSERT INTO contents (cid, content_level, filename) VALUES (1, 'bronze', 'a')"); err != nil {
-		t.Fatal(err)
-	}
 	store := state.NewStore(state.Options{Redis: rdb, Keys: state.NewKeys(testserver.Prefix(t)), TTL: time.Hour, Lease: time.Minute})
-	if err := store.Agree(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	_, err = store.Append(t.Context(), []event.View{{EventID: "01934567-89ab-7cde-8f01-23456789abcd", ID: 1, Count: 9, Target: "bronze", DBLevel: "bronze",
-		Filename: "a", PostedAt: time.Now()}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	r := placement.New(cat, store)
-	set := func(count item.Count, token state.Token) error {
-		row, err := cat.Row(t.Context(), 1)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return r.SetCount(t.Context(), row, count, token)
-	}
-	want := func(count item.Count) {
-		t.Helper()
-		row, err := cat.Row(t.Context(), 1)
-		if err != nil || row.ViewCount != count {
-			t.Fatalf("count %d, not %d, %v", row.ViewCount, count, err)
-		}
-	}
-
-	mine := state.NewToken("01934567-89ab-7cde-8f01-23456789abce", "me", "random")
+	w := &world{t, cat, store, placement.New(cat, store)}
+	w.exec("INSERT INTO contents (cid, content_level, filename) VALUES (1, 'bronze', 'a')")
 	if who, err := store.Lock(t.Context(), 1, mine); err != nil || who != "" {
 		t.Fatal(who, err)
 	}
-	if err := set(5, mine); err != nil {
-		t.Fatal(err)
-	}
-	want(5) // the newest event's count comes when the lock is free
+	return w
+}
 
-	if err := set(6, state.NewToken("01934567-89ab-7cde-8f01-23456789abce", "me", "earlier")); err != nil {
-		t.Fatal(err)
+func (w *world) exec(statement string, args ...any) {
+	w.Helper()
+	if _, err := w.catalog.DB().ExecContext(w.Context(), statement, args...); err != nil {
+		w.Fatal(err)
 	}
-	want(9)
+}
 
-	// A row that has changed since its look-up stays as it is.
-	row, err := cat.Row(t.Context(), 1)
+func (w *world) row() catalog.Row {
+	w.Helper()
+	row, err := w.catalog.Row(w.Context(), 1)
 	if err != nil {
-		t.Fatal(err)
+		w.Fatal(err)
 	}
-	row.ViewCount = 7
-	if err := r.SetCount(t.Context(), row, 8, mine); !fault.Is(err, fault.Busy) {
+	return row
+}
+
+func (w *world) set(row catalog.Row, count item.Count, entry string, token state.Token) error {
+	return w.rows.SetCount(w.Context(), row, count, entry, token)
+}
+
+func (w *world) want(count item.Count, entry string, generation int64) {
+	w.Helper()
+	if r := w.row(); r.ViewCount != count || r.CountEntry != entry || r.Generation != generation {
+		w.Errorf("row %+v; want count %d of %s, generation %d", r, count, entry, generation)
+	}
+}
+
+func (w *world) must(err error) {
+	w.Helper()
+	if err != nil {
+		w.Fatal(err)
+	}
+}
+
+func TestACountIsWrittenWithItsEntryAndOnlyTheFirstRaisesTheGeneration(t *testing.T) {
+	w := newWorld(t)
+	w.must(w.set(w.row(), 5, "9-0", mine))
+	w.want(5, "9-0", 1)
+	w.must(w.set(w.row(), 5, "10-0", mine)) // an equal count is newer all the same
+	w.want(5, "10-0", 1)
+	w.must(w.set(w.row(), 6, "10-0", mine)) // the same entry again changes nothing
+	w.want(5, "10-0", 1)
+}
+
+func TestAPausedWorkerLeavesTheNewestCountInTheRow(t *testing.T) {
+	w := newWorld(t)
+	w.must(w.set(w.row(), 5, "9-0", mine))
+	looked := w.row()
+	w.must(w.set(looked, 7, "11-0", mine))
+	if err := w.set(looked, 6, "10-0", mine); !fault.Is(err, fault.Busy) { // to be looked up again, and then superseded
 		t.Errorf("error %v", err)
 	}
-	want(9)
+	w.want(7, "11-0", 1)
+}
+
+func TestACountIsNotWrittenWhereTheLockIsLost(t *testing.T) {
+	w := newWorld(t)
+	if err := w.set(w.row(), 5, "9-0", other); !fault.Is(err, fault.Lost) {
+		t.Errorf("error %v", err)
+	}
+	w.want(0, "", 0)
+}
+
+func TestACountIsNotWrittenToARowThatIsNotAsItWasLookedUp(t *testing.T) {
+	for name, change := range map[string]string{
+		"generation": "generation = 4", "level": "content_level = 'gold'", "filename": "filename = 'b'",
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			looked := w.row()
+			w.exec("UPDATE contents SET " + change)
+			if err := w.set(looked, 5, "9-0", mine); !fault.Is(err, fault.Busy) {
+				t.Errorf("error %v", err)
+			}
+			w.want(0, "", w.row().Generation)
+		})
+	}
+}
+
+func TestAnEntryIsForgottenOnlyWhereTheRowIsAsItWasLookedUp(t *testing.T) {
+	w := newWorld(t)
+	w.must(w.set(w.row(), 5, "9-0", mine))
+	old := w.row()
+	w.must(w.set(old, 6, "10-0", mine))
+	w.must(w.rows.ForgetEntry(t.Context(), old))
+	w.want(6, "10-0", 1)
+	w.must(w.rows.ForgetEntry(t.Context(), w.row()))
+	w.want(6, "", 1)
+	w.must(w.set(w.row(), 7, "3-0", mine))
+	w.want(7, "3-0", 2)
 }

@@ -1,6 +1,6 @@
 // Package placement has the SQL that the relocator runs on rows of the table contents: it looks items up, writes the counts
-// of events that need no move, and begins releases. It touches MySQL alone, but for one look at Redis: after a count is
-// written, the item's lock shows whether the count may be an old one.
+// of events that need no move, and begins releases. It touches MySQL alone, but for one look at Redis: before a count is
+// written, the item's lock must still be the writer's.
 //
 // Calls that are made at the same time share one round trip, which begins after the calls (shared/batch).
 package placement
@@ -133,7 +133,7 @@ func (r *Rows) transact(ids []any, f func(context.Context, *sql.Tx, map[item.ID]
 }
 
 func lock(ctx context.Context, tx *sql.Tx, ids []any) (map[item.ID]catalog.Row, error) {
-	rows, err := tx.QueryContext(ctx, "SELECT cid, content_level, filename, update_time, generation, view_count, digest FROM contents"+
+	rows, err := tx.QueryContext(ctx, "SELECT cid, content_level, filename, update_time, generation, view_count, digest, count_entry FROM contents"+
 		" WHERE cid IN ("+placeholders(len(ids))+") ORDER BY cid FOR UPDATE SKIP LOCKED", ids...)
 	if err != nil {
 		return nil, err
@@ -142,7 +142,7 @@ func lock(ctx context.Context, tx *sql.Tx, ids []any) (map[item.ID]catalog.Row, 
 	locked := make(map[item.ID]catalog.Row, len(ids))
 	for rows.Next() {
 		var row catalog.Row
-		if err := rows.Scan(&row.ID, &row.Level, &row.Filename, &row.Updated, &row.Generation, &row.ViewCount, &row.Digest); err != nil {
+		if err := rows.Scan(&row.ID, &row.Level, &row.Filename, &row.Updated, &row.Generation, &row.ViewCount, &row.Digest, &row.CountEntry); err != nil {
 			return nil, err
 		}
 		locked[row.ID] = row

@@ -18,13 +18,13 @@ type release struct {
 // begun is the answer. The row is as the statement has locked it, with the generation that the statement wrote.
 type begun struct {
 	begun bool
-	row   catalog.Row // only ID, Level, Filename, Updated, Generation, ViewCount and Digest
+	row   catalog.Row // only ID, Level, Filename, Updated, Generation, ViewCount, Digest and CountEntry
 	err   error
 }
 
 // BeginRelease raises the generation of a row, which makes every older look-up stale. It does so only where the row does
 // not name the level. begun is false where the row names it: the item lives there. now is the row as it is then; only its
-// ID, Level, Filename, Updated, Generation, ViewCount and Digest are set.
+// ID, Level, Filename, Updated, Generation, ViewCount, Digest and CountEntry are set.
 //
 // The error is of kind fault.Busy where the row is not the one that was looked up: the grace has been counted for that
 // one. It is so, too, where another transaction has locked the row: to wait would hold up the other rows of the batch.

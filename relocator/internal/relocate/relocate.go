@@ -6,6 +6,7 @@
 //
 //	no move is needed, or the copy is emitted  settled; the script of that step has acked it
 //	the item was forgotten                     settled
+//	the row has a newer count                  settled: superseded
 //	another worker has the item's lock         stays pending; no attempt is counted
 //	another relocator reaches the tiers        is reassigned to it
 //	the work failed                            shared/failure decides
@@ -13,6 +14,7 @@ package relocate
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"go.uber.org/zap"
@@ -153,6 +155,10 @@ func (j *job) relocate(ctx context.Context, over func()) error {
 	if err != nil {
 		return err
 	}
+	if event.Newer(row.CountEntry, j.d.ID) {
+		over()
+		return j.older(ctx, row)
+	}
 	from, ok := levels.Level(row.Level)
 	if !ok {
 		return fault.New(fault.Unprocessable, "look up level", row.Level, nil)
@@ -176,6 +182,35 @@ func (j *job) relocate(ctx context.Context, over func()) error {
 		return err
 	}
 	return j.move(ctx, row, from, to)
+}
+
+var errEntryGone = errors.New("views has not reached the id of this entry: Redis was wiped")
+
+// older ends the work on an event whose item has a newer count in its row, going by the entry ids. An id that `views` has not
+// reached yet is of another Redis: of one that was wiped and whose clock was ahead, or of another partition. An id of the row
+// that is so says nothing about its age, and is forgotten. LastView must be read after the row.
+func (j *job) older(ctx context.Context, row catalog.Row) error {
+	last, err := j.o.Store.LastView(ctx, row.ID)
+	if err != nil {
+		return err
+	}
+	switch {
+	case !event.Newer(row.CountEntry, last):
+		if err := j.o.Store.Supersede(ctx, row.ID, j.token, j.d.ID); err != nil {
+			return err
+		}
+		j.o.Metrics.Settled("superseded")
+		j.d.Settled()
+		return nil
+	case event.Newer(j.d.ID, last):
+		return fault.New(fault.Lost, "relocate", row.ID.String(), errEntryGone)
+	}
+	if err := j.rows.ForgetEntry(ctx, row); err != nil {
+		return err
+	}
+	j.log.Warn("the count of this item is from a Redis that was wiped; the new count is taken", zap.String("count_entry", row.CountEntry),
+		zap.String("last_entry", last))
+	return fault.New(fault.Busy, "relocate", row.ID.String(), placement.ErrChanged)
 }
 
 // state is the item's state once this event needs a relocator no more.
@@ -211,7 +246,7 @@ func (j *job) forgotten(ctx context.Context, missing error) error {
 // settle ends the work on an event that needs no move.
 func (j *job) settle(ctx context.Context, row catalog.Row) error {
 	st := j.state(row, row.Level)
-	if err := j.rows.SetCount(ctx, row, j.view.Count, j.token); err != nil {
+	if err := j.rows.SetCount(ctx, row, j.view.Count, j.d.ID, j.token); err != nil {
 		return err
 	}
 	if err := j.o.Store.Settle(ctx, st, j.token); err != nil {
@@ -248,7 +283,7 @@ func (j *job) move(ctx context.Context, row catalog.Row, from, to policy.Level) 
 	emitted, err := j.emit(ctx, st, event.Relocated{
 		EventID: j.view.EventID, ID: j.view.ID, From: from.Name, To: to.Name, Filename: row.Filename,
 		Generation: row.Generation, Count: j.view.Count, Bytes: made.Bytes, Digest: made.Digest, Method: made.Method,
-		WorkerID: j.o.WorkerID, StartedAt: started, FinishedAt: finished,
+		WorkerID: j.o.WorkerID, StartedAt: started, FinishedAt: finished, CountEntry: j.d.ID,
 	})
 	if err != nil {
 		// Nobody knows whether it was emitted. The temporary stays as the record: a repeat or the sweep settles it.

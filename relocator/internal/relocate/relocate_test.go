@@ -89,20 +89,24 @@ func TestTheCountOfAnEventThatNeedsNoMoveIsWrittenToTheRow(t *testing.T) {
 	w.Exec("UPDATE contents SET pinned_level = 'bronze', view_count = 7 WHERE cid = 2")
 	before := map[int]catalog.Row{1: w.Row(1), 2: w.Row(2)}
 	w.Relocator("r1")
-	w.Post(1, 12)
-	w.Post(2, 5000)
+	entries := map[int]string{1: w.Post(1, 12), 2: w.Post(2, 5000)}
 	w.Settled()
 	for id, count := range map[int]item.Count{1: 12, 2: 5000} {
 		want := before[id]
-		want.ViewCount = count
+		want.ViewCount, want.CountEntry, want.Generation = count, entries[id], 1 // the first count raises the generation
 		if got := w.Row(id); got != want {
 			t.Errorf("%+v, not %+v", got, want)
 		}
 	}
-	w.Post(1, 0)
+	entries[1] = w.Post(1, 0)
 	w.Settled()
-	if n := w.Row(1).ViewCount; n != 0 {
-		t.Errorf("count %d after 0 was posted", n)
+	if r := w.Row(1); r.ViewCount != 0 || r.CountEntry != entries[1] || r.Generation != 1 {
+		t.Errorf("after 0 was posted: %+v", r)
+	}
+	entries[1] = w.Post(1, 0) // the same count again fences moves that were emitted before it
+	w.Settled()
+	if r := w.Row(1); r.ViewCount != 0 || r.CountEntry != entries[1] || r.Generation != 1 {
+		t.Errorf("after 0 was posted again: %+v", r)
 	}
 }
 

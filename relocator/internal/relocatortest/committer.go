@@ -58,8 +58,16 @@ func (w *World) commitRow(ctx context.Context, r event.Relocated, at time.Time) 
 		return "", err
 	}
 	defer func() { _ = tx.Rollback() }()
-	res, err := tx.ExecContext(ctx, "UPDATE contents SET content_level = ?, update_time = ?, generation = generation + 1"+
-		" WHERE cid = ? AND generation = ?", r.To, at, int64(r.ID), r.Generation)
+	var newest string
+	err = tx.QueryRowContext(ctx, "SELECT count_entry FROM contents WHERE cid = ? FOR UPDATE", int64(r.ID)).Scan(&newest)
+	if errors.Is(err, sql.ErrNoRows) || err == nil && event.Newer(newest, r.CountEntry) {
+		return event.OutcomeSuperseded, nil
+	}
+	if err != nil {
+		return "", err
+	}
+	res, err := tx.ExecContext(ctx, "UPDATE contents SET content_level = ?, update_time = ?, generation = generation + 1,"+
+		" view_count = ?, count_entry = ? WHERE cid = ? AND generation = ?", r.To, at, int64(r.Count), r.CountEntry, int64(r.ID), r.Generation)
 	if err != nil {
 		return "", err
 	}
