@@ -2,6 +2,7 @@ package state
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -54,27 +55,19 @@ func (s *Store) run(ctx context.Context, id item.ID, script *redis.Script, keys 
 // runAll is Script.Run for many calls of one partition in one pipeline, two where a server does not know a script yet. A SCRIPT
 // LOAD before each pipeline would have to reach every node of a cluster, and fail with any of them.
 func runAll(ctx context.Context, rdb redis.UniversalClient, calls []call) []*redis.Cmd {
-	pipelined := rdb.Pipelined
-	if _, cluster := rdb.(*redis.ClusterClient); cluster {
-		// In one transaction: where a slot has moved, go-redis follows it with the whole of it. The commands of a pipeline it
-		// follows one by one, and when the connection breaks at the same time, it sends some of them twice at once.
-		pipelined = rdb.TxPipelined
-	}
 	cmds := make([]*redis.Cmd, len(calls))
-	send := func(run func(redis.Pipeliner, call) *redis.Cmd, which []int) {
-		// The pipeline's error is that of its first failed command; each command has its own.
-		_, _ = pipelined(ctx, func(pipe redis.Pipeliner) error {
-			for _, i := range which {
-				cmds[i] = run(pipe, calls[i])
-			}
-			return nil
-		})
-	}
 	all := make([]int, len(calls))
 	for i := range all {
 		all[i] = i
 	}
-	send(func(pipe redis.Pipeliner, c call) *redis.Cmd { return c.script.EvalSha(ctx, pipe, c.keys, c.args...) }, all)
+	send := func(run runner, which []int) {
+		if cluster, ok := rdb.(*redis.ClusterClient); ok {
+			sendToCluster(ctx, cluster, run, calls, cmds, which)
+			return
+		}
+		send(ctx, rdb, run, calls, cmds, which)
+	}
+	send((*redis.Script).EvalSha, all)
 	var unknown []int
 	for i, c := range cmds {
 		if redis.HasErrorPrefix(c.Err(), "NOSCRIPT") {
@@ -82,7 +75,82 @@ func runAll(ctx context.Context, rdb redis.UniversalClient, calls []call) []*red
 		}
 	}
 	if len(unknown) > 0 {
-		send(func(pipe redis.Pipeliner, c call) *redis.Cmd { return c.script.Eval(ctx, pipe, c.keys, c.args...) }, unknown)
+		send((*redis.Script).Eval, unknown)
 	}
 	return cmds
+}
+
+// runner is how a script is sent.
+type runner func(s *redis.Script, ctx context.Context, c redis.Scripter, keys []string, args ...any) *redis.Cmd
+
+// send sends the calls whose numbers are in which, in one pipeline, and puts their results into cmds.
+func send(ctx context.Context, rdb pipeliner, run runner, calls []call, cmds []*redis.Cmd, which []int) {
+	// The pipeline's error is that of its first failed command; each command has its own.
+	_, _ = rdb.Pipelined(ctx, func(pipe redis.Pipeliner) error {
+		for _, i := range which {
+			cmds[i] = run(calls[i].script, ctx, pipe, calls[i].keys, calls[i].args...)
+		}
+		return nil
+	})
+}
+
+type pipeliner interface {
+	Pipelined(ctx context.Context, fn func(redis.Pipeliner) error) ([]redis.Cmder, error)
+}
+
+const (
+	// clusterAttempts is how often a pipeline is sent to a node that does not answer. The node may be away for a moment, or
+	// another one may have its slots by then.
+	clusterAttempts = 3
+	clusterWait     = 20 * time.Millisecond
+)
+
+// sendToCluster is send for a cluster. All calls are of one partition, so one node has them all.
+//
+// The pipeline goes to that node itself. In a pipeline of the cluster's client, go-redis follows a slot that has moved command by
+// command. When the connection breaks at the same time, it sends some commands twice at once, and both write the same result. A
+// transaction (MULTI) would be followed as a whole, but Redis refuses it at maxmemory, whatever its scripts may do. Nothing else
+// is lost without it: each script is atomic alone.
+func sendToCluster(ctx context.Context, cluster *redis.ClusterClient, run runner, calls []call, cmds []*redis.Cmd, which []int) {
+	for attempt := 1; ; attempt++ {
+		node, err := cluster.MasterForKey(ctx, calls[which[0]].keys[0])
+		if err != nil {
+			for _, i := range which {
+				cmds[i] = redis.NewCmd(ctx)
+				cmds[i].SetErr(err)
+			}
+		} else {
+			send(ctx, node, run, calls, cmds, which)
+		}
+		var silent []int
+		for _, i := range which {
+			var answered redis.Error
+			switch err := cmds[i].Err(); {
+			case err == nil:
+			case !errors.As(err, &answered):
+				silent = append(silent, i)
+			case elsewhere(err):
+				cmds[i] = run(calls[i].script, ctx, cluster, calls[i].keys, calls[i].args...)
+			}
+		}
+		if len(silent) == 0 {
+			return
+		}
+		cluster.ReloadState(ctx) // in the background; a replica may have been promoted
+		if attempt == clusterAttempts {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(clusterWait):
+		}
+		which = silent
+	}
+}
+
+// elsewhere reports whether a node did not run a script because another one has the slot, or will have it. The cluster's client
+// knows what to do about each single one of these.
+func elsewhere(err error) bool {
+	return notRun(err) || redis.HasErrorPrefix(err, "MOVED") || redis.HasErrorPrefix(err, "ASK") || redis.HasErrorPrefix(err, "READONLY")
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/tierflow/tierflow/shared/fault"
 	"github.com/tierflow/tierflow/shared/item"
 	"github.com/tierflow/tierflow/shared/state"
+	"github.com/tierflow/tierflow/shared/testenv/localserver"
 	"github.com/tierflow/tierflow/shared/testenv/testserver"
 )
 
@@ -21,7 +22,23 @@ const partitions = 16
 // clusterWorld is a Store on a real cluster, with all groups of all partitions.
 func clusterWorld(t *testing.T, maxRetries int) *world {
 	t.Helper()
-	rdb, err := state.Connect(testserver.RedisCluster(t).URL(), maxRetries)
+	return clusterWorldOn(t, testserver.RedisCluster(t), maxRetries)
+}
+
+// ownCluster is a cluster whose settings the test may change.
+func ownCluster(t *testing.T) *localserver.RedisCluster {
+	t.Helper()
+	cluster, err := localserver.StartRedisCluster(t.Context(), 3, localserver.Options{AppendFsync: "no"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { cluster.Close() })
+	return cluster
+}
+
+func clusterWorldOn(t *testing.T, cluster *localserver.RedisCluster, maxRetries int) *world {
+	t.Helper()
+	rdb, err := state.Connect(cluster.URL(), maxRetries)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,6 +1,7 @@
 package state_test
 
 import (
+	"context"
 	"strings"
 	"testing"
 	"time"
@@ -23,13 +24,29 @@ func newPrivateWorld(t *testing.T) *world {
 	return newWorldOn(t, server.URL(), "tierflow:")
 }
 
+// config changes a setting of every master.
 func (w *world) config(name, value string) {
 	w.Helper()
-	w.must(w.rdb.ConfigSet(w.Context(), name, value).Err())
+	cluster, ok := w.rdb.(*redis.ClusterClient)
+	if !ok {
+		w.must(w.rdb.ConfigSet(w.Context(), name, value).Err())
+		return
+	}
+	w.must(cluster.ForEachMaster(w.Context(), func(ctx context.Context, node *redis.Client) error { return node.ConfigSet(ctx, name, value).Err() }))
 }
 
 func TestARedisAtMaxmemoryRefusesNewViewsAndSettlesTheRest(t *testing.T) {
-	w := newPrivateWorld(t)
+	t.Run("one Redis", func(t *testing.T) { settleAtMaxmemory(t, newPrivateWorld(t)) })
+	t.Run("a cluster", func(t *testing.T) {
+		w := clusterWorldOn(t, ownCluster(t), -1)
+		w.must(w.Agree(t.Context()))
+		settleAtMaxmemory(t, w)
+	})
+}
+
+// settleAtMaxmemory does everything that follows an accepted view, while every master is at its maxmemory.
+func settleAtMaxmemory(t *testing.T, w *world) {
+	t.Helper()
 	ctx := t.Context()
 	moved, stays, hopeless := view(1, 7, 1500, "silver", "bronze", "f"), view(2, 8, 5, "bronze", "bronze", "g"), view(3, 9, 1500, "silver", "bronze", "h")
 	entries := map[int]string{1: w.append(moved), 2: w.append(stays), 3: w.append(hopeless)}
@@ -62,7 +79,7 @@ func TestARedisAtMaxmemoryRefusesNewViewsAndSettlesTheRest(t *testing.T) {
 		Count: 1500, Method: "copy", WorkerID: "me", StartedAt: posted, FinishedAt: posted}); err != nil || !emitted {
 		t.Fatalf("emit: %v, %v", emitted, err)
 	}
-	relocated := w.read(w.keys.Relocated(), state.GroupCommitter)
+	relocated := w.read(w.keys.Of(7).Relocated(), state.GroupCommitter)
 	if len(relocated) != 1 {
 		t.Fatalf("%d entries of relocated", len(relocated))
 	}
@@ -70,7 +87,7 @@ func TestARedisAtMaxmemoryRefusesNewViewsAndSettlesTheRest(t *testing.T) {
 		EventID: moved.EventID, ID: 7, From: "bronze", To: "silver", Filename: "f", Generation: 1, Outcome: event.OutcomeCommitted, CommittedAt: posted}}}) {
 		w.must(err)
 	}
-	committed := w.read(w.keys.Committed(), state.GroupReleaser)
+	committed := w.read(w.keys.Of(7).Committed(), state.GroupReleaser)
 	if len(committed) != 1 {
 		t.Fatalf("%d entries of committed", len(committed))
 	}
@@ -89,15 +106,17 @@ func TestARedisAtMaxmemoryRefusesNewViewsAndSettlesTheRest(t *testing.T) {
 	w.must(w.Settle(ctx, st, token))
 	w.must(w.Stray(ctx, event.Committed{EventID: stays.EventID, ID: 8, To: "gold", Filename: "g", CommittedAt: posted}))
 	if dead, err := w.DeadLetter(ctx, state.GroupRelocator, "me", map[string]string{"cid": "9"}, event.Failure{Stage: "relocate",
-		Reason: "missing-file", SourceStream: w.keys.Views(), SourceID: entries[3], FailedAt: posted}); err != nil || !dead {
+		Reason: "missing-file", SourceStream: w.keys.Of(9).Views(), SourceID: entries[3], FailedAt: posted}); err != nil || !dead {
 		t.Fatalf("dead letter: %v, %v", dead, err)
 	}
 
-	for stream, group := range map[string]string{
-		w.keys.Views(): state.GroupRelocator, w.keys.Relocated(): state.GroupCommitter, w.keys.Committed(): state.GroupReleaser,
-	} {
-		if pending := w.pending(stream, group); len(pending) > 0 {
-			t.Errorf("%s has pending entries: %v", stream, pending)
+	for _, k := range w.keys.Each() {
+		for stream, group := range map[string]string{
+			k.Views(): state.GroupRelocator, k.Relocated(): state.GroupCommitter, k.Committed(): state.GroupReleaser,
+		} {
+			if pending := w.pending(stream, group); len(pending) > 0 {
+				t.Errorf("%s has pending entries: %v", stream, pending)
+			}
 		}
 	}
 	w.config("maxmemory", "0")

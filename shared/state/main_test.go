@@ -74,7 +74,7 @@ func (w *world) append(v event.View) (entry string) {
 	w.Helper()
 	ids, err := w.Append(w.Context(), []event.View{v})
 	w.must(err)
-	w.read(w.keys.Views(), state.GroupRelocator)
+	w.read(w.keys.Of(v.ID).Views(), state.GroupRelocator)
 	return ids[0]
 }
 

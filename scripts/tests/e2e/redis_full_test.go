@@ -1,11 +1,14 @@
 package e2e_test
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"net/http"
 	"strings"
 	"testing"
+
+	"github.com/redis/go-redis/v9"
 
 	"github.com/tierflow/tierflow/scripts/testenv/stack"
 	"github.com/tierflow/tierflow/shared/item"
@@ -14,17 +17,31 @@ import (
 )
 
 func TestARedisAtMaxmemoryRefusesNewViewsAndMakesEveryAcceptedMove(t *testing.T) {
-	server, err := localserver.StartRedis(t.Context(), localserver.Options{Dir: t.TempDir()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { server.Close() })
-	w := start(t, options{redisURL: server.URL(), prefix: "tierflow:"})
-	maxmemory := func(bytes string) {
-		t.Helper()
-		w.must("set maxmemory", w.Redis.ConfigSet(t.Context(), "maxmemory", bytes).Err())
-	}
+	t.Run("one Redis", func(t *testing.T) {
+		server, err := localserver.StartRedis(t.Context(), localserver.Options{Dir: t.TempDir()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { server.Close() })
+		w := start(t, options{redisURL: server.URL(), prefix: "tierflow:"})
+		w.moveAtMaxmemory(func(bytes string) error { return w.Redis.ConfigSet(t.Context(), "maxmemory", bytes).Err() })
+	})
+	t.Run("a cluster", func(t *testing.T) {
+		cluster := ownCluster(t.Context(), t)
+		w := start(t, options{redisURL: cluster.URL(), prefix: testserver.ClusterPrefix(), partitions: 8})
+		w.moveAtMaxmemory(func(bytes string) error {
+			return w.Redis.(*redis.ClusterClient).ForEachMaster(t.Context(), func(ctx context.Context, node *redis.Client) error {
+				return node.ConfigSet(ctx, "maxmemory", bytes).Err()
+			})
+		})
+	})
+}
 
+// moveAtMaxmemory accepts views, has Redis reach its maxmemory, and waits for every move.
+func (w *world) moveAtMaxmemory(limit func(bytes string) error) {
+	t := w.t
+	t.Helper()
+	maxmemory := func(bytes string) { t.Helper(); w.must("set maxmemory", limit(bytes)) }
 	w.must("kill", w.Relocators[0].Kill())
 	const n = 200
 	for id := item.ID(1); id <= n; id++ {
@@ -44,14 +61,16 @@ func TestARedisAtMaxmemoryRefusesNewViewsAndMakesEveryAcceptedMove(t *testing.T)
 		w.waitWarning(s, "redis-memory", "maxmemory")
 	}
 	// CheckSettled reads in a transaction, which Redis refuses at maxmemory. So this reads the groups one by one.
-	for _, stream := range []string{w.Keys.Views(), w.Keys.Relocated(), w.Keys.Committed()} {
-		testserver.Eventually(t, stream+" is settled at maxmemory", patience, func() error {
-			groups, err := w.Redis.XInfoGroups(t.Context(), stream).Result()
-			if err == nil && (len(groups) != 1 || groups[0].Pending > 0 || groups[0].Lag > 0) {
-				err = fmt.Errorf("%+v", groups)
-			}
-			return err
-		})
+	for _, k := range w.Keys.Each() {
+		for _, stream := range []string{k.Views(), k.Relocated(), k.Committed()} {
+			testserver.Eventually(t, stream+" is settled at maxmemory", patience, func() error {
+				groups, err := w.Redis.XInfoGroups(t.Context(), stream).Result()
+				if err == nil && (len(groups) != 1 || groups[0].Pending > 0 || groups[0].Lag > 0) {
+					err = fmt.Errorf("%+v", groups)
+				}
+				return err
+			})
+		}
 	}
 
 	maxmemory("0")

@@ -20,7 +20,7 @@ var (
 var commands = map[string]string{
 	"XInfoGroups": "xinfo|groups", "XInfoStream": "xinfo|stream", "XInfoConsumers": "xinfo|consumers",
 	"XGroupCreateMkStream": "xgroup|create", "XGroupSetID": "xgroup|setid", "XAutoClaimWithDeleted": "xautoclaim",
-	"XPendingExt": "xpending", "XRangeN": "xrange", "XRevRangeN": "xrevrange", "Pipelined": "ping", "ForEachMaster": "ping", "TxPipelined": "multi",
+	"XPendingExt": "xpending", "XRangeN": "xrange", "XRevRangeN": "xrevrange", "Pipelined": "ping", "ForEachMaster": "ping",
 }
 
 // readByAPI are the files of shared/state that only the api needs.
