@@ -32,8 +32,9 @@ import (
 const (
 	// batchSize bounds a transaction. While one runs, the next batch gathers, so a busy committer has large ones.
 	batchSize = 500
-	// minBudget is for a MinIdle so short that a third of it is not enough.
-	minBudget = time.Second
+	// minBudget is for a MinIdle so short that a third of it is not enough: Apply may wait for locks several times, until it
+	// knows which level is locked.
+	minBudget = 5 * apply.LockWait
 	// serverWait is how long entries wait that found a server away. All wait equally long, so that they stay one batch.
 	serverWait = 500 * time.Millisecond
 	// maxBatchAttempts is how many attempts an entry may have had and still be one of a batch.
@@ -67,8 +68,8 @@ type Committer struct {
 
 // New makes a Committer.
 func New(o Options) *Committer {
-	// Other workers take over an entry that shows no progress for MinIdle. Apply and what follows it show progress before
-	// they begin, and have a third of MinIdle each.
+	// Apply and what follows it have a third of MinIdle each. Where that is too short they have longer, and the entries stay
+	// with this worker meanwhile: to take them over would only start the work again.
 	c := &Committer{o: o, budget: max(o.MinIdle/3, minBudget),
 		refused: failure.NewOutage("commits", o.Log), waiting: failure.NewOutage("some commits", o.Log)}
 	c.assignment = assignment.New(assignment.Options{Store: o.Store, Group: state.GroupCommitter, Self: state.Worker{ID: o.WorkerID},
@@ -153,6 +154,9 @@ func (c *Committer) commit(ds []*stream.Delivery, applied func() (finished func(
 	ctx, stop := together(ds)
 	defer stop()
 	c.o.Metrics.batch.Observe(float64(len(ds)))
+	for _, d := range ds {
+		defer d.Working()()
+	}
 
 	jobs := make([]job, len(ds))
 	for i, d := range ds {
