@@ -1,5 +1,5 @@
-// Package process handles what every program needs from its start to its end: signals, exit codes, its version, and when
-// garbage is collected. No other package handles signals.
+// Package process handles what every program needs from its start to its end: signals, exit codes, its version, when garbage
+// is collected, and the command line of a service. No other package handles signals.
 package process
 
 import (

@@ -338,6 +338,19 @@ const (
 	maxLimit     = 1000
 )
 
+// page reads the query of a list that goes on from a number. from names the number, others the other parameters of the list.
+// limit is how many entries the answer may have.
+func page(c echo.Context, from string, others ...string) (q url.Values, after int64, limit int, err error) {
+	if q, err = query(c, append(others, from, "limit")...); err != nil {
+		return nil, 0, 0, err
+	}
+	if after, err = number(q, from); err != nil {
+		return nil, 0, 0, err
+	}
+	limit, err = pageLimit(q)
+	return q, after, limit, err
+}
+
 func pageLimit(q url.Values) (int, error) {
 	if !q.Has("limit") {
 		return defaultLimit, nil

@@ -45,15 +45,7 @@ func orNull(s string) *string {
 }
 
 func (s *Server) listItems(c echo.Context) error {
-	q, err := query(c, "level", "filename", "after", "limit")
-	if err != nil {
-		return err
-	}
-	after, err := number(q, "after")
-	if err != nil {
-		return err
-	}
-	count, err := pageLimit(q)
+	q, after, count, err := page(c, "after", "level", "filename")
 	if err != nil {
 		return err
 	}
@@ -262,19 +254,11 @@ func redirect(l registry.Location, sub string) string {
 
 // listHistory lists the moves of an item, also of one that was forgotten.
 func (s *Server) listHistory(c echo.Context) error {
-	q, err := query(c, "limit", "before")
+	_, before, count, err := page(c, "before")
 	if err != nil {
 		return err
 	}
 	id, err := pathID(c)
-	if err != nil {
-		return err
-	}
-	before, err := number(q, "before")
-	if err != nil {
-		return err
-	}
-	count, err := pageLimit(q)
 	if err != nil {
 		return err
 	}

@@ -10,9 +10,7 @@ import (
 
 	"github.com/tierflow/tierflow/api/internal/apikeys"
 	"github.com/tierflow/tierflow/shared/admin"
-	"github.com/tierflow/tierflow/shared/logging"
 	"github.com/tierflow/tierflow/shared/process"
-	"github.com/tierflow/tierflow/shared/settings"
 )
 
 type cli struct {
@@ -32,41 +30,26 @@ type newKey struct {
 
 // Main is the program api: it parses the command line, runs the verb, and returns the exit code.
 func Main(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	fail := func(code int, err error) int {
+	var c cli
+	check := func() (process.Checked, error) {
+		config, err := c.Settings.Check()
+		return process.Checked{
+			CommonValues: config.CommonValues, AdminListen: c.Listen,
+			Serve: func(ctx context.Context, log *zap.Logger) error { return Run(ctx, config, log, func(net.Addr) {}) },
+		}, err
+	}
+	exit := func(code int, err error) int {
+		if err == nil {
+			return process.OK
+		}
 		fmt.Fprintln(stderr, "api:", err)
 		return code
 	}
-	var c cli
-	verb, err := settings.Parse("api", "The HTTP service of Tierflow.", &c, args)
-	if err != nil {
-		return fail(process.Settings, err)
-	}
-	switch verb {
-	case "version":
-		fmt.Fprintln(stdout, process.VersionText("api"))
-		return process.OK
-	case "healthcheck":
-		if err := admin.Probe(ctx, c.Listen); err != nil {
-			return fail(process.Failed, err)
-		}
-		return process.OK
-	case "new-key":
-		if err := c.NewKey.run(stdout); err != nil {
-			return fail(process.Settings, err)
-		}
-		return process.OK
-	}
-	config, err := c.Settings.Check()
-	if err != nil {
-		return fail(process.Settings, err)
-	}
-	process.CollectLate(ctx)
-	log := logging.New("api", config.LogLevel, config.LogFormat)
-	if err := Run(ctx, config, log, func(net.Addr) {}); err != nil {
-		log.Error("stopped", zap.Error(err))
-		return process.Failed
-	}
-	return process.OK
+	return process.Service{Name: "api", Purpose: "The HTTP service of Tierflow.", CommandLine: &c, Check: check,
+		Verbs: map[string]process.Verb{
+			"healthcheck": func() int { return exit(process.Failed, admin.Probe(ctx, c.Listen)) },
+			"new-key":     func() int { return exit(process.Settings, c.NewKey.run(stdout)) },
+		}}.Main(ctx, args, stdout, stderr)
 }
 
 // run makes a key and prints it to stdout. Tierflow stores only the key's digest and never shows the key again.

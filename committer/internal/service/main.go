@@ -4,15 +4,11 @@ package service
 
 import (
 	"context"
-	"fmt"
 	"io"
 
 	"go.uber.org/zap"
 
-	"github.com/tierflow/tierflow/shared/admin"
-	"github.com/tierflow/tierflow/shared/logging"
 	"github.com/tierflow/tierflow/shared/process"
-	"github.com/tierflow/tierflow/shared/settings"
 )
 
 // program is the command line: settings and verbs, as kong fills them.
@@ -30,38 +26,18 @@ type program struct {
 // Main is the program: it runs the verb that the arguments name, and returns the exit code.
 func Main(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	var p program
-	verb, err := settings.Parse("committer", "Writes relocations to MySQL.", &p, args)
-	if err != nil {
-		fmt.Fprintln(stderr, "committer:", err)
-		return process.Settings
-	}
-	if verb == "version" {
-		fmt.Fprintln(stdout, process.VersionText("committer"))
-		return process.OK
-	}
-	config, err := p.Check()
-	if err != nil {
-		fmt.Fprintln(stderr, "committer:", err)
-		return process.Settings
-	}
-	defer config.close()
-	switch verb {
-	case "healthcheck":
-		if err := admin.Probe(ctx, config.adminListen); err != nil {
-			fmt.Fprintln(stderr, "committer:", err)
-			return process.Failed
+	check := func() (process.Checked, error) {
+		config, err := p.Check()
+		if err != nil {
+			return process.Checked{}, err
 		}
-		return process.OK
-	case "migrate":
-		return migrate(ctx, config.catalog, stdout, stderr)
+		config.migrate = p.Serve.Migrate
+		return process.Checked{
+			CommonValues: config.CommonValues, AdminListen: config.adminListen, WorkerID: config.workerID, Close: config.close,
+			Verbs: map[string]process.Verb{"migrate": func() int { return migrate(ctx, config.catalog, stdout, stderr) }},
+			Serve: func(ctx context.Context, log *zap.Logger) error { return Run(ctx, config, log) },
+		}, nil
 	}
-	config.migrate = p.Serve.Migrate
-	process.CollectLate(ctx)
-	log := logging.New("committer", config.LogLevel, config.LogFormat).With(zap.String("worker_id", config.workerID))
-	defer func() { _ = log.Sync() }()
-	if err := Run(ctx, config, log); err != nil {
-		log.Error("cannot start", zap.Error(err))
-		return process.Failed
-	}
-	return process.OK
+	return process.Service{Name: "committer", Purpose: "Writes relocations to MySQL.", CommandLine: &p, Check: check}.
+		Main(ctx, args, stdout, stderr)
 }

@@ -177,6 +177,24 @@ func (s *serving) stop() {
 	}
 }
 
+// relocated plays a relocator: it appends the move of item 7 from bronze to gold, and returns its client of Redis.
+func relocated(t *testing.T, redisURL, prefix string) redis.UniversalClient {
+	t.Helper()
+	rdb, err := state.Connect(redisURL, -1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { rdb.Close() })
+	now := time.Now()
+	if err := rdb.XAdd(t.Context(), &redis.XAddArgs{Stream: state.NewKeys(prefix).Relocated(), Values: event.Relocated{
+		EventID: "0198a5b0-0000-7000-8000-000000000001", ID: 7, From: "bronze", To: "gold", Filename: "g.mp4", Count: 2000,
+		Method: "link", WorkerID: "r1", StartedAt: now, FinishedAt: now,
+	}.Fields()}).Err(); err != nil {
+		t.Fatal(err)
+	}
+	return rdb
+}
+
 func TestReadyzSaysWhatTheLastCommitSaid(t *testing.T) {
 	redisURL, dsn, prefix := testserver.Redis(t), testserver.MySQL(t), testserver.Prefix(t)
 	s := startServing(t, "serve", "--migrate", "--redis-url", redisURL, "--mysql-dsn", dsn, "--redis-prefix", prefix)
@@ -194,18 +212,7 @@ func TestReadyzSaysWhatTheLastCommitSaid(t *testing.T) {
 	}
 	exec("INSERT INTO contents (cid, content_level, filename) VALUES (7, 'bronze', 'g.mp4')")
 	exec("CREATE TRIGGER refuse BEFORE UPDATE ON contents FOR EACH ROW SIGNAL SQLSTATE 'HY000' SET MYSQL_ERRNO = 3100, MESSAGE_TEXT = 'not now'")
-	rdb, err := state.Connect(redisURL, -1)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer rdb.Close()
-	now := time.Now()
-	if err := rdb.XAdd(t.Context(), &redis.XAddArgs{Stream: state.NewKeys(prefix).Relocated(), Values: event.Relocated{
-		EventID: "0198a5b0-0000-7000-8000-000000000001", ID: 7, From: "bronze", To: "gold", Filename: "g.mp4", Count: 2000,
-		Method: "link", WorkerID: "r1", StartedAt: now, FinishedAt: now,
-	}.Fields()}).Err(); err != nil {
-		t.Fatal(err)
-	}
+	relocated(t, redisURL, prefix)
 	s.eventuallyMisses("commit", "Error 3100", "not now")
 	exec("DROP TRIGGER refuse")
 	s.eventuallyReady()
@@ -241,18 +248,7 @@ func TestServeBeginsWhenRedisAndMySQLAnswer(t *testing.T) {
 	if _, err := db.DB().Exec("INSERT INTO contents (cid, content_level, filename) VALUES (7, 'bronze', 'g.mp4')"); err != nil {
 		t.Fatal(err)
 	}
-	rdb, err := state.Connect(redisURL, -1)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer rdb.Close()
-	now := time.Now()
-	if err := rdb.XAdd(t.Context(), &redis.XAddArgs{Stream: state.NewKeys(prefix).Relocated(), Values: event.Relocated{
-		EventID: "0198a5b0-0000-7000-8000-000000000001", ID: 7, From: "bronze", To: "gold", Filename: "g.mp4", Count: 2000,
-		Method: "link", WorkerID: "r1", StartedAt: now, FinishedAt: now,
-	}.Fields()}).Err(); err != nil {
-		t.Fatal(err)
-	}
+	rdb := relocated(t, redisURL, prefix)
 	testserver.Eventually(t, "it commits", 20*time.Second, func() error {
 		row, err := db.Row(t.Context(), 7)
 		if err == nil && row.Level != "gold" {

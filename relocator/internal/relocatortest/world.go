@@ -83,8 +83,8 @@ func New(t *testing.T) *World {
 	return NewOn(t, memory)
 }
 
-// NewOn makes a World that has gold in a folder of the test's own.
-func NewOn(t *testing.T, gold string) *World {
+// Servers connects to a Redis and a MySQL, with the schema in it.
+func Servers(t *testing.T) (redis.UniversalClient, *catalog.Catalog) {
 	t.Helper()
 	rdb, err := state.Connect(testserver.Redis(t), 3)
 	if err != nil {
@@ -99,6 +99,13 @@ func NewOn(t *testing.T, gold string) *World {
 	if _, err := cat.Migrate(t.Context()); err != nil {
 		t.Fatal(err)
 	}
+	return rdb, cat
+}
+
+// NewOn makes a World that has gold in a folder of the test's own.
+func NewOn(t *testing.T, gold string) *World {
+	t.Helper()
+	rdb, cat := Servers(t)
 	w := &World{T: t, Redis: rdb, Catalog: cat, Attempts: 3, metrics: metrics.New(prometheus.NewRegistry()), log: zap.NewNop()}
 	if testing.Verbose() {
 		w.log = zaptest.NewLogger(t)

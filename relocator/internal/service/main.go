@@ -4,16 +4,12 @@ package service
 
 import (
 	"context"
-	"fmt"
 	"io"
 
 	"go.uber.org/zap"
 
 	"github.com/tierflow/tierflow/relocator/internal/fsys"
-	"github.com/tierflow/tierflow/shared/admin"
-	"github.com/tierflow/tierflow/shared/logging"
 	"github.com/tierflow/tierflow/shared/process"
-	"github.com/tierflow/tierflow/shared/settings"
 )
 
 // program is the command line: settings and verbs, as kong fills them.
@@ -34,39 +30,22 @@ type program struct {
 // tests.
 func Main(ctx context.Context, args []string, stdout, stderr io.Writer, fs fsys.FS) int {
 	var p program
-	verb, err := settings.Parse("relocator", "Moves items between tiers and removes old copies.", &p, args)
-	if err != nil {
-		fmt.Fprintln(stderr, "relocator:", err)
-		return process.Settings
-	}
-	if verb == "version" {
-		fmt.Fprintln(stdout, process.VersionText("relocator"))
-		return process.OK
-	}
-	config, err := p.Check()
-	if err != nil {
-		fmt.Fprintln(stderr, "relocator:", err)
-		return process.Settings
-	}
-	defer config.close()
-	switch verb {
-	case "healthcheck":
-		if err := admin.Probe(ctx, config.adminListen); err != nil {
-			fmt.Fprintln(stderr, "relocator:", err)
-			return process.Failed
+	check := func() (process.Checked, error) {
+		config, err := p.Check()
+		if err != nil {
+			return process.Checked{}, err
 		}
-		return process.OK
-	case "init-tiers":
-		return initTiers(ctx, config, stdout, stderr)
-	case "verify":
-		return verifyTiers(ctx, config, p.VerifyTiers.Repair, p.VerifyTiers.Digest, stdout, stderr)
+		return process.Checked{
+			CommonValues: config.CommonValues, AdminListen: config.adminListen, WorkerID: config.workerID, Close: config.close,
+			Verbs: map[string]process.Verb{
+				"init-tiers": func() int { return initTiers(ctx, config, stdout, stderr) },
+				"verify": func() int {
+					return verifyTiers(ctx, config, p.VerifyTiers.Repair, p.VerifyTiers.Digest, stdout, stderr)
+				},
+			},
+			Serve: func(ctx context.Context, log *zap.Logger) error { return Run(ctx, config, fs, log) },
+		}, nil
 	}
-	process.CollectLate(ctx)
-	log := logging.New("relocator", config.LogLevel, config.LogFormat).With(zap.String("worker_id", config.workerID))
-	defer func() { _ = log.Sync() }()
-	if err := Run(ctx, config, fs, log); err != nil {
-		log.Error("cannot start", zap.Error(err))
-		return process.Failed
-	}
-	return process.OK
+	return process.Service{Name: "relocator", Purpose: "Moves items between tiers and removes old copies.", CommandLine: &p, Check: check}.
+		Main(ctx, args, stdout, stderr)
 }

@@ -17,6 +17,7 @@ import (
 
 	"github.com/tierflow/tierflow/relocator/internal/fsys"
 	"github.com/tierflow/tierflow/relocator/internal/mover"
+	"github.com/tierflow/tierflow/relocator/internal/relocatortest"
 	"github.com/tierflow/tierflow/relocator/internal/testdisk"
 	"github.com/tierflow/tierflow/relocator/internal/tier"
 	"github.com/tierflow/tierflow/relocator/internal/verify"
@@ -49,19 +50,7 @@ func newWorld(t *testing.T) *world { return newWorldIn(t, t.TempDir()) }
 // newWorldIn makes a world whose tiers are folders of root.
 func newWorldIn(t *testing.T, root string) *world {
 	t.Helper()
-	rdb, err := state.Connect(testserver.Redis(t), 3)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { rdb.Close() })
-	cat, err := catalog.Open(testserver.MySQL(t), catalog.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { cat.Close() })
-	if _, err := cat.Migrate(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	rdb, cat := relocatortest.Servers(t)
 	w := &world{t: t, rdb: rdb, cat: cat, root: root, mover: mover.New(mover.Options{}),
 		store: state.NewStore(state.Options{Redis: rdb, Keys: state.NewKeys(testserver.Prefix(t)), TTL: time.Hour, Lease: time.Minute})}
 	for _, name := range []string{"bronze", "silver", "gold"} {
