@@ -27,11 +27,13 @@ const (
 	Stream   Verify = "stream"
 )
 
-// The methods by which a copy is made: a hard link, a clone that shares blocks, or a copy of the bytes.
+// The methods by which a copy is made: a hard link, a clone that shares blocks, or a copy of the bytes. Found: it was there,
+// and no mover has made it (Claim).
 const (
 	Linked = "link"
 	Cloned = "clone"
 	Copied = "copy"
+	Found  = "found"
 )
 
 const (

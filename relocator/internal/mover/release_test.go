@@ -400,3 +400,33 @@ func TestConcurrentReleasesReuseEachOthersFoldersAndLeaveNone(t *testing.T) {
 	}
 	wantClean(t, from, to)
 }
+
+// A copy that is taken over where it lies is safe from a releaser that wakes up late, and is durable.
+func TestALateReleaserCannotTakeACopyThatWasClaimed(t *testing.T) {
+	for _, kind := range []string{"file", "directory"} {
+		l := newLevel(t, t.TempDir(), "gold")
+		if kind == "file" {
+			write(t, l.Path+"/a/x", []byte("x"))
+		} else {
+			writeTree(t, l.Path+"/a/x")
+		}
+		before := tree(t, l.Path+"/a/x")
+		var steps []fsys.Step
+		m := mover.New(mover.Options{FS: recorder(&steps)})
+		r := release(l, "a/x")
+		r.Fence = func(ctx context.Context) (bool, error) { // it has made its folder, and sleeps
+			c, err := m.Claim(ctx, r.ID, "a/x", l)
+			if err != nil || kind == "file" && (c.Bytes != 1 || c.Digest != sha([]byte("x"))) || c.Bytes == 0 {
+				t.Errorf("%s: %+v, %v", kind, c, err)
+			}
+			return true, nil
+		}
+		out, err := m.Release(context.Background(), r)
+		wantOutcome(t, out, err, mover.RetryLater)
+		equalTrees(t, kind, tree(t, l.Path+"/a/x"), before)
+		if !contains(steps, fsys.FsyncAdopted) || !contains(steps, fsys.FsyncFolder) {
+			t.Errorf("%s: it was not made durable", kind)
+		}
+		wantClean(t, l)
+	}
+}

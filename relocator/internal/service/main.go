@@ -16,14 +16,11 @@ import (
 type program struct {
 	Settings
 
-	Serve       struct{} `cmd:"" default:"1" help:"Relocate until SIGTERM (the default)."`
-	Healthcheck struct{} `cmd:"" help:"Exit 0 if the relocator that runs here is ready."`
-	Version     struct{} `cmd:"" help:"Print the version."`
-	InitTiers   struct{} `cmd:"" help:"Make the tiers' roots and identities; changes nothing the second time. Exit 1 where another identity is found."`
-	VerifyTiers struct {
-		Repair bool `help:"Mend what is safe, and say what is left and why."`
-		Digest bool `help:"Read every file and compare its bytes with the digest of its last copy."`
-	} `cmd:"" name:"verify" help:"Compare MySQL with all tiers. Exit 0 clean, 1 findings, 2 could not compare."`
+	Serve       struct{}      `cmd:"" default:"1" help:"Relocate until SIGTERM (the default)."`
+	Healthcheck struct{}      `cmd:"" help:"Exit 0 if the relocator that runs here is ready."`
+	Version     struct{}      `cmd:"" help:"Print the version."`
+	InitTiers   struct{}      `cmd:"" help:"Make the tiers' roots and identities; changes nothing the second time. Exit 1 where another identity is found."`
+	VerifyTiers verifyOptions `cmd:"" name:"verify" help:"Compare MySQL with all tiers. Exit 0 clean, 1 findings, 2 could not compare, 3 no findings but a tier was not looked at."`
 }
 
 // Main is the program: it runs the verb that the arguments name, and returns the exit code. fs is the zero value but in
@@ -40,7 +37,7 @@ func Main(ctx context.Context, args []string, stdout, stderr io.Writer, fs fsys.
 			Verbs: map[string]process.Verb{
 				"init-tiers": func() int { return initTiers(ctx, config, stdout, stderr) },
 				"verify": func() int {
-					return verifyTiers(ctx, config, p.VerifyTiers.Repair, p.VerifyTiers.Digest, stdout, stderr)
+					return verifyTiers(ctx, config, p.VerifyTiers, stdout, stderr)
 				},
 			},
 			Serve: func(ctx context.Context, log *zap.Logger) error { return Run(ctx, config, fs, log) },

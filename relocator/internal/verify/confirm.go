@@ -1,6 +1,7 @@
 package verify
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"maps"
@@ -64,7 +65,7 @@ type present struct {
 	rows        map[item.ID]catalog.Row
 	newest      map[item.ID]string // the entry id of the newest event
 	deadLetters map[string]bool    // by event id; only for a repair
-	swept       string             // what became of the sweep, "" before it
+	swept       map[string]string  // by level: what became of the sweep, "" before it
 }
 
 // lookUp reads what is in flight, then the rows, then the newest events.
@@ -79,7 +80,7 @@ func (r *run) lookUp(ctx context.Context, still []suspicion) (*present, error) {
 			events = append(events, d.state.EventID)
 		}
 	}
-	now := &present{newest: map[item.ID]string{}}
+	now := &present{newest: map[item.ID]string{}, swept: map[string]string{}}
 	var err error
 	if len(ids) > 0 {
 		if now.flying, err = r.o.Store.InFlight(ctx, ids...); err != nil {
@@ -160,11 +161,14 @@ func (r *run) recheck(ctx context.Context, suspects []Finding) ([]suspicion, err
 	for _, f := range suspects {
 		switch f.Kind {
 		case LeftOver, Orphaned:
-			_, why, err := r.stat(ctx, r.roots[f.Level], f.Path)
+			_, why, err := r.stat(ctx, f.Level, f.Path)
+			if errors.Is(err, errNotLooked) {
+				continue
+			}
 			if err != nil {
 				return nil, err
 			}
-			if why == "" && !r.isSpareFolder(f) {
+			if why == "" && !r.isSpareFolder(ctx, f) {
 				still = append(still, suspicion{Finding: f})
 				if f.Kind == Orphaned {
 					paths = append(paths, above(f.Path)...)
@@ -231,9 +235,9 @@ func above(path string) []string {
 }
 
 // isSpareFolder tells whether a left-over is the empty folder of a release that has ended, which the next release reuses.
-func (r *run) isSpareFolder(f Finding) bool {
+func (r *run) isSpareFolder(ctx context.Context, f Finding) bool {
 	name, released := strings.CutPrefix(f.Path, item.MetaFolder+"/released/")
-	return f.Kind == LeftOver && released && r.empty(r.roots[f.Level].Released, name)
+	return f.Kind == LeftOver && released && r.empty(ctx, f.Level, r.roots[f.Level].Released, name)
 }
 
 // repair repairs what is safe to repair. It returns what was done, or why nothing was.
@@ -242,6 +246,9 @@ func (r *run) repair(ctx context.Context, d suspicion, now *present) (string, er
 	case LeftOver:
 		return r.sweep(ctx, d.Finding, now)
 	case Duplicate:
+		if strings.HasSuffix(d.Detail, notLookedAt) {
+			return "left: it may be the last copy; verify again when all tiers are there", nil
+		}
 		if strings.HasSuffix(d.Detail, lastCopy) {
 			return "left: it may be the last copy; correct the row, or put its file there", nil
 		}
@@ -250,7 +257,7 @@ func (r *run) repair(ctx context.Context, d suspicion, now *present) (string, er
 	case Unsettled:
 		return r.appendAgain(ctx, d, now.deadLetters)
 	case Missing:
-		return "left: put the file there, or correct the row", nil
+		return r.mend(ctx, d)
 	case Orphaned:
 		return "left: register it, or delete it", nil
 	}
@@ -275,17 +282,26 @@ func (r *run) appendAgain(ctx context.Context, d suspicion, deadLetters map[stri
 	return "its newest event was appended again", err
 }
 
-// sweep sweeps all tiers, once for all left-overs of a batch, and says what became of this one.
+// sweep sweeps the tier of a left-over, once for all of a batch, and says what became of this one.
 func (r *run) sweep(ctx context.Context, f Finding, now *present) (string, error) {
-	if now.swept == "" {
-		now.swept = "swept"
-		if err := r.o.Sweep(ctx); err != nil {
-			now.swept = "left: " + err.Error()
+	level, _ := r.policy.Level(f.Level)
+	if now.swept[f.Level] == "" {
+		now.swept[f.Level] = "swept"
+		var failed error
+		err := r.ask(ctx, f.Level, func() error {
+			failed = r.o.Sweep(ctx, r.mover, level)
+			return nil
+		})
+		if err = cmp.Or(err, failed); err != nil {
+			now.swept[f.Level] = "left: " + err.Error()
 		}
 	}
-	_, why, err := r.stat(ctx, r.roots[f.Level], f.Path)
-	if err == nil && why == "" && now.swept == "swept" {
+	_, why, err := r.stat(ctx, f.Level, f.Path)
+	if errors.Is(err, errNotLooked) {
+		return now.swept[f.Level], ctx.Err()
+	}
+	if err == nil && why == "" && now.swept[f.Level] == "swept" {
 		return "left: its name is not one of Tierflow's, or an attempt uses it by now", nil
 	}
-	return now.swept, err
+	return now.swept[f.Level], err
 }

@@ -63,8 +63,12 @@ func (r *run) compareRow(ctx context.Context, row catalog.Row, st *state.State) 
 	var fs []Finding
 	detail := "the row names level " + row.Level // of duplicates
 	for _, l := range r.policy.Levels() {
-		st, why, err := r.stat(ctx, r.roots[l.Name], row.Filename)
+		st, why, err := r.stat(ctx, l.Name, row.Filename)
 		switch {
+		case errors.Is(err, errNotLooked):
+			if l.Name == row.Level {
+				detail += notLookedAt
+			}
 		case err != nil:
 			return nil, err
 		case l.Name != row.Level:
@@ -75,8 +79,8 @@ func (r *run) compareRow(ctx context.Context, row catalog.Row, st *state.State) 
 			fs = append(fs, Finding{Missing, row.ID, l.Name, row.Filename, why})
 			detail += lastCopy
 		default:
-			difference, err := r.differs(ctx, row, r.roots[l.Name], &st)
-			if err != nil {
+			difference, err := r.differs(ctx, row, &st)
+			if err != nil && !errors.Is(err, errNotLooked) {
 				return nil, err
 			}
 			if difference != "" {
@@ -95,8 +99,11 @@ func (r *run) compareRow(ctx context.Context, row catalog.Row, st *state.State) 
 	return fs, nil
 }
 
-// lastCopy ends the detail of a duplicate that may be the last copy.
-const lastCopy = ", where the file is missing"
+// These end the detail of a duplicate that may be the last copy.
+const (
+	lastCopy    = ", where the file is missing"
+	notLookedAt = ", which was not looked at"
+)
 
 // wanted returns the level that an item belongs on, and why. Both are "" where the item has neither a state nor a pin.
 func (r *run) wanted(row catalog.Row, st *state.State) (target, why string) {
@@ -116,7 +123,7 @@ func (r *run) wanted(row catalog.Row, st *state.State) (target, why string) {
 
 // differs says how a row's file differs from its last copy; "" where it does not. A file that cannot be read differs. An
 // error is of the run, not of this file.
-func (r *run) differs(ctx context.Context, row catalog.Row, root *tier.Root, st *unix.Stat_t) (string, error) {
+func (r *run) differs(ctx context.Context, row catalog.Row, st *unix.Stat_t) (string, error) {
 	switch {
 	case !fsys.IsFile(st) && !fsys.IsDir(st):
 		return "it is " + fsys.Kind(st), nil
@@ -125,35 +132,55 @@ func (r *run) differs(ctx context.Context, row catalog.Row, root *tier.Root, st 
 	case !r.o.Digest || row.Digest == "":
 		return "", nil
 	}
-	digest, err := r.o.Mover.Digest(ctx, root, row.Filename)
-	if ctx.Err() != nil {
+	var digest string
+	var unreadable error
+	root := r.roots[row.Level]
+	err := r.ask(ctx, row.Level, func() error {
+		digest, unreadable = r.mover.Digest(ctx, root, row.Filename)
+		return nil
+	})
+	switch {
+	case err != nil:
+		return "", err
+	case ctx.Err() != nil:
 		return "", ctx.Err()
-	}
-	if err != nil {
-		return err.Error(), nil
-	}
-	if digest != row.Digest {
+	case unreadable != nil:
+		return unreadable.Error(), nil
+	case digest != row.Digest:
 		return fmt.Sprintf("its bytes have %s, its last copy had %s", digest, row.Digest), nil
 	}
 	return "", nil
 }
 
-// stat returns the stat of a filename on a tier. It follows no symbolic link. why says why no file is there; an error says
-// that it is unknown whether one is. A file whose name the file system only takes for this one is another file.
-func (r *run) stat(ctx context.Context, root *tier.Root, name string) (st unix.Stat_t, why string, err error) {
+// stat returns the stat of a filename on a level's tier. It follows no symbolic link. why says why no file is there. A file
+// whose name the file system only takes for this one is another file. errNotLooked: it is unknown whether one is there.
+func (r *run) stat(ctx context.Context, level, name string) (st unix.Stat_t, why string, err error) {
+	root := r.roots[level]
+	var is unix.Stat_t
+	var not string
+	if err = r.ask(ctx, level, func() (err error) {
+		is, not, err = r.look(ctx, root, name)
+		return err
+	}); err != nil {
+		return st, "", err
+	}
+	return is, not, nil
+}
+
+func (r *run) look(ctx context.Context, root *tier.Root, name string) (st unix.Stat_t, why string, err error) {
 	dir, base := path.Split(name)
 	d := root.Dir
 	if dir != "" {
-		d, _, err = r.o.FS.OpenDir(fsys.ReadDigest, root.Dir, strings.TrimSuffix(dir, "/"))
+		d, _, err = r.fs.OpenDir(fsys.ReadDigest, root.Dir, strings.TrimSuffix(dir, "/"))
 		if err == nil {
 			defer d.Close()
 		}
 	}
 	if err == nil {
-		st, err = r.o.FS.Lstat(fsys.ReadDigest, d, base)
+		st, err = r.fs.Lstat(fsys.ReadDigest, d, base)
 	}
 	if err == nil {
-		err = r.o.Mover.CheckSpelling(ctx, fsys.ReadDigest, root, name)
+		err = r.mover.CheckSpelling(ctx, fsys.ReadDigest, root, name)
 	}
 	if err != nil {
 		why, err = notThere(err)
@@ -182,7 +209,7 @@ func notThere(err error) (why string, _ error) {
 
 // walk looks for files that no row names. A path that a row names is an item; walk does not look below it.
 func (r *run) walk(ctx context.Context, root *tier.Root, dir *fsys.File, prefix string) error {
-	err := r.o.FS.Each(fsys.ReadDigest, dir, func(names []string) error {
+	return r.each(ctx, root.Level.Name, dir, func(names []string) error {
 		if prefix == "" {
 			names = slices.DeleteFunc(names, func(n string) bool { return n == item.MetaFolder })
 		}
@@ -193,10 +220,6 @@ func (r *run) walk(ctx context.Context, root *tier.Root, dir *fsys.File, prefix 
 		}
 		return nil
 	})
-	if errors.Is(err, unix.ENOENT) {
-		return nil // a release has removed the empty folder meanwhile
-	}
-	return err
 }
 
 // checkNames checks some of a folder's names.
@@ -217,30 +240,22 @@ func (r *run) checkNames(ctx context.Context, root *tier.Root, dir *fsys.File, p
 			r.sum.Files++
 			continue
 		}
-		st, err := r.o.FS.Lstat(fsys.ReadDigest, dir, names[i])
-		if errors.Is(err, unix.ENOENT) {
-			continue
-		}
+		detail, sub, err := r.openName(ctx, root.Level.Name, dir, names[i])
 		if err != nil {
 			return err
 		}
-		detail := "no row names it"
-		if fsys.IsDir(&st) {
-			sub, _, err := r.o.FS.OpenDir(fsys.ReadDigest, dir, names[i])
-			if err == nil {
-				err = r.walk(ctx, root, sub, p+"/")
+		if sub != nil {
+			err := r.walk(ctx, root, sub, p+"/")
+			if !r.hung[root.Level.Name] { // else the call that hangs must not use the descriptor of another file
 				sub.Close()
-				if err != nil {
-					return err
-				}
-				continue
 			}
-			if errors.Is(err, unix.ENOENT) {
-				continue
-			}
-			if detail, err = notThere(err); err != nil {
+			if err != nil {
 				return err
 			}
+			continue
+		}
+		if detail == "" {
+			continue
 		}
 		r.sum.Files++
 		if err := r.suspect(ctx, Finding{Orphaned, 0, root.Level.Name, p, detail}); err != nil {
@@ -250,6 +265,36 @@ func (r *run) checkNames(ctx context.Context, root *tier.Root, dir *fsys.File, p
 	r.o.Progress(StageNames, r.sum.Files, max(r.total, r.sum.Files))
 	return nil
 }
+
+// openName looks at a name that no row has. Of a folder it returns the open folder, of anything else what it is as an orphan. Both
+// are empty where the name has gone.
+func (r *run) openName(ctx context.Context, level string, dir *fsys.File, name string) (orphan string, folder *fsys.File, err error) {
+	var what string
+	var sub *fsys.File
+	err = r.ask(ctx, level, func() error {
+		st, err := r.fs.Lstat(fsys.ReadDigest, dir, name)
+		if err == nil && fsys.IsDir(&st) {
+			sub, _, err = r.fs.OpenDir(fsys.ReadDigest, dir, name)
+			if err != nil && !isMissing(err) {
+				what, err = notThere(err)
+				return err
+			}
+		}
+		if isMissing(err) {
+			return nil
+		}
+		if err == nil && sub == nil {
+			what = "no row names it"
+		}
+		return err
+	})
+	if err != nil {
+		return "", nil, err
+	}
+	return what, sub, nil
+}
+
+func isMissing(err error) bool { return errors.Is(err, unix.ENOENT) }
 
 // knownFilenames tells which of the paths are filenames of rows.
 func (r *run) knownFilenames(ctx context.Context, paths []string) (map[string]bool, error) {
@@ -279,23 +324,29 @@ func (r *run) knownFilenames(ctx context.Context, paths []string) (map[string]bo
 	return known, catalog.Wrap("look up filenames", "", rows.Err())
 }
 
-// empty tells whether a folder is empty, or does not exist any more.
-func (r *run) empty(dir *fsys.File, name string) bool {
-	f, _, err := r.o.FS.OpenDir(fsys.ReadDigest, dir, name)
-	if err != nil {
-		return errors.Is(err, unix.ENOENT)
-	}
-	defer f.Close()
-	names, err := r.o.FS.List(fsys.ReadDigest, f)
-	return err == nil && len(names) == 0
+// empty tells whether a folder of a level's tier is empty, or does not exist any more.
+func (r *run) empty(ctx context.Context, level string, dir *fsys.File, name string) bool {
+	empty := false
+	err := r.ask(ctx, level, func() error {
+		f, _, err := r.fs.OpenDir(fsys.ReadDigest, dir, name)
+		if err != nil {
+			empty = isMissing(err)
+			return nil
+		}
+		defer f.Close()
+		names, err := r.fs.List(fsys.ReadDigest, f)
+		empty = err == nil && len(names) == 0
+		return nil
+	})
+	return err == nil && empty
 }
 
 // leftOvers looks for what attempts have left in tmp and released.
 func (r *run) leftOvers(ctx context.Context, root *tier.Root) error {
 	for sub, dir := range map[string]*fsys.File{"tmp": root.Tmp, "released": root.Released} {
-		err := r.o.FS.Each(fsys.ReadDigest, dir, func(names []string) error {
+		err := r.each(ctx, root.Level.Name, dir, func(names []string) error {
 			for _, n := range names {
-				if sub == "released" && r.empty(dir, n) {
+				if sub == "released" && r.empty(ctx, root.Level.Name, dir, n) {
 					continue // the next release reuses an empty folder
 				}
 				cid, _, _ := strings.Cut(n, ".")

@@ -1,6 +1,8 @@
 // Package verify compares MySQL with the tiers and repairs what is safe to repair. It reads rows, states and files. It
-// writes only with Options.Repair, and only through the caller's sweep and two streams: it reports strays to the releaser
-// and appends view events.
+// writes only with Options.Repair, and only through the caller's sweep and three streams: it reports strays to the releaser,
+// has the committer correct rows, and appends view events.
+//
+// A tier that is away, fails or hangs is left out, and the others are compared. The summary names it.
 //
 // However many items there are, it holds only a page of rows, a part of a folder's names and a batch of suspicions in
 // memory.
@@ -14,13 +16,19 @@ package verify
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"strconv"
+	"strings"
+	"time"
+	"unicode"
 
 	"github.com/tierflow/tierflow/relocator/internal/fsys"
 	"github.com/tierflow/tierflow/relocator/internal/mover"
 	"github.com/tierflow/tierflow/relocator/internal/tier"
 	"github.com/tierflow/tierflow/shared/catalog"
 	"github.com/tierflow/tierflow/shared/event"
+	"github.com/tierflow/tierflow/shared/fault"
 	"github.com/tierflow/tierflow/shared/item"
 	"github.com/tierflow/tierflow/shared/policy"
 	"github.com/tierflow/tierflow/shared/state"
@@ -31,7 +39,8 @@ type Kind string
 
 // The kinds, and what a repair does about each. docs/moves.md has the same table.
 const (
-	// Missing: the row's file is not on its level. A repair leaves it.
+	// Missing: the row's file is not on its level. Where exactly one other tier has it, a repair has the committer correct the
+	// row.
 	Missing Kind = "missing"
 	// Orphaned: no row names the file. A repair leaves it.
 	Orphaned Kind = "orphaned"
@@ -61,7 +70,30 @@ func (f Finding) String() string {
 	if f.ID != 0 {
 		cid = f.ID.String()
 	}
-	return fmt.Sprintf("%s\t%s\t%s\t%q\t%s", f.Kind, cid, f.Level, f.Path, f.Detail)
+	detail := plain(f.Detail)
+	if ascii := strconv.QuoteToASCII(f.Path); ascii != strconv.Quote(f.Path) {
+		detail += "; in ASCII its name is " + ascii
+	}
+	return fmt.Sprintf("%s\t%s\t%s\t%s\t%s", f.Kind, cid, f.Level, quote(f.Path), detail)
+}
+
+// quote is strconv.Quote, but two names that look alike differ in it where it can be seen: it escapes combining marks too, so
+// that a letter with an accent differs from the letter and the accent. strconv.Unquote gives the name.
+func quote(s string) string { return escape(strconv.Quote(s), false) }
+
+// plain escapes what would break the line, or would not be seen.
+func plain(s string) string { return escape(s, true) }
+
+func escape(s string, control bool) string {
+	var b strings.Builder
+	for _, c := range s {
+		if unicode.Is(unicode.M, c) || control && !strconv.IsPrint(c) {
+			b.WriteString(strings.Trim(strconv.QuoteRuneToASCII(c), "'"))
+		} else {
+			b.WriteRune(c)
+		}
+	}
+	return b.String()
 }
 
 // The stages of a run, in their order.
@@ -70,23 +102,27 @@ const (
 	StageNames = "names on the tiers"
 )
 
-// Options of a run. All but Repair, Digest and Progress are required.
+// Options of a run. Catalog, Store, Lease, Sweep, NewView and Report are required.
 type Options struct {
-	Catalog  *catalog.Catalog
-	Store    *state.Store
-	Mover    *mover.Mover
-	FS       fsys.FS
-	Digest   bool // read every file that has a digest in its row
-	Repair   bool
-	Sweep    func(ctx context.Context) error       // removes left-overs; for Repair
-	NewView  func(s state.State) event.View        // makes a new event from the newest one; for Repair
-	Report   func(f Finding, action string)        // called for each finding; action says what a repair did, or why nothing
-	Progress func(stage string, done, total int64) // total is an estimate
+	Catalog *catalog.Catalog
+	Store   *state.Store
+	Lease   time.Duration // of locks
+	FS      fsys.FS
+	Digest  bool // read every file that has a digest in its row
+	Repair  bool
+	BySize  bool          // for Repair: where a row has no digest, its size says whether a file is the item's
+	Hangs   time.Duration // how long one call of the kernel may take before its tier is left out; 30 s where 0
+
+	Sweep    func(ctx context.Context, m *mover.Mover, l policy.Level) error // removes a tier's left-overs; for Repair
+	NewView  func(s state.State) event.View                                  // makes a new event from the newest one; for Repair
+	Report   func(f Finding, action string)                                  // called for each finding; action says what a repair did, or why nothing
+	Progress func(stage string, done, total int64)                           // total is an estimate
 }
 
-// Summary counts what a run has checked.
+// Summary counts what a run has checked, and names the tiers that it has not looked at.
 type Summary struct {
 	Items, Files, Findings, InFlight int64
+	Unseen                           []Unseen
 }
 
 // page is how many rows are read, and how many suspicions are checked again, at a time.
@@ -94,6 +130,10 @@ const page = 1000
 
 type run struct {
 	o        Options
+	fs       fsys.FS // the calls that it makes are watched
+	mover    *mover.Mover
+	watch    watch
+	hung     map[string]bool // levels whose tiers may still be at work on a call
 	policy   policy.Policy
 	roots    map[string]*tier.Root
 	suspects []Finding
@@ -110,35 +150,67 @@ func Run(ctx context.Context, o Options) (Summary, error) {
 	if o.Progress == nil {
 		o.Progress = func(string, int64, int64) {}
 	}
-	r := &run{o: o, policy: policy, roots: map[string]*tier.Root{}}
-	var open []*tier.Root
-	for _, l := range policy.Levels() {
-		root, err := tier.Open(o.FS, l)
-		if err != nil {
-			return Summary{}, err
-		}
-		defer root.Close()
-		r.roots[l.Name], open = root, append(open, root)
+	if o.Hangs == 0 {
+		o.Hangs = hangs
 	}
-	if err := tier.CheckDistinct(open...); err != nil {
+	r := &run{o: o, policy: policy, roots: map[string]*tier.Root{}, hung: map[string]bool{}}
+	r.fs = r.watch.over(o.FS)
+	r.mover = mover.New(mover.Options{FS: r.fs})
+	if err := r.open(ctx); err != nil {
 		return Summary{}, err
 	}
+	defer r.close()
 	if err := o.Catalog.DB().QueryRowContext(ctx, "SELECT COUNT(*) FROM contents").Scan(&r.total); err != nil {
 		return Summary{}, catalog.Wrap("count items", "", err)
 	}
 	err = r.rows(ctx)
 	for _, l := range policy.Levels() {
-		if err == nil {
-			err = r.walk(ctx, r.roots[l.Name], r.roots[l.Name].Dir, "")
+		root := r.roots[l.Name]
+		if err == nil && root != nil {
+			err = r.walk(ctx, root, root.Dir, "")
 		}
-		if err == nil {
-			err = r.leftOvers(ctx, r.roots[l.Name])
+		if err == nil && root != nil {
+			err = r.leftOvers(ctx, root)
+		}
+		if errors.Is(err, errNotLooked) {
+			err = nil // the summary names the tier
 		}
 	}
 	if err == nil {
 		err = r.confirm(ctx)
 	}
+	if err == nil && len(r.sum.Unseen) == len(policy.Levels()) {
+		err = fault.New(fault.TierRefused, "compare", "", errors.New("no tier could be looked at"))
+	}
 	return r.sum, err
+}
+
+// open opens all tiers that can be looked at.
+func (r *run) open(ctx context.Context) error {
+	var open []*tier.Root
+	for _, l := range r.policy.Levels() {
+		var root *tier.Root
+		err := r.ask(ctx, l.Name, func() (err error) {
+			root, err = tier.Open(r.fs, l)
+			return err
+		})
+		switch {
+		case err == nil:
+			r.roots[l.Name], open = root, append(open, root)
+		case !errors.Is(err, errNotLooked):
+			return err
+		}
+	}
+	return tier.CheckDistinct(open...)
+}
+
+// close closes the tiers. One that hangs stays open: whatever still works on it must not use the descriptors of other files.
+func (r *run) close() {
+	for level, root := range r.roots {
+		if !r.hung[level] {
+			root.Close()
+		}
+	}
 }
 
 // suspect adds suspicions, and confirms a batch of them.
