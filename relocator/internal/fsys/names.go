@@ -8,20 +8,23 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Mkdir makes a folder. An existing name is EEXIST.
+// Mkdir makes a folder. An existing name is EEXIST. An *AttributeError: chattr forbids it.
 func (s FS) Mkdir(step Step, dir *File, name string, mode uint32) error {
-	return s.doIn(step, dir, name, func() error { return unix.Mkdirat(dir.fd, name, mode) })
+	err := s.doIn(step, dir, name, func() error { return unix.Mkdirat(dir.fd, name, mode) })
+	return forbidden(err, entry{dir, "."})
 }
 
-// Link gives the file from/name one more name. An existing newName is EEXIST. A symbolic link is not followed.
+// Link gives the file from/name one more name. An existing newName is EEXIST. A symbolic link is not followed. An
+// *AttributeError: chattr forbids new names in the folder to.
 func (s FS) Link(step Step, from *File, name string, to *File, newName string) error {
-	return s.doIn(step, to, newName, func() error { return unix.Linkat(from.fd, name, to.fd, newName, 0) })
+	err := s.doIn(step, to, newName, func() error { return unix.Linkat(from.fd, name, to.fd, newName, 0) })
+	return forbidden(err, entry{to, "."})
 }
 
 // Rename renames within one file system and replaces newName, as rename(2) does. An *AttributeError: chattr forbids it.
 func (s FS) Rename(step Step, from *File, name string, to *File, newName string) error {
 	err := s.doIn(step, to, newName, func() error { return unix.Renameat(from.fd, name, to.fd, newName) })
-	return forbidden(err, from, name)
+	return forbidden(err, entry{from, name}, entry{from, "."}, entry{to, "."})
 }
 
 // RenameNew renames and never replaces: an existing newName is EEXIST. File systems without RENAME_NOREPLACE answer
@@ -30,7 +33,7 @@ func (s FS) RenameNew(step Step, from *File, name string, to *File, newName stri
 	err := s.doIn(step, to, newName, func() error {
 		return unix.Renameat2(from.fd, name, to.fd, newName, unix.RENAME_NOREPLACE)
 	})
-	return forbidden(err, from, name)
+	return forbidden(err, entry{from, name}, entry{from, "."}, entry{to, "."})
 }
 
 // CannotRenameNew tells whether an error of RenameNew says that the file system has no RENAME_NOREPLACE.
@@ -41,13 +44,13 @@ func CannotRenameNew(err error) bool {
 // Unlink removes a name. A folder is EISDIR. An *AttributeError: chattr forbids it.
 func (s FS) Unlink(step Step, dir *File, name string) error {
 	err := s.doIn(step, dir, name, func() error { return unix.Unlinkat(dir.fd, name, 0) })
-	return forbidden(err, dir, name)
+	return forbidden(err, entry{dir, name}, entry{dir, "."})
 }
 
 // Rmdir removes an empty folder. An *AttributeError: chattr forbids it.
 func (s FS) Rmdir(step Step, dir *File, name string) error {
 	err := s.doIn(step, dir, name, func() error { return unix.Unlinkat(dir.fd, name, unix.AT_REMOVEDIR) })
-	return forbidden(err, dir, name)
+	return forbidden(err, entry{dir, name}, entry{dir, "."})
 }
 
 // AttributeError says that a name may not be removed or changed because it, or its folder, has an attribute of chattr(1).
@@ -66,25 +69,27 @@ func (e *AttributeError) Unwrap() error { return e.Err }
 // Letter is the attribute's letter in chattr and lsattr.
 func (e *AttributeError) Letter() byte { return e.Attribute[0] }
 
-// forbidden finds out whether an attribute explains an EPERM for a name in a folder. Other errors stay as they are.
-func forbidden(err error, dir *File, name string) error {
+// entry is a name in a folder, or the folder itself (".").
+type entry struct {
+	dir  *File
+	name string
+}
+
+// forbidden finds out whether an attribute of one of the entries explains an EPERM. Other errors stay as they are.
+func forbidden(err error, entries ...entry) error {
 	if !errors.Is(err, unix.EPERM) {
 		return err
 	}
-	for _, at := range []struct {
-		name  string
-		flags int
-		path  string
-	}{{name, unix.AT_SYMLINK_NOFOLLOW, dir.At(name)}, {"", unix.AT_EMPTY_PATH, dir.path}} {
+	for _, e := range entries {
 		var st unix.Statx_t
-		if unix.Statx(dir.fd, at.name, at.flags, 0, &st) != nil {
+		if unix.Statx(e.dir.fd, e.name, unix.AT_SYMLINK_NOFOLLOW, 0, &st) != nil {
 			continue
 		}
 		if st.Attributes&unix.STATX_ATTR_IMMUTABLE != 0 {
-			return &AttributeError{at.path, "immutable", err}
+			return &AttributeError{e.dir.At(e.name), "immutable", err}
 		}
 		if st.Attributes&unix.STATX_ATTR_APPEND != 0 {
-			return &AttributeError{at.path, "append-only", err}
+			return &AttributeError{e.dir.At(e.name), "append-only", err}
 		}
 	}
 	return err

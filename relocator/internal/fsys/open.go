@@ -52,10 +52,11 @@ func (s FS) StatRoot(step Step, path string) (st unix.Stat_t, err error) {
 	return st, err
 }
 
-// Create makes a regular file with mode 0600 and opens it for reading and writing. An existing name is EEXIST.
+// Create makes a regular file with mode 0600 and opens it for reading and writing. An existing name is EEXIST. An
+// *AttributeError: chattr forbids new names in the folder.
 func (s FS) Create(step Step, dir *File, name string) (*File, error) {
 	f, _, err := s.openat2(step, dir, name, unix.O_RDWR|unix.O_CREAT|unix.O_EXCL, 0o600)
-	return f, err
+	return f, forbidden(err, entry{dir, "."})
 }
 
 func (s FS) openat2(step Step, dir *File, name string, flags, mode uint64) (*File, unix.Stat_t, error) {

@@ -187,6 +187,20 @@ func TestAnAttributeThatForbidsAReleaseIsNamedAndIsNotTheTiersFault(t *testing.T
 	sweepAll(t, mover.New(mover.Options{}), l)
 	wantClean(t, l)
 
+	// Nothing new may come into a folder of the target.
+	from := newLevel(t, onDisk(t), "silver")
+	for _, name := range []string{"folder/x", "folder/sub/y"} {
+		write(t, from.Path+"/"+name, []byte("x"))
+		if err := os.MkdirAll(l.Path+"/folder", 0o755); err != nil {
+			t.Fatal(err)
+		}
+		testdisk.Run(t, "chattr", "+i", l.Path+"/folder")
+		_, err := mover.New(mover.Options{}).Make(context.Background(), request(from, l, name))
+		wantKind(t, err, fault.Unsupported, "the attribute immutable", "chattr -i "+l.Path+"/folder")
+		testdisk.Run(t, "chattr", "-i", l.Path+"/folder")
+		sweepAll(t, mover.New(mover.Options{}), l)
+	}
+
 	write(t, l.Path+"/x", []byte("x"))
 	testdisk.Run(t, "chattr", "+i", l.Path)
 	defer testdisk.Run(t, "chattr", "-i", l.Path)

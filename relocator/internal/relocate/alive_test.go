@@ -1,6 +1,7 @@
 package relocate_test
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/tierflow/tierflow/relocator/internal/fsys"
 	"github.com/tierflow/tierflow/relocator/internal/relocatortest"
+	"github.com/tierflow/tierflow/relocator/internal/testdisk"
 )
 
 // lease is so long that a busy machine renews it in time, and a step that pauses takes longer.
@@ -102,5 +104,48 @@ func TestADirectoryOfManyFilesIsMovedOnceHoweverLongItsListingTakes(t *testing.T
 		if n := disk.count(step); n != 1 {
 			t.Errorf("%s was called %d times", step, n)
 		}
+	}
+}
+
+// The kernel itself holds the move up: a frozen file system answers no write until it is thawed.
+func TestAMoveToAFrozenDiskKeepsItsLockAndIsMadeOnce(t *testing.T) {
+	disk, _ := testdisk.Disk(t, "ext4", 32<<20)
+	w := relocatortest.NewOn(t, disk)
+	w.SetLease(lease)
+	body := w.Item(1, "a")
+	count := &slow{calls: map[fsys.Step]int{}}
+	w.FS.Hook = count.hook
+	w.Relocator("r1")
+	w.Relocator("r2")
+	w.Releaser("r1")
+	w.Committer()
+	testdisk.Run(t, "fsfreeze", "-f", disk)
+	thaw := sync.OnceFunc(func() { testdisk.Run(t, "fsfreeze", "-u", disk) })
+	defer thaw()
+	w.Post(1, 5000)
+	holder := func() string {
+		who, err := w.Store.Holder(t.Context(), 1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(who)
+	}
+	w.Eventually("a worker has the lock", func() error {
+		if holder() == "" {
+			return errors.New("nobody has")
+		}
+		return nil
+	})
+	first := holder()
+	for end := time.Now().Add(3 * lease); time.Now().Before(end); time.Sleep(lease / 20) {
+		if now := holder(); now != first {
+			t.Fatalf("%q had the lock, now %q has it", first, now)
+		}
+	}
+	thaw()
+	w.Settled()
+	w.Lies(1, "gold", body)
+	if n := count.count(fsys.FsyncTemp); n != 1 {
+		t.Errorf("%d copies were made", n)
 	}
 }

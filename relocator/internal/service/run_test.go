@@ -174,6 +174,18 @@ func TestVerifyHasAnExitCodeForEachAnswer(t *testing.T) {
 	if code, out, errs := call(t.Context(), "verify", "--digest"); code != 0 || out != "" {
 		t.Errorf("clean: exit code %d, %q, %s", code, out, errs)
 	}
+	if err := os.Rename(root+"/silver", root+"/away"); err != nil {
+		t.Fatal(err)
+	}
+	if code, out, errs := call(t.Context(), "verify"); code != 3 || out != "" || !strings.Contains(errs, "the tier of level silver was not looked at") {
+		t.Errorf("without a tier: exit code %d, %q, %s", code, out, errs)
+	}
+	if err := os.Rename(root+"/away", root+"/silver"); err != nil {
+		t.Fatal(err)
+	}
+	if code, _, errs := call(t.Context(), "verify", "--by-size"); code != 2 || !strings.Contains(errs, "--repair") {
+		t.Errorf("--by-size alone: exit code %d, %s", code, errs)
+	}
 	if _, err := cat.DB().Exec("INSERT INTO contents (cid, content_level, filename) VALUES (7, 'gold', 'g.mp4')"); err != nil {
 		t.Fatal(err)
 	}
