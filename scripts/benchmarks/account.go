@@ -96,7 +96,7 @@ func (p *posts) account(ctx context.Context, ok, late int) (l ledger, err error)
 		}
 	}
 	if l.entries != answered || answered < ok || answered+refused > ok+late {
-		return l, fmt.Errorf("%d posts were answered with 200 and at most %d more were under way; the api has answered %d with 2xx, %d with another status, and %d entries are in the stream",
+		return l, fmt.Errorf("the client counts %d posts with 200 and at most %d under way; the api counts %d with 2xx and %d others; the stream has %d entries",
 			ok, late, answered, refused, l.entries)
 	}
 	return l, p.agrees(ctx, l)

@@ -70,8 +70,8 @@ func (w *whole) firstMoves(ctx context.Context, l *load, rate float64) (took []t
 	return took, err
 }
 
-// oneItem posts views of one item, as fast as the api accepts them, and counts how often its row is written: by single
-// posts, with which a relocator can keep up, and by a million lines.
+// oneItem posts views of one item, as fast as the api accepts them, and counts how often its row is written. First it sends
+// single posts, with which a relocator can keep up, and then a million lines.
 func (s *singles) oneItem(ctx context.Context) error {
 	n := 1_000_000
 	if s.Quick {

@@ -12,8 +12,8 @@ import (
 	"github.com/tierflow/tierflow/shared/item"
 )
 
-// check checks that no accepted count is lost: each is in the stream once, the row of each item has the newest one, and
-// the files are where the rows say, with their bytes. It returns the number of accepted counts.
+// check checks that no accepted count is lost. Each is in the stream once, and the row of each item has the newest
+// one. The files are where the rows say, with their bytes. It returns the number of accepted counts.
 func (w *whole) check(ctx context.Context, p posted) (accepted int, err error) {
 	var l ledger
 	if p.lines {

@@ -3,8 +3,8 @@
 //
 //	{"redis_url":"redis://127.0.0.1:40001/0","mysql_dsn":"tierflow:tierflow@tcp(127.0.0.1:40002)/tierflow","notice":"…"}
 //
-// and it runs until its standard input is closed (so it ends with the process that started it, however that
-// one ends) or until SIGTERM or SIGINT; then it exits 0. A start that fails exits 1, a wrong flag 2.
+// and runs until SIGTERM or SIGINT, or until its standard input is closed. So it ends with the process that started
+// it, however that one ends. It exits 0. A start that fails exits 1, a wrong flag 2.
 //
 // The servers are imitations (miniredis and go-mysql-server). Where they differ from the real ones in a way that
 // Tierflow can see, this program corrects them; the services have no code for it. All data is in memory. A test with

@@ -6,11 +6,11 @@
 // has two workers, or none until the next heartbeat. The consumer group, the lock and the generation still let each
 // entry take effect once.
 //
-// With fewer workers than partitions, each partition has one worker, and the numbers of partitions of two workers differ
-// by one at most. With more workers, each has one partition, and the numbers of workers of two partitions differ by
-// one at most: a thousand relocators need a thousand blocking connections, not a thousand for each partition. Workers
-// that reach the same tiers form a set, and every set is spread over all partitions. So each partition has a worker of
-// every set, and the others can reassign entries to it.
+// With fewer workers than partitions, each partition has one worker, and the numbers of partitions of two workers differ by
+// one at most. With more workers, each has one partition, and the numbers of workers of two partitions differ by one at
+// most. So a thousand relocators need a thousand blocking connections, not a thousand for each partition. Workers that
+// reach the same tiers form a set, and every set is spread over all partitions. So each partition has a worker of every
+// set, and the others can reassign entries to it.
 package assignment
 
 import (

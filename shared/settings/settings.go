@@ -64,8 +64,8 @@ func (p *Problems) Int(name, value string, minimum, maximum int64) int64 {
 	return n
 }
 
-// Rate reads a number of bytes per second, with or without a unit: K, M, G (powers of 1000), Ki, Mi, Gi (powers of 1024),
-// each with or without B. 0 and "" mean no limit.
+// Rate reads a number of bytes per second, with or without a unit. Units are K, M, G (powers of 1000) and Ki, Mi, Gi
+// (powers of 1024), each with or without B. 0 and "" mean no limit.
 func (p *Problems) Rate(name, value string) int64 {
 	num := strings.TrimSuffix(value, "B")
 	factor := int64(1)

@@ -11,8 +11,8 @@ import (
 	"github.com/tierflow/tierflow/shared/fault"
 )
 
-// DeadLetter settles an entry that failed for good and keeps it in dead. entry has the fields of the failed entry.
-// false: the entry was settled before, or another consumer has it now; nothing was done.
+// DeadLetter settles an entry that failed for good and keeps it in dead. entry has the fields of the failed entry. Where it
+// returns false, the entry was settled before, or another consumer has it now, and nothing was done.
 func (s *Store) DeadLetter(ctx context.Context, group, consumer string, entry map[string]string, f event.Failure) (bool, error) {
 	args := append([]any{group, consumer, f.SourceID}, anys(event.Ordered(entry))...)
 	args = append(args, anys(f.Fields())...)

@@ -105,7 +105,7 @@ for i = 3, #ARGV, 2 do
 end`)
 
 // makeIdleScript makes entries of the consumer look idle, so that others take them over at once. A take-over counts as an
-// attempt, so the script takes one off the count, except for an entry that waits for its back-off (see beginScript), and
+// attempt, so the script takes one off the count. It does not where an entry waits for its back-off (see beginScript), or
 // where the count is one less already. It leaves entries alone that look idle already.
 //
 //	KEYS  stream, backoff

@@ -115,8 +115,8 @@ func Run(ctx context.Context, c Config, log *zap.Logger, listening func(net.Addr
 	return err
 }
 
-// keysChanged says what has become of the file of API keys. A wrong one does not make the service unready: it serves on
-// with the keys that it has, and to be taken out of use would be worse than a key that comes or goes late.
+// keysChanged says what has become of the file of API keys. A wrong file does not make the service unready. The service
+// goes on with the keys that it has: an outage would be worse than a key that comes or goes late.
 func keysChanged(f *apikeys.File, err error, ready *admin.Ready, log *zap.Logger) {
 	ready.Warn("api-keys", err)
 	if err != nil {

@@ -39,9 +39,10 @@ type Result struct {
 	Generation int64         // committed: the row's after that commit; superseded: the entry's
 	At         time.Time     // of the commit, or of the refusal; UTC, whole microseconds
 
-	// Err is a fault: Conflict or Unprocessable where this entry can never be committed; Busy where
-	// another transaction has locked the row or its new level; Unavailable where MySQL could not be asked, or did not say whether it has
-	// committed; else Internal. Only the first two say for certain that this entry has not been committed.
+	// Err is a fault. It is Conflict or Unprocessable where this entry can never be committed, and Busy where another
+	// transaction has locked the row or its new level. It is Unavailable where MySQL could not be asked, or did not say
+	// whether it has committed. Else it is Internal. Only the first two say for certain that this entry has not been
+	// committed.
 	Err error
 }
 

@@ -39,8 +39,8 @@ func TestMain(m *testing.M) {
 	}))
 }
 
-// asking returns a hook that writes a line for every operation, with its goroutine, step and quoted path, and waits for a
-// byte: 'g' lets the operation go on, 's' leaves it out. Meanwhile a signal may stop or end the process.
+// asking returns a hook that writes a line for every operation, with its goroutine, step and quoted path. Then it
+// waits for a byte: 'g' lets the operation go on, 's' leaves it out. Meanwhile a signal may stop or end the process.
 func asking(conn net.Conn) fsys.Hook {
 	var mu sync.Mutex
 	answers := bufio.NewReader(conn)

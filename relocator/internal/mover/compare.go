@@ -23,9 +23,9 @@ type Comparison struct {
 	Digest        string       // the row's digest of the last copy; "" where it has none
 }
 
-// Compare tells whether an old copy may be removed. Call it just before the removal, after the fence. there is false
-// where the level that the row names does not hold the item: Old may then be the last copy. fault.Changed says that Old
-// has bytes that are nowhere else: one of the two was changed or damaged after the copy was made.
+// Compare tells whether an old copy may be removed. Call it just before the removal, after the fence. there is false where
+// the level that the row names does not hold the item: Old may then be the last copy. fault.Changed says that Old has bytes
+// that are nowhere else. One of the two was then changed or damaged after the copy was made.
 //
 // Usually Compare reads no bytes. It is enough that both are one inode, or that size and mtime are equal: a copy gets
 // its source's mtime. A rewrite that puts the mtime back changes the ctime, which no process can set. So an original

@@ -58,7 +58,7 @@ func (r *Reach) Check(tiers ...string) error {
 }
 
 // Reassign gives an entry to a relocator that reaches the tiers it needs, where err is one of Check. Where there is no such
-// relocator, the entry stays pending here and is tried again now and then; no attempt is counted. false: err is another
+// relocator, the entry stays pending here and is tried again now and then. That counts no attempt. false: err is another
 // error, and nothing was done.
 func (r *Reach) Reassign(d *stream.Delivery, group string, err error) bool {
 	var e *notReached

@@ -221,9 +221,9 @@ func (j *job) release(ctx context.Context) error {
 	return nil
 }
 
-// checkCurrent makes sure that the release loses no bytes. The row's own file must be there: by the protocol it always is,
-// but people restore rows from backups and change them by hand, and then the copy that no row names may be the last one.
-// The row's file must also have the bytes of the other copy: who writes to a file while it is moved writes to the old copy.
+// checkCurrent makes sure that the release loses no bytes. The row's own file must be there. By the protocol it always is,
+// but people restore rows from backups and change them by hand. Then the copy that no row names may be the last one. The
+// row's file must also have the bytes of the other copy: who writes to a file while it is moved writes to the old copy.
 func (j *job) checkCurrent(ctx context.Context, row catalog.Row, levels policy.Policy) error {
 	current, ok := levels.Level(row.Level)
 	if !ok {

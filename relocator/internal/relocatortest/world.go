@@ -1,5 +1,5 @@
-// Package relocatortest is the set-up that tests of the relocator's packages share: a Redis, a MySQL and three tiers, with
-// what a test needs to play the api and the committer. It is for tests only.
+// Package relocatortest is the set-up that tests of the relocator's packages share: a Redis, a MySQL and three tiers. A
+// test can play the api and the committer with it. It is for tests only.
 //
 // A package that uses it has
 //

@@ -204,8 +204,8 @@ func (r *Root) close() {
 	}
 }
 
-// Check tells whether the tier's path still leads to this folder with this identity. fault.TierRefused: the disk was
-// unmounted or exchanged meanwhile, and what was written may be on another disk.
+// Check tells whether the tier's path still leads to this folder with this identity. The error is fault.TierRefused where
+// the disk was unmounted or exchanged meanwhile. What was written may then be on another disk.
 func (r *Root) Check(step fsys.Step) error {
 	err := r.check(step)
 	if err != nil && r.opener != nil {

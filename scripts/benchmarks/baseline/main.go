@@ -3,8 +3,8 @@
 //	baseline ADDRESS MYSQL-DSN REDIS-ADDRESS
 //
 // /echo parses the same form as /post_sentence and answers the same bytes from memory: no HTTP service on echo does
-// less. /original does what the system that Tierflow replaces did, in the simplest way: for every post it looks up the
-// item and its target in MySQL and then stores the state in Redis.
+// less. /original does what the system that Tierflow replaces did, in the simplest way. For every post it looks up
+// the item and its target in MySQL, and then stores the state in Redis.
 package main
 
 import (

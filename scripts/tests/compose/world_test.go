@@ -405,8 +405,8 @@ func (w *world) crash(t *testing.T, id string) {
 	w.signal(t, id, syscall.SIGKILL)
 }
 
-// pause stops every thread of a container's process, as `docker pause` does. The test does not use `docker pause` itself:
-// where it meets a health check that is just starting, the engine waits forever for a frozen process (seen with 28.5 on
+// pause stops every thread of a container's process, as `docker pause` does. The test does not use `docker pause` itself.
+// Where that meets a health check that is just starting, the engine waits for ever for a frozen process (seen with 28.5 on
 // cgroup v1). Then no command about the container returns.
 func (w *world) pause(t *testing.T, id string) {
 	t.Helper()

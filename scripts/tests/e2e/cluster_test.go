@@ -146,9 +146,9 @@ func ownCluster(ctx context.Context, t *testing.T) *localserver.RedisCluster {
 	return cluster
 }
 
-// Replication is asynchronous: what a master has answered but not sent on is lost with it. Nothing else is lost: what its
-// replica has when the master dies is kept, and every such count takes effect without being posted again.
-// scripts/tests/chaos tests what is lost under traffic.
+// Replication is asynchronous: what a master has answered but not sent on is lost with it. Nothing else is lost. What its
+// replica has when the master dies is kept, and every such count takes effect without a second post. scripts/tests/chaos
+// tests what is lost under traffic.
 func TestAMasterIsKilledAndTheOthersVoteItsReplicaIntoItsPlace(t *testing.T) {
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)

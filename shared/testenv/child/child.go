@@ -1,6 +1,6 @@
-// Package child runs a program as a child process that can be stopped, killed, paused and started again, and that
-// dies with this process, even when this process is killed with SIGKILL. Its importers are localserver and the programs
-// under scripts.
+// Package child runs a program as a child process that can be stopped, killed, paused and started again. The child
+// dies with this process, even when this process is killed with SIGKILL. Its importers are localserver and the
+// programs under scripts.
 package child
 
 import (

@@ -22,8 +22,8 @@ type Options struct {
 	// of the machine, and tests run several times faster.
 	Durable bool
 
-	// Announce is for the nodes of a cluster: it gets a node's address before it starts, and returns the port by which
-	// others shall know it, such as that of a proxy in front of it. nil: its own.
+	// Announce is for the nodes of a cluster. It gets a node's address before the node starts. It returns the port by which
+	// others shall know the node, such as that of a proxy in front. nil: its own.
 	Announce func(addr string) (port int, err error)
 
 	// Arguments are further arguments of the server's program.
