@@ -1,5 +1,5 @@
-// Package state has everything that Tierflow keeps in Redis, except the consumers of the streams. That is the names of the
-// keys, the JSON of an item's state, and the Lua scripts of the protocol (docs/design.md, "Protocol"). A comment before
+// Package state has everything that Tierflow keeps in Redis, except the consumers of the streams. These are the names of
+// the keys, the JSON of an item's state, and the Lua scripts of the protocol (docs/design.md, "Protocol"). A comment before
 // each script lists its keys, arguments and results. A script is one atomic step. All are safe to run again when a reply
 // was lost, except those that append a view event, which the api never repeats.
 package state

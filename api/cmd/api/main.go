@@ -1,4 +1,5 @@
-// Command api is the HTTP service of Tierflow: it accepts view counts and shows items, moves and levels.
+// Command api is the HTTP service of Tierflow. It appends the view counts that clients post to the stream `views`, and
+// shows items, moves and levels.
 package main
 
 import (

@@ -1,4 +1,4 @@
-// Command committer writes relocations to MySQL.
+// Command committer reads the stream `relocated`. It writes each move to MySQL, and then appends it to `committed`.
 package main
 
 import (

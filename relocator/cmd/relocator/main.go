@@ -1,4 +1,6 @@
-// Command relocator moves items between tiers and removes old copies.
+// Command relocator moves items between tiers. It reads the stream `views`, makes a copy of each item that belongs on
+// another tier, and appends the copy to `relocated`. It also reads `committed`: once MySQL names the new copy, it removes
+// the old one.
 package main
 
 import (

@@ -1,3 +1,3 @@
-// Package house has the tests of the rules of the house: which package may import which, and that what the docs name
-// exists.
+// Package house has the tests of the rules of the house: which package may import which, who writes which column, which
+// words are retired, and that what the docs name exists.
 package house
