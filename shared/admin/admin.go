@@ -123,13 +123,13 @@ func (r *Ready) set(name string, err error) {
 	if err == nil {
 		delete(r.missing, name)
 		if was != "" {
-			r.log.Info("is there", zap.String("what", name))
+			r.log.Info("a check passes again", zap.String("what", name))
 		}
 		return
 	}
 	r.missing[name] = err.Error()
 	if was != err.Error() {
-		r.log.Warn("is missing", zap.String("what", name), zap.Error(err))
+		r.log.Warn("a check fails", zap.String("what", name), zap.Error(err))
 	}
 }
 

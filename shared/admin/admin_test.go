@@ -143,7 +143,7 @@ func TestACheckThatHangsIsOverdueAndHoldsUpNoOther(t *testing.T) {
 		if !r.OK() {
 			t.Errorf("after it has answered: %v", r.Missing())
 		}
-		if n := logs.FilterMessage("is missing").FilterField(zap.String("what", "tiers")).Len(); n != 1 {
+		if n := logs.FilterMessage("a check fails").FilterField(zap.String("what", "tiers")).Len(); n != 1 {
 			t.Errorf("%d log lines", n)
 		}
 	})

@@ -169,7 +169,7 @@ func (a *Assignment) update(ctx context.Context, living []state.Worker, running 
 	if a.o.Changed != nil {
 		a.o.Changed(len(own))
 	}
-	a.o.Log.Info("partitions", zap.Int("workers", len(living)), zap.Ints("mine", own))
+	a.o.Log.Info("the partition assignment has changed", zap.Int("workers", len(living)), zap.Ints("mine", own))
 	for p, w := range running {
 		if w.assigned && !slices.Contains(own, p) {
 			w.assigned = false

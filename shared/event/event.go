@@ -143,7 +143,7 @@ func ParseCommitted(values map[string]string) (Committed, error) {
 			p.fail("outcome", fmt.Errorf("%q is none of committed, superseded, stray", c.Outcome))
 		}
 		if c.Clears() == "" {
-			p.fail("from", fmt.Errorf("is empty, and outcome %s clears it", c.Outcome))
+			p.fail("from", fmt.Errorf("is empty, but outcome %s releases the copy there", c.Outcome))
 		}
 	}
 	return c, p.err

@@ -128,7 +128,7 @@ func (h *Handler) Poisoned(ctx context.Context, d *stream.Delivery) bool {
 	if d.Attempt <= 4*h.o.MaxAttempts {
 		return false
 	}
-	h.deadLetter(ctx, d, Exhausted, fmt.Errorf("it was handed out %d times, and no worker has lived to settle it", d.Attempt))
+	h.deadLetter(ctx, d, Exhausted, fmt.Errorf("it was delivered %d times, and each time the worker ended before it settled the entry", d.Attempt))
 	return true
 }
 

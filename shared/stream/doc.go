@@ -13,7 +13,7 @@
 // Why it works this way:
 //   - It never reads more than it can begin at once, so a slow worker holds no entry that others could work on. Entries that
 //     wait for a limit of their handler are read in advance, up to 512: behind them may be some that need not wait.
-//   - What waits for something that says when it is over (Await) is begun once, then. Meanwhile it costs Redis its heartbeat.
+//   - An entry that waits for Wake (Await) begins once, when Wake is called. Meanwhile it costs Redis only its heartbeat.
 //   - A lost reply of XREADGROUP leaves entries pending with this consumer that it has not seen. It compares the pending
 //     list with what it knows, and adopts them.
 //   - The heartbeat renews an entry only while this consumer has it (a bare XCLAIM would take it back from another) and

@@ -39,9 +39,9 @@ func NewGuard(keys func() []Key) *Guard {
 	return &Guard{keys: keys, seed: maphash.MakeSeed()}
 }
 
-// Allow reports whether a request shows a key with the scope. For None, no key is needed. The error says what is wrong; of
-// a wrong key it says only that it is wrong. Allow adds to header what else the answer must say. A right key costs one hash
-// and no allocation.
+// Allow reports whether a request shows a key with the scope. For None, no key is needed. The error says what is wrong. Of
+// an unknown key it says no more than that. Allow adds the headers that the answer needs. A right key costs one hash and no
+// allocation.
 func (g *Guard) Allow(r *http.Request, header http.Header, scope Scope) error {
 	if scope == None {
 		return nil

@@ -74,5 +74,5 @@ func loopback(address string) bool {
 	return host == "localhost" || ip != nil && ip.IsLoopback()
 }
 
-// lease is how long the one kind of lock that the api takes lasts.
+// lease is how long the api's locks last; it takes them only to forget items.
 const lease = registry.ForgetLease

@@ -32,9 +32,9 @@ type newCount struct {
 // SetCount writes the count of an event that needs no move, and the id of the event's entry with it. It writes only over an
 // older count. The first count of a row raises the generation: moves that were emitted before it cannot be compared by age.
 //
-// The error is of kind fault.Busy where the row is not as it was looked up, or has a newer count by now, or another
-// transaction has locked it: to wait would hold up the other rows of the batch. It is of kind fault.Lost where the lock was
-// lost before.
+// The error is of kind fault.Busy where the row is not as it was looked up, or has a newer count by now. It is also Busy
+// where another transaction has locked the row: to wait would hold up the other rows of the batch. It is of kind fault.Lost
+// where the lock was lost before.
 func (r *Rows) SetCount(ctx context.Context, row catalog.Row, count item.Count, entry string, token state.Token) error {
 	if row.CountEntry == entry {
 		return nil // an earlier attempt has written it
@@ -46,8 +46,8 @@ func (r *Rows) SetCount(ctx context.Context, row catalog.Row, count item.Count, 
 	return failed
 }
 
-// setCounts checks the locks, and then writes the counts whose lock is still theirs. A lock that is still there after the
-// look-up shows that Redis was not wiped before it: the entry id and the row's are comparable.
+// setCounts checks the locks, and then writes the counts whose writers still have the lock. A lock that is still there
+// after the look-up shows that Redis was not wiped before it: the entry id and the row's are comparable.
 func (r *Rows) setCounts(counts []newCount) []error {
 	errs := make([]error, len(counts))
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)

@@ -1,4 +1,4 @@
-// Package placement has the SQL that the relocator runs on rows of the table contents: it looks items up, writes the counts
+// Package placement has the SQL that the relocator runs on rows of the table contents. It looks items up, writes the counts
 // of events that need no move, and begins releases. It touches MySQL alone, but for one look at Redis: before a count is
 // written, the item's lock must still be the writer's.
 //

@@ -35,10 +35,11 @@
 //   - Before the emit, the file that the row names after a recovery is either the item as it was uploaded, or what the
 //     cut has left of it.
 //
-// The mover syncs a source file, linked or copied, before it publishes the copy. A durable copy therefore never differs
-// from a source that a cut has damaged. Of a directory, the mover syncs the files but not the folders, which belong to
-// the uploader. Where the two tiers differ then, the view event becomes a dead letter as a conflict. A copy that was not
-// emitted becomes a dead letter as changed (package release). The tests count both as cleared.
+// The mover syncs a source file, linked or copied, before it publishes the copy. A durable copy therefore never
+// differs from a source that a cut has damaged. In a directory, the mover syncs the files but not the folders,
+// which belong to the uploader. Where the two tiers differ then, the view event becomes a dead letter as a
+// conflict. A copy that was not emitted becomes a dead letter as changed (package release). The tests count both as
+// cleared.
 //
 // In the same way, a copy that an operator has put on the target is the operator's until the mover has adopted and
 // synced it.

@@ -43,7 +43,7 @@ func newFirstSeen(grace time.Duration) firstSeen {
 }
 
 // age is for how long the row has been unchanged, as far as this worker knows. Where the entry's own commit was the last
-// one, the age of the entry says it, and the result is the largest there is.
+// one, the age of the entry is enough, and the result is the longest duration.
 func (s *firstSeen) age(d *stream.Delivery, c event.Committed, row catalog.Row) time.Duration {
 	if c.Outcome == event.OutcomeCommitted && row.Updated.Equal(c.CommittedAt) {
 		return math.MaxInt64

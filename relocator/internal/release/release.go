@@ -211,7 +211,7 @@ func (j *job) release(ctx context.Context) error {
 		return j.o.Tiers.Failed(err, level)
 	}
 	if outcome == mover.RetryLater {
-		return fault.New(fault.Busy, "release", j.entry.ID.String(), errors.New("a move wants the name"))
+		return fault.New(fault.Busy, "release", j.entry.ID.String(), errors.New("a move to this tier needs the name"))
 	}
 	if outcome == mover.Released { // every other outcome has changed nothing on the tier, and shows nothing
 		j.o.Tiers.Worked(level.Name)

@@ -144,7 +144,7 @@ func (j *job) run() {
 	}
 }
 
-// relocate does steps 3 to 5. Where the error is nil, the entry is settled. over is called as soon as it is known that no
+// relocate does steps 3 to 5. Where the error is nil, the entry is settled. It calls over as soon as it knows that no
 // release will follow.
 func (j *job) relocate(ctx context.Context, over func()) error {
 	row, levels, err := j.rows.Find(ctx, j.view.ID)
@@ -186,9 +186,9 @@ func (j *job) relocate(ctx context.Context, over func()) error {
 
 var errEntryGone = errors.New("views has not reached the id of this entry: Redis was wiped")
 
-// older ends the work on an event whose item has a newer count in its row, going by the entry ids. An id that `views` has not
-// reached yet is of another Redis: of one that was wiped and whose clock was ahead, or of another partition. An id of the row
-// that is so says nothing about its age, and is forgotten. LastView must be read after the row.
+// older ends the work on an event whose item has a newer count in its row, going by the entry ids. An id that `views` has
+// not reached yet is of another Redis: of one that was wiped and whose clock was ahead, or of another partition. Such an id
+// in the row says nothing about the age of its count, and is forgotten. LastView must be read after the row.
 func (j *job) older(ctx context.Context, row catalog.Row) error {
 	last, err := j.o.Store.LastView(ctx, row.ID)
 	if err != nil {

@@ -37,7 +37,7 @@ func (r *Root) TakeReserve(step fsys.Step, name string) error {
 	case !errors.Is(err, unix.ENOENT):
 		return err
 	case r.reserves.Load() > 0:
-		return fault.New(fault.Busy, "take the reserve of tier", r.Level.Name, errors.New("another release has it"))
+		return fault.New(fault.Busy, "take the reserve of tier", r.Level.Name, errors.New("another release uses it"))
 	}
 	return &fault.Error{Kind: fault.NoSpace, Op: "take the reserve of tier", Subject: r.Level.Name, Level: r.Level.Name,
 		Err:  errors.New("there is no room for a folder, and the folder that is kept for this case is missing"),

@@ -1,6 +1,6 @@
-// Package tierhealth remembers which tiers do not work, so that what needs them waits and everything else goes on. It
-// learns it from the errors and successes of moves and releases. It touches a tier only to find out whether the tier can
-// be written to at all.
+// Package tierhealth remembers which tiers do not work, so that what needs them waits and everything else goes on. Errors
+// and successes of moves and releases tell it. It touches a tier only to find out whether the tier can be written to at
+// all.
 package tierhealth
 
 import (
@@ -32,10 +32,9 @@ type Options struct {
 
 // Tiers knows the state of every tier, by level.
 //
-// A tier rests that is full, away, or cannot be written to: what needs it waits without trying, longer each time. What leaves a
-// full tier does not wait. A tier
-// is suspect that reported an I/O error, is read-only, or has wrong permissions. It is suspect until a move that used it,
-// or a release that removed something there, has succeeded.
+// A tier rests while it is full, away, or cannot be written to. What needs it waits without trying, longer each time. What
+// leaves a full tier does not wait. A tier is suspect when it has reported an I/O error, is read-only, or has wrong
+// permissions. It stays suspect until a move that used it, or a release that removed something there, has succeeded.
 type Tiers struct {
 	o Options
 
