@@ -34,7 +34,7 @@ var (
 	readOnly = class{kind: fault.Unavailable, known: true, retry: true, hint: "make MySQL writable, or give the primary in TIERFLOW_MYSQL_DSN"}
 	format   = class{kind: fault.Unavailable, known: true, retry: true, hint: "set binlog_format=ROW"}
 	plugin   = class{kind: fault.Unavailable, known: true, hint: "see MySQL's error log: a replication plugin refuses writes"}
-	full     = class{kind: fault.Unavailable, known: true, hint: "make room on MySQL's disk"}
+	full     = class{kind: fault.Unavailable, known: true, hint: "make room on MySQL's disks, also for its temporary files"}
 	large    = class{kind: fault.Unavailable, large: true, hint: "raise the server's limit for one packet or transaction"}
 	schema   = class{kind: fault.Unavailable, known: true, hint: migrateHint}
 	column   = class{kind: fault.Unavailable, known: true, hint: "give the column a default: Tierflow does not know it"}
@@ -95,6 +95,8 @@ var classes = map[uint16]class{
 	1665: format, // binlog_format=STATEMENT refuses READ COMMITTED
 	3098: plugin, // a table without what group replication needs
 	3100: plugin, // a replication hook failed
+	3:    full,   // error writing a temporary file
+	20:   full,   // disk full writing a temporary file
 	1026: full,   // error writing a file
 	1021: full,
 	1114: full, // table is full, a temporary one as well

@@ -26,6 +26,8 @@ type serverState struct {
 	reconnect  bool     // the state concerns new sessions
 	leave      []string
 	says, hint string
+	// begin, where it is set, begins the state; SQL alone cannot.
+	begin func(t *testing.T, server *localserver.MySQL, root *sql.DB, temporary string) (end func())
 }
 
 var serverStates = []serverState{
@@ -48,6 +50,10 @@ var serverStates = []serverState{
 	{name: "no connection for the account", reconnect: true,
 		enter: []string{"ALTER USER 'tierflow'@'127.0.0.1' WITH MAX_QUERIES_PER_HOUR 1"},
 		leave: []string{"ALTER USER 'tierflow'@'127.0.0.1' WITH MAX_QUERIES_PER_HOUR 0", "FLUSH USER_RESOURCES"}, says: "Error 1226"},
+	{name: "no connection left", begin: takeConnections, says: "Error 1040 (08004): Too many connections"},
+	{name: "no temporary space", begin: fillTemporary, says: "Error 3 (HY000): Error writing file", hint: "make room", leave: []string{"DROP TRIGGER more"}, enter: []string{
+		"CREATE TABLE more (text MEDIUMTEXT)", // a transaction needs the space when it does not fit into the server's memory
+		"CREATE TRIGGER more AFTER UPDATE ON contents FOR EACH ROW INSERT INTO more VALUES (REPEAT('x', 100000))"}},
 }
 
 // refuse makes a trigger that fails every change of contents with this number.
@@ -57,9 +63,10 @@ func refuse(number int) string {
 }
 
 func TestWhileTheServerRefusesWritesEveryEntryWaits(t *testing.T) {
+	temporary := smallTemporaryFolder(t)
 	server, err := localserver.StartMySQL(t.Context(), localserver.Options{
 		Binary:    os.Getenv("TIERFLOW_TEST_MYSQLD"),
-		Arguments: []string{"--log-bin=binlog", "--server-id=1", "--binlog-format=ROW"},
+		Arguments: []string{"--log-bin=binlog", "--server-id=1", "--binlog-format=ROW", "--binlog-cache-size=4096", "--tmpdir=" + temporary},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -82,11 +89,11 @@ func TestWhileTheServerRefusesWritesEveryEntryWaits(t *testing.T) {
 		if s.mysqlOnly && mariadb {
 			continue
 		}
-		t.Run(s.name, func(t *testing.T) { testServerState(t, server, root, s, fmt.Sprintf("state%d", i), mariadb) })
+		t.Run(s.name, func(t *testing.T) { testServerState(t, server, root, s, fmt.Sprintf("state%d", i), temporary, mariadb) })
 	}
 }
 
-func testServerState(t *testing.T, server *localserver.MySQL, root *sql.DB, s serverState, name string, mariadb bool) {
+func testServerState(t *testing.T, server *localserver.MySQL, root *sql.DB, s serverState, name, temporary string, mariadb bool) {
 	const n = 40
 	for _, statement := range []string{"CREATE DATABASE " + name, "GRANT ALL ON " + name + ".* TO 'tierflow'@'127.0.0.1'"} {
 		if _, err := root.Exec(statement); err != nil {
@@ -114,6 +121,10 @@ func testServerState(t *testing.T, server *localserver.MySQL, root *sql.DB, s se
 	stop := w.start("w1", w.redisURL, strings.Replace(w.dsn, "root@", "tierflow@", 1))
 	w.settled()
 	asRoot(s.enter)
+	end := func() {}
+	if s.begin != nil {
+		end = s.begin(t, server, root, temporary)
+	}
 	if s.reconnect {
 		killSessions(t, root)
 	}
@@ -128,6 +139,7 @@ func testServerState(t *testing.T, server *localserver.MySQL, root *sql.DB, s se
 		return nil
 	})
 	time.Sleep(1500 * time.Millisecond) // some more tries
+	end()
 	asRoot(s.leave)
 	w.settled()
 	for id := item.ID(1); id <= n; id++ {
