@@ -46,6 +46,9 @@ func scenarios() (all []scenario) {
 				if source == synced {
 					all = append(all, scenario{route: r, kind: kind, source: source, shared: true})
 				}
+				if source == synced && r.method == mover.Linked {
+					all = append(all, scenario{route: r, kind: kind, source: source, full: true})
+				}
 				if source != adopted && kind == file {
 					all = append(all, scenario{route: r, kind: kind, source: source, shared: true, whole: true})
 				}
@@ -84,6 +87,9 @@ func TestAPowerCutAtAnyStepOfAMoveLosesNothingAndLeavesNothing(t *testing.T) {
 			}
 			t.Logf("%d crash points, %d states of the disks, booted %d times, %d violations; %v + %v", points, len(r.cuts),
 				checks, len(violations), recorded.Round(time.Millisecond), time.Since(begin).Round(time.Millisecond))
+			if s.full && !r.refused {
+				t.Error("the release made no folder: nothing was tested")
+			}
 			if len(r.cuts) < 5 {
 				t.Errorf("the disks had only %d states: the hook or the counters of the disks do not work", len(r.cuts))
 			}

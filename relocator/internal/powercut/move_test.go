@@ -60,6 +60,7 @@ type scenario struct {
 	shared bool // another item lies in the same folders, on both tiers
 	stream bool // copies are not read back; reading back makes the kernel write them early
 	whole  bool // syncfs is used, as with many concurrent moves
+	full   bool // the source's disk has no room for a folder: the release takes the tier's reserve
 	busy   bool // another process makes the file system write its journal all the time, but not the data
 }
 
@@ -73,6 +74,9 @@ func (s scenario) String() string {
 	}
 	if s.whole {
 		name += ", syncfs"
+	}
+	if s.full {
+		name += ", no room"
 	}
 	if s.busy {
 		name += ", busy disks"
@@ -181,6 +185,7 @@ type run struct {
 	err     error    // from copying the disks
 	calls   int      // calls of the mutation's step
 	mutated int      // how often the mutation broke its rule
+	refused bool     // a folder, for want of room
 }
 
 // cutPower records a cut after the operations so far and before the named step.
@@ -242,6 +247,10 @@ func (r *run) hook(step fsys.Step, path string) error {
 		r.states[0].uploaders = false
 	}
 	r.cutPower(string(step))
+	if r.full && step == fsys.MkdirReleased && !r.refused {
+		r.refused = true
+		return unix.ENOSPC
+	}
 	if r.mutation.hook != nil {
 		return r.mutation.hook(r, step, path)
 	}

@@ -266,6 +266,12 @@ func (r *run) repair(ctx context.Context, d suspicion, now *present) (string, er
 
 // appendAgain appends the newest event again, unless there is a newer one.
 func (r *run) appendAgain(ctx context.Context, d suspicion, deadLetters map[string]bool) (string, error) {
+	if _, absent, err := r.stat(ctx, d.row.Level, d.row.Filename); err != nil || absent != "" {
+		if errors.Is(err, errNotLooked) {
+			err = nil
+		}
+		return "left: the row's file is missing, or its tier was not looked at", err
+	}
 	newest, s := "", state.State{ID: d.ID, Count: d.row.ViewCount}
 	if d.state != nil {
 		if deadLetters[d.state.EventID] {

@@ -136,10 +136,14 @@ func (r *run) emit(ctx context.Context, d suspicion, to policy.Level, eventID st
 		}
 		return "it cannot be told any more that the row's level does not have it", false, err
 	}
+	count, entry := row.ViewCount, row.CountEntry
+	if d.state != nil && !event.Newer(entry, d.state.EntryID) { // the commits that were lost had newer counts, too
+		count, entry = d.state.Count, d.state.EntryID
+	}
 	emitted, err = r.o.Store.Correct(ctx, token, event.Relocated{
 		EventID: eventID, ID: row.ID, From: row.Level, To: to.Name, Filename: row.Filename, Generation: row.Generation,
-		Count: row.ViewCount, Bytes: made.Bytes, Digest: made.Digest, Method: mover.Found, WorkerID: workerID,
-		StartedAt: began, FinishedAt: time.Now(), CountEntry: row.CountEntry,
+		Count: count, Bytes: made.Bytes, Digest: made.Digest, Method: mover.Found, WorkerID: workerID,
+		StartedAt: began, FinishedAt: time.Now(), CountEntry: entry,
 	})
 	return "somebody works on the item", emitted, err
 }

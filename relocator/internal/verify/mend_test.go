@@ -178,7 +178,8 @@ func TestAfterCommitsWereLostRepairMakesEveryRowNameItsFile(t *testing.T) {
 		w.Exec("UPDATE contents SET digest = ? WHERE cid = ?", digest(string(bodies[id])), id)
 	}
 	w.Settled()
-	w.Exec("UPDATE contents SET content_level = 'gold', generation = 2")
+	w.Exec("UPDATE contents SET content_level = 'gold', generation = 2, view_count = 5000")
+	w.Exec("UPDATE contents SET digest = '' WHERE cid = 1")
 	w.Exec("DELETE FROM update_history WHERE new_level = 'silver'")
 	told := 0
 	sum, err := verify.Run(t.Context(), verify.Options{Catalog: w.Catalog, Store: w.Store, Lease: relocatortest.MinIdle, Repair: true,
@@ -192,14 +193,17 @@ func TestAfterCommitsWereLostRepairMakesEveryRowNameItsFile(t *testing.T) {
 				told++
 			}
 		}})
-	if err != nil || told != len(bodies) {
+	if err != nil || told != len(bodies)-1 { // the first has no digest any more, and its event is not appended again either
 		t.Fatalf("%d rows are to be corrected, %v, %+v", told, err, sum)
 	}
 	w.Settled()
-	for id, body := range bodies {
-		w.Lies(id, "silver", body)
-	}
 	w.DeadLetters(0)
+	for id, body := range bodies {
+		if id > 1 {
+			w.Lies(id, "silver", body)
+		}
+	}
+	delete(bodies, 1)
 	var n int
 	if err := w.Catalog.DB().QueryRow("SELECT COUNT(*) FROM update_history WHERE new_level = 'silver'").Scan(&n); err != nil || n != len(bodies) {
 		t.Errorf("%d rows in the history, %v", n, err)
