@@ -177,7 +177,7 @@ func (s *Store) Unreachable(ctx context.Context) (map[string]time.Time, error) {
 	}
 	found := map[string]time.Time{}
 	for tiers, at := range all {
-		if t, err := time.Parse(time.RFC3339Nano, at); err == nil && time.Since(t) < unreachableFor {
+		if t, err := time.Parse(time.RFC3339Nano, at); err == nil && time.Since(t).Abs() < unreachableFor {
 			found[tiers] = t
 		}
 	}

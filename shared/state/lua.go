@@ -82,6 +82,16 @@ local id = redis.call('XADD', KEYS[1], '*', unpack(ARGV, 4))
 redis.call('SET', KEYS[2], ARGV[2] .. id .. ARGV[3])
 return id`)
 
+// bound has a function that bounds the life of a lock, in ms. A lock that lasts longer than any lease is from before the
+// server's clock went back. Where its holder lives, it renews the lock; where it has died, the lock would stay for as long as
+// the clock went back. The bound is also above the lease of a deletion (registry.ForgetLease).
+const bound = `
+local function bound(lock, lease)
+  local longest = math.max(4 * lease, 120000)
+  if redis.call('PTTL', lock) > longest then redis.call('PEXPIRE', lock, longest) end
+end
+`
+
 // takeScript begins the work on a view event (protocol step 2). An unsettled event has a state. So where there is none, the
 // entry must be pending: a worker may have read it before Redis was wiped.
 //
@@ -91,7 +101,7 @@ return id`)
 //	      'gone': there is no state and the entry is not pending; nothing is left to do
 //	      'busy', lock: somebody else has the lock, whose value follows; the entry stays pending
 //	      'taken': the lock is the caller's
-var takeScript = stream.Script(library + `
+var takeScript = stream.Script(library + bound + `
 local v = redis.call('GET', KEYS[1])
 local newest, at = entry(v)
 if newest and newer(newest, ARGV[1]) then
@@ -104,7 +114,10 @@ if not newest then
   if pending.err or #pending == 0 then return {'gone'} end
 end
 local held = redis.call('GET', KEYS[2])
-if held and held ~= ARGV[2] then return {'busy', held} end
+if held and held ~= ARGV[2] then
+  bound(KEYS[2], ARGV[3])
+  return {'busy', held}
+end
 redis.call('SET', KEYS[2], ARGV[2], 'PX', ARGV[3])
 if newest == ARGV[1] then
   local _, w = find(v, '", "worker_id": ', 1, true)
@@ -198,9 +211,12 @@ return again`)
 //	KEYS  lock:{cid}
 //	ARGV  token, lease in ms
 //	->    '' where the caller has the lock now, else the lock's value
-var lockScript = stream.Script(`
+var lockScript = stream.Script(bound + `
 local held = redis.call('GET', KEYS[1])
-if held and held ~= ARGV[1] then return held end
+if held and held ~= ARGV[1] then
+  bound(KEYS[1], ARGV[2])
+  return held
+end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 return ''`)
 
@@ -267,14 +283,6 @@ return id`)
 var retryScript = stream.Script(`
 if redis.call('XDEL', KEYS[1], ARGV[1]) == 0 then return 'gone' end
 return redis.call('XADD', KEYS[2], '*', unpack(ARGV, 2))`)
-
-// timeScript reads the time of the server that has a stream. In a cluster, TIME alone would go to any node.
-//
-//	KEYS  stream
-//	->    seconds and microseconds
-var timeScript = redis.NewScript(`
-local t = redis.call('TIME')
-return {tonumber(t[1]), tonumber(t[2])}`)
 
 // strayScript reports a copy that was published but that nothing names.
 //

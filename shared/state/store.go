@@ -3,7 +3,6 @@ package state
 import (
 	"context"
 	"errors"
-	"fmt"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -13,6 +12,7 @@ import (
 	"github.com/tierflow/tierflow/shared/event"
 	"github.com/tierflow/tierflow/shared/fault"
 	"github.com/tierflow/tierflow/shared/item"
+	"github.com/tierflow/tierflow/shared/stream"
 )
 
 // Options of a Store. All are required.
@@ -114,15 +114,12 @@ func (s *Store) readKeys(ctx context.Context, ids []item.ID, key func(item.ID) s
 }
 
 // Now returns the time of the server that has a stream. The ids of the stream's entries are times of this clock.
-func (s *Store) Now(ctx context.Context, stream string) (time.Time, error) {
-	r, err := timeScript.Run(ctx, s.rdb, []string{stream}).Int64Slice()
-	if err == nil && len(r) != 2 {
-		err = fmt.Errorf("%d values", len(r))
-	}
+func (s *Store) Now(ctx context.Context, key string) (time.Time, error) {
+	now, err := stream.Now(ctx, s.rdb, key)
 	if err != nil {
 		return time.Time{}, unavailable("read", "time", err)
 	}
-	return time.Unix(r[0], r[1]*1000), nil
+	return now, nil
 }
 
 // unavailable wraps an error of Redis. Whatever the error is, the caller can only try again later.

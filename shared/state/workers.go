@@ -43,7 +43,8 @@ func (w Worker) tiers() string {
 }
 
 // heartbeatScript records the heartbeat of a worker, forgets workers whose last heartbeat is too old, and lists the
-// others. The time is the server's.
+// others. The time is the server's. A heartbeat of the future is from before the server's clock went back, and says no more
+// than an old one.
 //
 //	KEYS  workers:{group}
 //	ARGV  worker id, its tiers, how long a heartbeat counts in ms
@@ -56,7 +57,7 @@ local living = {}
 local all = redis.call('HGETALL', KEYS[1])
 for i = 1, #all, 2 do
   local seen, tiers = string.match(all[i+1], '^(%d+) (.*)$')
-  if not seen or now - seen > tonumber(ARGV[3]) then
+  if not seen or math.abs(now - seen) > tonumber(ARGV[3]) then
     redis.call('HDEL', KEYS[1], all[i])
   else
     living[#living+1] = all[i]

@@ -197,7 +197,7 @@ func (c *Consumer) begin(ctx context.Context, ids []string, ifFailed, otherwise 
 			if count == isDeleted {
 				c.reportDeleted(id)
 			}
-			all[id] = beginning{max(count, 0), wait >= 0, time.Duration(max(wait, 0)) * time.Millisecond, count != isDeleted && count != notOurs}
+			all[id] = beginning{max(count, 0), wait >= 0, min(time.Duration(max(wait, 0))*time.Millisecond, maxBackoff), count != isDeleted && count != notOurs}
 		}
 	}
 	return all, nil

@@ -88,6 +88,7 @@ type Consumer struct {
 	walking   bool   // the cursor has not reached the end of the pending list
 	yield     bool   // new entries have the next turn, because the walk had the last one
 	adoptAt   time.Time
+	clock     Clock
 	begun     bool // the entries that were pending at the start have been adopted
 	retired   bool // begins nothing, and ends with its last handler
 	ended     bool

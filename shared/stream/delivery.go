@@ -28,7 +28,7 @@ type Delivery struct {
 	awaits   bool         // it is parked until Wake
 	turn     bool         // it waits for its turn
 	woken    bool         // Wake was called since its handler began
-	progress atomic.Int64 // unix nanoseconds of the last sign of life
+	progress atomic.Int64 // of the last sign of life, by monotonic
 	working  atomic.Int32 // calls of Working that are not over
 	verdict  verdict
 	wait     time.Duration
@@ -75,7 +75,7 @@ func (d *Delivery) Hangs() { d.consumer.hangs(d) }
 func (d *Delivery) Failed(err error) { d.verdict, d.err = failed, err }
 
 // Progress is a sign of life. After MinIdle without one, the heartbeat does not renew the entry any more.
-func (d *Delivery) Progress() { d.progress.Store(time.Now().UnixNano()) }
+func (d *Delivery) Progress() { d.progress.Store(monotonic()) }
 
 // Working says that the handler makes calls that can take any time and give no sign of life meanwhile, such as an fsync. The
 // heartbeat renews the entry until done is called, however long that takes. done is to be called once.
@@ -89,8 +89,13 @@ func (d *Delivery) Working() (done func()) {
 
 // Stalled reports whether the last sign of life is longer ago than the given time, and the handler is not Working.
 func (d *Delivery) Stalled(than time.Duration) bool {
-	return d.working.Load() == 0 && time.Now().UnixNano()-d.progress.Load() > int64(than)
+	return d.working.Load() == 0 && monotonic()-d.progress.Load() > int64(than)
 }
+
+var processStart = time.Now()
+
+// monotonic is a time in nanoseconds that goes on evenly whatever happens to the clock of this machine.
+func monotonic() int64 { return int64(time.Since(processStart)) }
 
 // Added returns the time in an entry's id: when it was added, by the server's clock.
 func Added(id string) (time.Time, error) {

@@ -22,6 +22,9 @@ func (c *Consumer) upkeep(ctx context.Context) error {
 	if err := c.adopt(ctx); err != nil {
 		return err
 	}
+	if err := c.checkClock(ctx); err != nil {
+		return err
+	}
 	c.walking = true
 	if err := c.takeOver(ctx); err != nil {
 		return err

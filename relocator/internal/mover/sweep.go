@@ -46,7 +46,7 @@ func (m *Mover) Sweep(ctx context.Context, level policy.Level, olderThan time.Du
 		return report, err
 	}
 	defer root.Close()
-	limit := time.Now().Add(-olderThan)
+	now := time.Now()
 	var errs []error
 	each := func(dir *fsys.File, visit func(name string, st *unix.Stat_t) error) error {
 		names, err := m.fs.List(fsys.Sweep, dir)
@@ -58,7 +58,7 @@ func (m *Mover) Sweep(ctx context.Context, level policy.Level, olderThan time.Du
 				return context.Cause(ctx)
 			}
 			st, err := m.fs.Lstat(fsys.Sweep, dir, name)
-			if err == nil && time.Unix(st.Ctim.Unix()).Before(limit) {
+			if err == nil && outdated(time.Unix(st.Ctim.Unix()), now, olderThan) {
 				err = visit(name, &st)
 			}
 			if errors.Is(err, unix.EROFS) {
@@ -124,6 +124,10 @@ func (m *Mover) hide(ctx context.Context, tmp *fsys.File, name string, st *unix.
 	}
 	return hidden, err
 }
+
+// outdated reports whether something that was changed at ctime is older than that. A time of the future is from before this
+// machine's clock went back, and is as good as an old one.
+func outdated(ctime, now time.Time, than time.Duration) bool { return now.Sub(ctime).Abs() > than }
 
 // hideTree renames an attempt's tree, so that the attempt cannot publish it any more. If Sweep deleted the tree under its
 // own name, an attempt that was only paused could publish the part that is left.

@@ -48,6 +48,11 @@ func (s *firstSeen) age(d *stream.Delivery, c event.Committed, row catalog.Row) 
 	if c.Outcome == event.OutcomeCommitted && row.Updated.Equal(c.CommittedAt) {
 		return math.MaxInt64
 	}
+	return s.since(d, row.Level, row.Updated)
+}
+
+// since is for how long the entry has been seen here with this level and time.
+func (s *firstSeen) since(d *stream.Delivery, level string, updated time.Time) time.Duration {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	key, now := entryKey{d.Stream, d.ID}, time.Now()
@@ -62,8 +67,8 @@ func (s *firstSeen) age(d *stream.Delivery, c event.Committed, row catalog.Row) 
 		seen = &seenRow{}
 		s.rows[key] = seen
 	}
-	if seen.level != row.Level || !seen.updated.Equal(row.Updated) {
-		seen.level, seen.updated, seen.first = row.Level, row.Updated, now
+	if seen.first.IsZero() || seen.level != level || !seen.updated.Equal(updated) {
+		seen.level, seen.updated, seen.first = level, updated, now
 	}
 	seen.last = now
 	return now.Sub(seen.first)

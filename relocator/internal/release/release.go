@@ -55,7 +55,7 @@ type Handler struct {
 	rows    *placement.Rows
 	locks   *lease.Keeper
 	failure *failure.Handler
-	clock   redisClock
+	clock   serverClocks
 	seen    firstSeen
 }
 
@@ -64,7 +64,7 @@ func New(o Options) *Handler {
 	deadLetter := func(reason string) { o.Metrics.DeadLetter(string(failure.Release), reason) }
 	return &Handler{
 		o: o, rows: placement.New(o.Catalog, o.Store), locks: lease.NewKeeper(o.Store, o.Lease, o.Log),
-		clock: redisClock{store: o.Store, byStream: map[string]*offset{}}, seen: newFirstSeen(o.Grace),
+		clock: newServerClocks(o.Store, o.Grace, o.Log), seen: newFirstSeen(o.Grace),
 		failure: failure.New(failure.Options{Stage: failure.Release, Group: state.GroupReleaser, Store: o.Store, WorkerID: o.WorkerID,
 			MaxAttempts: o.MaxAttempts, DeadLetter: deadLetter, ServerFailed: o.ServerFailed, Log: o.Log}),
 	}
@@ -90,10 +90,10 @@ func (h *Handler) handle(d *stream.Delivery) {
 	poisoned := h.failure.Poisoned(ctx, d)
 	cancel()
 	if poisoned {
-		h.seen.forget(d)
+		h.forget(d)
 		return
 	}
-	age, err := h.clock.age(d.Context, d.Stream, d.ID)
+	age, err := h.clock.age(d.Context, d, h.o.Grace)
 	if err != nil {
 		h.fail(d, err)
 		return
@@ -108,11 +108,16 @@ func (h *Handler) handle(d *stream.Delivery) {
 	j.run()
 }
 
+func (h *Handler) forget(d *stream.Delivery) {
+	h.seen.forget(d)
+	h.clock.seen.forget(d)
+}
+
 func (h *Handler) fail(d *stream.Delivery, err error) {
 	ctx, cancel := lease.Fenced(d)
 	defer cancel()
 	if h.failure.Failed(ctx, d, err) == failure.DeadLetter {
-		h.seen.forget(d)
+		h.forget(d)
 	}
 }
 
@@ -160,7 +165,7 @@ func (j *job) run() {
 		}
 		return
 	}
-	j.seen.forget(j.d)
+	j.forget(j.d)
 	if err := j.o.Store.Released(fenced, j.entry.ID, j.token, j.d.ID); err != nil {
 		j.fail(j.d, err) // it is done again, and then there is nothing left to remove
 		return

@@ -38,9 +38,12 @@ func (w *watch) over(fs fsys.FS) fsys.FS {
 	return fs
 }
 
-func (w *watch) touch() { w.last.Store(time.Now().UnixNano()) }
+// processStart makes times comparable whatever happens to the clock of this machine.
+var processStart = time.Now()
 
-func (w *watch) since() time.Duration { return time.Duration(time.Now().UnixNano() - w.last.Load()) }
+func (w *watch) touch() { w.last.Store(int64(time.Since(processStart))) }
+
+func (w *watch) since() time.Duration { return time.Since(processStart) - time.Duration(w.last.Load()) }
 
 // ask calls f, which works on a level's tier only, and waits for it as long as the tier answers. After an error of f, and when
 // one call of the kernel takes too long, the tier is not looked at any more, and the error is errNotLooked. f may go on then,
