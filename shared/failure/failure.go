@@ -105,9 +105,11 @@ func (h *Handler) Failed(ctx context.Context, d *stream.Delivery, err error) Act
 	switch action {
 	case Wait:
 		h.log(zap.DebugLevel, "left to others", d, zap.Error(err))
+		d.Reason = "lock"
 		d.Later(0)
 	case WaitForServer:
 		h.o.ServerFailed()
+		d.Reason = "server"
 		d.Later(h.o.ServerWait)
 	case WaitForTier:
 		h.log(zap.WarnLevel, "a tier is away, full or failing; trying again later", d, zap.Error(err))

@@ -31,6 +31,7 @@ type Options struct {
 	Keep     int64         // settled entries that trimming leaves in the stream; 10,000 where 0
 	Adopt    time.Duration // how often Run looks for entries reassigned to this consumer; 0: at each upkeep
 	Hold     func() bool   // no entry is begun while it returns true; called at every turn; may be nil
+	Full     func() bool   // no new entry is read while it returns true, because its handler could only wait; may be nil
 	Handle   Handler
 	Log      *zap.Logger
 	Lost     func(id string) // an entry was deleted while it was pending; may be nil
@@ -45,7 +46,7 @@ const (
 	// gather is how long a nearly full consumer waits for more free slots where more entries may be there. Else each entry
 	// would cost a round trip.
 	gather = 5 * time.Millisecond
-	// aheadBlock is how long the turn of an entry may go unnoticed while no handler runs.
+	// aheadBlock is how long the turn of an entry, or the end of Full, may go unnoticed while no handler of this consumer ends.
 	aheadBlock = 100 * time.Millisecond
 	// maxAhead is how many entries may wait for their turn. More are not read: others may have room for them.
 	maxAhead = 512
@@ -264,9 +265,10 @@ func (c *Consumer) turn(ctx context.Context, next *time.Time) error {
 		c.dispatchDue()
 	}
 
+	full := c.o.Full != nil && c.o.Full()
 	c.mu.Lock()
 	free := c.o.Slots - c.running
-	if c.ahead >= maxAhead {
+	if c.ahead >= maxAhead || full {
 		free = 0
 	}
 	block := idleBlock
@@ -281,6 +283,9 @@ func (c *Consumer) turn(ctx context.Context, next *time.Time) error {
 		}
 	}
 	c.mu.Unlock()
+	if full {
+		block = aheadBlock
+	}
 	if hold {
 		block = holdBlock
 	}

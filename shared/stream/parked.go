@@ -88,6 +88,9 @@ func (c *Consumer) parkUntilWake(d *Delivery) {
 
 // awake makes an entry due that waits for Wake.
 func (c *Consumer) awake(d *Delivery) {
+	if c == nil {
+		return // nobody has delivered it: a test has made it
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	d.woken = true

@@ -17,6 +17,7 @@ func (s FS) ReadAt(step Step, f *File, p []byte, off int64) (n int, err error) {
 
 // WriteAt is one pwrite(2). It may write fewer bytes than len(p) and returns how many.
 func (s FS) WriteAt(step Step, f *File, p []byte, off int64) (n int, err error) {
+	defer s.InFlight.begin(f.path).end()
 	if s.Hook != nil {
 		err := s.Hook(step, f.path)
 		var short ShortWrite

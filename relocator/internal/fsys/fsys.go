@@ -32,8 +32,9 @@ func (n ShortWrite) Error() string { return fmt.Sprintf("short write of %d bytes
 
 // FS does the operations. The zero value is usable.
 type FS struct {
-	Hook  Hook   // nil: none
-	Syncs *Syncs // lets operations share syncs; nil: every operation syncs for itself
+	Hook     Hook      // nil: none
+	Syncs    *Syncs    // lets operations share syncs; nil: every operation syncs for itself
+	InFlight *InFlight // notes each operation while it lasts; nil: nobody does
 }
 
 // File is an open regular file or folder. The caller must close it: there is no finalizer.
@@ -124,6 +125,7 @@ func pathError(step Step, path string, err error) error {
 
 // do calls the hook and then op. It repeats op while a signal interrupts it.
 func (s FS) do(step Step, path string, op func() error) error {
+	defer s.InFlight.begin(path).end()
 	if skip, err := s.callHook(step, path); skip || err != nil {
 		return err
 	}
@@ -138,6 +140,7 @@ func (s FS) doIn(step Step, dir *File, name string, op func() error) error {
 	if s.Hook != nil {
 		return s.do(step, dir.At(name), op)
 	}
+	defer s.InFlight.begin(dir.path).end()
 	if err := uninterrupted(op); err != nil {
 		return pathError(step, dir.At(name), err)
 	}

@@ -40,6 +40,7 @@ const maxListBatch = 1024
 // ListShared lists a Lister's folder, in no order. It returns every name that was there when it was called and is still
 // there when it returns. Callers share the slice and must not change it.
 func (s FS) ListShared(step Step, l *Lister) ([]string, error) {
+	defer s.InFlight.begin(l.dir.path).end()
 	if skip, err := s.callHook(step, l.dir.path); skip || err != nil {
 		return nil, err
 	}

@@ -61,7 +61,9 @@ func (s FS) Fsync(step Step, f *File) error { return s.FsyncAll(Unsynced{step, f
 func (s FS) FsyncAll(all ...Unsynced) error {
 	left := make([]Unsynced, 0, len(all))
 	for _, u := range all {
+		o := s.InFlight.begin(u.File.path)
 		skip, err := s.callHook(u.Step, u.File.path)
+		o.end()
 		if err != nil {
 			return err
 		}
@@ -71,12 +73,15 @@ func (s FS) FsyncAll(all ...Unsynced) error {
 	}
 	if s.Syncs != nil {
 		var err error
-		if left, err = s.Syncs.syncShared(left); err != nil {
+		if left, err = s.Syncs.syncShared(s.InFlight, left); err != nil {
 			return err
 		}
 	}
 	for _, u := range left {
-		if err := fsync(u.File); err != nil {
+		o := s.InFlight.begin(u.File.path)
+		err := fsync(u.File)
+		o.end()
+		if err != nil {
 			return pathError(u.Step, u.File.path, err)
 		}
 	}
@@ -85,7 +90,7 @@ func (s FS) FsyncAll(all ...Unsynced) error {
 
 // syncShared syncs folders and small files together with those of other callers. It returns the large files, which the
 // caller syncs itself.
-func (s *Syncs) syncShared(all []Unsynced) (left []Unsynced, err error) {
+func (s *Syncs) syncShared(flying *InFlight, all []Unsynced) (left []Unsynced, err error) {
 	for len(all) > 0 {
 		dev := all[0].File.dev
 		var together, others []Unsynced
@@ -108,7 +113,10 @@ func (s *Syncs) syncShared(all []Unsynced) (left []Unsynced, err error) {
 		if len(together) == 0 {
 			continue
 		}
-		if i, err := pickError(s.syncOnDevice(dev, together)); err != nil {
+		o := flying.begin(together[0].File.path)
+		errs := s.syncOnDevice(dev, together)
+		o.end()
+		if i, err := pickError(errs); err != nil {
 			return nil, pathError(together[i].Step, together[i].File.path, err)
 		}
 	}

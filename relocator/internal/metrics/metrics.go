@@ -20,6 +20,7 @@ type Metrics struct {
 	lostTotal        prometheus.Counter
 	tierErrors       *prometheus.CounterVec
 	tierSuspects     *prometheus.GaugeVec
+	tierStates       *prometheus.GaugeVec
 	reassignedTotal  prometheus.Counter
 	unreachableTotal *prometheus.CounterVec
 }
@@ -40,6 +41,9 @@ func New(reg prometheus.Registerer) *Metrics {
 			"tier-refused (it is away, or fails as a whole), suspect (an I/O error, read-only, permissions).", "level", "kind"),
 		tierSuspects: prometheus.NewGaugeVec(prometheus.GaugeOpts{Namespace: "tierflow", Subsystem: "relocator", Name: "tier_suspect",
 			Help: "1 after an error of kind suspect, until a move that used the tier or a release that removed something there has succeeded."}, []string{"level"}),
+		tierStates: prometheus.NewGaugeVec(prometheus.GaugeOpts{Namespace: "tierflow", Subsystem: "relocator", Name: "tier_state",
+			Help: "1 for the state of each tier, 0 for the others: usable, unknown (not looked at yet), away, failing (cannot be written to), " +
+				"full, hanging."}, []string{"level", "state"}),
 		deadLettersTotal: counter("dead_total", "Dead letters, by stage and reason.", "stage", "reason"),
 		unreachableTotal: counter("unreachable_total",
 			"Entries that wait because no living relocator reaches the tiers they need, by tiers. An entry counts each time it is tried.", "tiers"),
@@ -51,7 +55,7 @@ func New(reg prometheus.Registerer) *Metrics {
 		lostTotal: prometheus.NewCounter(prometheus.CounterOpts{Namespace: "tierflow", Subsystem: "relocator", Name: "lost_total",
 			Help: "Entries that somebody deleted from a stream while they were pending."}),
 	}
-	reg.MustRegister(m.seconds, m.lostTotal, m.reassignedTotal, m.tierSuspects)
+	reg.MustRegister(m.seconds, m.lostTotal, m.reassignedTotal, m.tierSuspects, m.tierStates)
 	return m
 }
 
@@ -64,6 +68,38 @@ func (m *Metrics) TierError(level, kind string) { m.tierErrors.WithLabelValues(l
 // TierSuspect says whether a tier is suspect.
 func (m *Metrics) TierSuspect(level string, suspect bool) {
 	m.tierSuspects.WithLabelValues(level).Set(map[bool]float64{true: 1}[suspect])
+}
+
+// TierState says which one of all states a tier has.
+func (m *Metrics) TierState(level, state string, all []string) {
+	for _, s := range all {
+		m.tierStates.WithLabelValues(level, s).Set(map[bool]float64{true: 1}[s == state])
+	}
+}
+
+// waiting reports how many entries wait, by reason.
+type waiting struct {
+	desc *prometheus.Desc
+	now  func() map[string]int
+}
+
+func (w waiting) Describe(ch chan<- *prometheus.Desc) { ch <- w.desc }
+
+func (w waiting) Collect(ch chan<- prometheus.Metric) {
+	for reason, n := range w.now() {
+		if reason == "" {
+			reason = "retry"
+		}
+		ch <- prometheus.MustNewConstMetric(w.desc, prometheus.GaugeValue, float64(n), reason)
+	}
+}
+
+// Waiting registers the gauge of entries that wait. now tells how many do, by reason; no reason: the next attempt.
+func Waiting(reg prometheus.Registerer, now func() map[string]int) {
+	reg.MustRegister(waiting{prometheus.NewDesc("tierflow_relocator_waiting",
+		"Entries that wait here, by reason: grace, lock (another worker has the item), retry (the next attempt), server (Redis or MySQL), "+
+			"slot (all that their tiers may have are taken), tier-away, tier-failing, tier-full, tier-hanging, tier-unknown, unreachable.",
+		[]string{"reason"}, nil), now})
 }
 
 // Reassigned counts an entry that another relocator has now.

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"time"
 
 	"golang.org/x/sys/unix"
 	"golang.org/x/time/rate"
@@ -81,11 +80,11 @@ func (j *job) fsync(step fsys.Step, f, dst *fsys.File) error {
 // copy makes a durable copy of a file: bytes, holes, owner, mode, attributes and times. It then checks the copy and that
 // the source did not change.
 func (j *job) copy(ctx context.Context, src *opened, dst *fsys.File, name string) (string, []byte, error) {
-	if src.st.Size > chunkSize {
-		if err := j.waitForSlot(ctx); err != nil {
+	if j.total > LargeSize && !j.asked && j.r.Large != nil {
+		if err := j.r.Large(); err != nil {
 			return "", nil, err
 		}
-		defer func() { <-j.large }()
+		j.asked = true
 	}
 	f, err := j.fs.Create(fsys.CreateTemp, dst, name)
 	if err != nil {
@@ -143,22 +142,6 @@ func (j *job) copy(ctx context.Context, src *opened, dst *fsys.File, name string
 		return "", nil, changed(src.file.Path())
 	}
 	return method, sum, nil
-}
-
-// waitForSlot waits until a large file may be copied. It reports progress while it waits.
-func (j *job) waitForSlot(ctx context.Context) error {
-	tick := time.NewTicker(time.Second)
-	defer tick.Stop()
-	for {
-		select {
-		case j.large <- struct{}{}:
-			return nil
-		case <-tick.C:
-			j.progress()
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		}
-	}
 }
 
 // metadata gives a copy the owner, mode, attributes and times of its source. Some file systems answer ENOSPC for an
@@ -292,15 +275,15 @@ func (j *job) reserve(ctx context.Context, dst *fsys.File, segs []fsys.Segment, 
 }
 
 // throttle takes n bytes from the limiter, in portions of at most a hundredth of a second. The limiter serves moves in
-// turn, so they share the bandwidth evenly, and a small file does not wait for whole chunks of large files. throttle
-// reports progress after each portion.
+// turn, so they share the bandwidth evenly. One large item at a time waits for the limiter, so a small one waits for one
+// portion of a large one, however many are copied. throttle reports progress after each portion.
 func (j *job) throttle(ctx context.Context, n int) error {
 	if j.limiter == nil {
 		return nil
 	}
 	for n > 0 && j.limiter.Limit() != rate.Inf {
 		k := min(n, max(1, min(j.limiter.Burst(), int(j.limiter.Limit()/100))))
-		if err := j.limiter.WaitN(ctx, k); err != nil {
+		if err := j.takeBandwidth(ctx, k); err != nil {
 			if ctx.Err() != nil {
 				return context.Cause(ctx)
 			}
@@ -313,6 +296,18 @@ func (j *job) throttle(ctx context.Context, n int) error {
 		j.progress()
 	}
 	return nil
+}
+
+func (j *job) takeBandwidth(ctx context.Context, n int) error {
+	if j.total > LargeSize {
+		select {
+		case j.turn <- struct{}{}:
+			defer func() { <-j.turn }()
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	return j.limiter.WaitN(ctx, n)
 }
 
 // version identifies a file with its present bytes.

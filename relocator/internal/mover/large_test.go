@@ -18,6 +18,7 @@ import (
 	"github.com/tierflow/tierflow/relocator/internal/mover"
 	"github.com/tierflow/tierflow/shared/fault"
 	"github.com/tierflow/tierflow/shared/item"
+	"github.com/tierflow/tierflow/shared/policy"
 )
 
 // TestAllMovesShareTheBandwidthEvenly runs in a synctest bubble, whose clock stands still while a goroutine runs. The
@@ -223,61 +224,53 @@ func TestALargeFileNeedsNoMoreMemoryThanASmallFile(t *testing.T) {
 	}
 }
 
-// TestLargeFilesAreCopiedAFewAtATimeAndWaitingOnesReportProgress runs in a synctest bubble, where a copy takes five
-// seconds.
-func TestLargeFilesAreCopiedAFewAtATimeAndWaitingOnesReportProgress(t *testing.T) {
-	const limit, moves = 32, 40
+// The caller has large items copied a few at a time.
+func TestTheCallerIsAskedOnceBeforeALargeItemIsCopied(t *testing.T) {
 	from, to := newLevel(t, inMemory(t), "bronze"), newLevel(t, t.TempDir(), "gold")
-	for i := range moves {
-		write(t, fmt.Sprintf("%s/%d", from.Path, i), random(300_000))
+	same := newLevel(t, filepath.Dir(from.Path), "silver")
+	write(t, from.Path+"/small", random(100_000))
+	write(t, from.Path+"/large", random(300_000))
+	for i := range 3 {
+		write(t, fmt.Sprintf("%s/directory/%d", from.Path, i), random(100_000))
 	}
-	synctest.Test(t, func(t *testing.T) {
-		var mu sync.Mutex
-		var now, peak int
-		m := mover.New(mover.Options{FS: fsys.FS{Hook: func(step fsys.Step, path string) error {
-			if step != fsys.CreateTemp {
-				return nil
+	var created int
+	m := mover.New(mover.Options{FS: fsys.FS{Hook: func(step fsys.Step, path string) error {
+		if step == fsys.CreateTemp {
+			created++
+		}
+		return nil
+	}}})
+	refused := fault.New(fault.Busy, "wait for", "a slot", nil)
+	for i, c := range []struct {
+		name  string
+		to    policy.Level
+		asked int
+	}{{"small", to, 0}, {"large", same, 0}, {"large", to, 1}, {"directory", to, 1}} {
+		for _, answer := range []error{refused, nil} {
+			asked := 0
+			created = 0
+			r := request(from, c.to, c.name)
+			r.ID = item.ID(i + 1)
+			r.Large = func() error { asked++; return answer }
+			made, err := m.Make(t.Context(), r)
+			if asked != c.asked {
+				t.Errorf("%s to %s: asked %d times", c.name, c.to.Name, asked)
 			}
-			mu.Lock()
-			now++
-			peak = max(peak, now)
-			mu.Unlock()
-			time.Sleep(5 * time.Second)
-			mu.Lock()
-			now--
-			mu.Unlock()
-			return nil
-		}}})
-		var wg sync.WaitGroup
-		move := func(id int, name string) {
-			r := request(from, to, name)
-			r.ID = item.ID(id)
-			signs := 0
-			r.Progress = func(int64, int64) { signs++ }
-			began := time.Now()
-			made, err := m.Make(context.Background(), r)
+			if c.asked > 0 && answer != nil {
+				if made != nil || !errors.Is(err, answer) || created > 0 {
+					t.Errorf("%s: %v, %v, %d files", c.name, made, err, created)
+				}
+				if left, _ := os.ReadDir(c.to.Path + "/.tierflow/tmp"); len(left) > 0 {
+					t.Errorf("%s: left: %v", c.name, left)
+				}
+				continue
+			}
 			if err != nil {
-				t.Error(err)
-				return
+				t.Fatalf("%s to %s: %v", c.name, c.to.Name, err)
 			}
 			if err := made.Discard(); err != nil {
 				t.Error(err)
 			}
-			if waited := time.Since(began) - 5*time.Second; signs < int(waited/time.Second) {
-				t.Errorf("progress was reported %d times in %v of waiting", signs, waited)
-			}
 		}
-		for i := range moves {
-			wg.Go(func() { move(i+1, fmt.Sprint(i)) })
-		}
-		wg.Wait()
-		if peak != limit {
-			t.Errorf("%d large files were copied at the same time, want %d", peak, limit)
-		}
-		for i := range moves {
-			if _, err := os.Stat(fmt.Sprintf("%s/%d", to.Path, i)); err != nil {
-				t.Error(err)
-			}
-		}
-	})
+	}
 }

@@ -37,14 +37,13 @@ const (
 )
 
 const (
-	maxTries       = 4         // for a source that changes while it is read, and for a folder that others remove
-	chunkSize      = 256 << 10 // bytes that are read, hashed and written between two checks of the context
-	maxDepth       = 100       // of nested folders; each open one costs a descriptor
-	smallSize      = 64 << 10  // bytes; smaller files use smaller buffers
-	maxLargeCopies = 32        // files larger than a chunk that are copied at the same time; more make a disk seek
-	writebackSize  = 8 << 20   // bytes that are written before write-back begins
-	treeName       = "tree"    // of a directory's copy inside the attempt's folder in tmp/
-	copyName       = "copy"    // of the old copy inside the attempt's folder in released/
+	maxTries      = 4         // for a source that changes while it is read, and for a folder that others remove
+	chunkSize     = 256 << 10 // bytes that are read, hashed and written between two checks of the context
+	maxDepth      = 100       // of nested folders; each open one costs a descriptor
+	smallSize     = 64 << 10  // bytes; smaller files use smaller buffers
+	writebackSize = 8 << 20   // bytes that are written before write-back begins
+	treeName      = "tree"    // of a directory's copy inside the attempt's folder in tmp/
+	copyName      = "copy"    // of the old copy inside the attempt's folder in released/
 )
 
 // Options of New. The zero value is usable.
@@ -62,7 +61,7 @@ type Mover struct {
 	tiers   *tier.Opener
 	buffers sync.Pool
 	smalls  sync.Pool
-	large   chan struct{} // holds one element for each large file that is being copied
+	turn    chan struct{} // holds an element while a large item waits for the limiter
 
 	mu          sync.Mutex
 	failedFsync map[version]bool // files whose fsync failed
@@ -78,7 +77,7 @@ func New(o Options) *Mover {
 	}
 	return &Mover{verify: o.Verify, limiter: o.Limiter, fs: o.FS, tiers: tier.NewOpener(o.FS),
 		failedFsync: map[version]bool{},
-		large:       make(chan struct{}, maxLargeCopies),
+		turn:        make(chan struct{}, 1),
 		buffers:     sync.Pool{New: func() any { return newBuffer(chunkSize) }},
 		smalls:      sync.Pool{New: func() any { return newBuffer(smallSize) }}}
 }
@@ -98,6 +97,13 @@ func (m *Mover) buffer(size int64) (buf []byte, done func()) {
 	return *b, func() { pool.Put(b) }
 }
 
+// Look tests whether the level's tier is there. Kinds: TierRefused, Suspect.
+func (m *Mover) Look(level policy.Level) error {
+	root, err := m.tiers.Open(level)
+	root.Close()
+	return err
+}
+
 // Probe tests whether the level's tier accepts writes. It shows whether a failed move is the tier's fault or the item's.
 // Kinds: TierRefused, Suspect.
 func (m *Mover) Probe(level policy.Level) error {
@@ -109,6 +115,9 @@ func (m *Mover) Probe(level policy.Level) error {
 	return root.Probe()
 }
 
+// LargeSize is the size in bytes above which an item is large. Large items must not hold up others.
+const LargeSize = chunkSize
+
 // Request asks for a copy of an item on the level To.
 type Request struct {
 	ID       item.ID
@@ -116,6 +125,10 @@ type Request struct {
 	Token    string // names this attempt; never used twice
 	Filename string
 	From, To policy.Level
+
+	// Large, when set, is called once where an item larger than LargeSize is to be copied, before any byte is. Where it
+	// returns an error, Make ends with that error.
+	Large func() error
 
 	// Progress, when set, is called from within Make with the bytes copied so far and their total, at least once for each
 	// chunk of 256 KiB. It is called neither while a call of the kernel takes long, nor while a directory is listed.
@@ -172,6 +185,7 @@ type job struct {
 	done     int64
 	total    int64
 	need     int64 // bytes of disk space that the copy needs; 0 once checkSpace has found them
+	asked    bool  // Large was called
 	noLink   bool  // a link failed with EXDEV: further files are not tried
 }
 

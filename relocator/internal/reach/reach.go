@@ -81,6 +81,7 @@ func (r *Reach) Reassign(d *stream.Delivery, group string, err error) bool {
 	if to == "" {
 		r.o.Metrics.Unreachable(e.tiers)
 		_ = r.o.Store.MarkUnreachable(ctx, e.tiers...) // visible only; the next try marks them again
+		d.Reason = "unreachable"
 		d.Later(max(r.o.Lease, time.Second))
 		return true
 	}

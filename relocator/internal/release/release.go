@@ -7,6 +7,7 @@
 //	the grace is not over                      stays pending until then; no attempt is counted
 //	another worker has the item's lock         stays pending; no attempt is counted
 //	another relocator reaches the tiers        is reassigned to it
+//	a tier cannot be used, or has no slot      stays pending until it can, or has one; no attempt is counted
 //	the work failed                            shared/failure decides
 package release
 
@@ -18,6 +19,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/tierflow/tierflow/relocator/internal/gate"
 	"github.com/tierflow/tierflow/relocator/internal/lease"
 	"github.com/tierflow/tierflow/relocator/internal/metrics"
 	"github.com/tierflow/tierflow/relocator/internal/mover"
@@ -43,6 +45,7 @@ type Options struct {
 	Catalog      *catalog.Catalog
 	Mover        *mover.Mover
 	Tiers        *tierhealth.Tiers
+	Gate         *gate.Gate // of releases
 	Reach        *reach.Reach
 	ServerFailed func() // called when Redis or MySQL failed
 	Metrics      *metrics.Metrics
@@ -99,6 +102,7 @@ func (h *Handler) handle(d *stream.Delivery) {
 		return
 	}
 	if wait := h.o.Grace - age; wait > 0 {
+		d.Reason = "grace"
 		d.Later(wait)
 		return
 	}
@@ -128,10 +132,12 @@ type job struct {
 	entry  event.Committed
 	random string // names this attempt in the token and on disk
 	token  state.Token
+	slot   *gate.Slot // nil before it is taken
 	log    *zap.Logger
 }
 
 func (j *job) run() {
+	defer func() { j.slot.Free() }()
 	over := j.o.Mover.Expect()
 	defer over()
 	holder, err := j.o.Store.Lock(j.d.Context, j.entry.ID, j.token)
@@ -141,6 +147,7 @@ func (j *job) run() {
 	}
 	if holder != "" {
 		j.log.Debug("busy", zap.String("holder", holder))
+		j.d.Reason = "lock"
 		j.d.Later(0)
 		return
 	}
@@ -158,8 +165,12 @@ func (j *job) run() {
 		var g *inGrace
 		switch {
 		case errors.As(err, &g):
+			j.d.Reason = "grace"
 			j.d.Later(g.wait)
-		case j.o.Reach.Reassign(j.d, state.GroupReleaser, err):
+		case errors.Is(err, gate.ErrNoSlot):
+			j.d.Reason = "slot"
+			j.d.AwaitTurn()
+		case j.o.Reach.Reassign(j.d, state.GroupReleaser, err) || j.o.Tiers.Park(j.d, err):
 		default:
 			j.fail(j.d, err)
 		}
@@ -200,6 +211,9 @@ func (j *job) release(ctx context.Context) error {
 			return &inGrace{wait}
 		}
 	}
+	if err := j.takeSlot(level, levels, row.Level); err != nil {
+		return err
+	}
 	working := j.d.Working() // whoever took the entry over would wait for the same disk
 	outcome, err := j.o.Mover.Release(ctx, mover.ReleaseRequest{
 		ID: j.entry.ID, Token: j.random, Filename: j.entry.Filename, Tier: level,
@@ -223,6 +237,22 @@ func (j *job) release(ctx context.Context) error {
 	}
 	j.o.Metrics.Released(outcome.String())
 	j.log.Debug("released", zap.Stringer("outcome", outcome), zap.String("filename", j.entry.Filename))
+	return nil
+}
+
+// takeSlot takes a slot of the tier that is cleared, and of the one whose copy is compared, where both can be used.
+func (j *job) takeSlot(level policy.Level, levels policy.Policy, current string) error {
+	needs := []tierhealth.Need{{Level: level, Use: tierhealth.Remove}}
+	if l, ok := levels.Level(current); ok {
+		needs = append(needs, tierhealth.Need{Level: l, Use: tierhealth.Read})
+	}
+	if err := j.o.Tiers.Check(needs...); err != nil {
+		return err
+	}
+	j.slot = j.o.Gate.Take(j.d.Stream+" "+j.d.ID, gate.Need{Source: current, Target: level.Name}, j.d.Hangs, j.d.Wake)
+	if j.slot == nil {
+		return gate.ErrNoSlot
+	}
 	return nil
 }
 

@@ -10,6 +10,7 @@ import (
 
 	"github.com/tierflow/tierflow/relocator/internal/relocatortest"
 	"github.com/tierflow/tierflow/relocator/internal/testdisk"
+	"github.com/tierflow/tierflow/relocator/internal/tierhealth"
 )
 
 // Gold has no inode left, because somebody else has used them up. What is on gold can leave it, and so makes room.
@@ -41,7 +42,7 @@ func TestItemsLeaveATierThatHasNoInodeLeft(t *testing.T) {
 	newcomer := w.Item(99, "newcomer")
 	w.Post(99, 6000)
 	w.Eventually("gold is known to be full", func() error {
-		if w.Tiers.Check("gold") == nil {
+		if w.Tiers.Check(tierhealth.Need{Level: w.Level("gold"), Use: tierhealth.Write}) == nil {
 			return errors.New("it does not rest")
 		}
 		return nil
@@ -88,7 +89,7 @@ func TestAnImmutableFileIsADeadLetterOfItsReleaseAndLeavesTheTierAlone(t *testin
 	if dead["stage"] != "release" || dead["reason"] != "unsupported" || dead["attempts"] != "1" {
 		t.Errorf("dead letter: %v", dead)
 	}
-	if err := errors.Join(w.Tiers.Suspects(), w.Tiers.Check("gold")); err != nil {
+	if err := errors.Join(w.Tiers.Problems(), w.Tiers.Check(tierhealth.Need{Level: w.Level("gold"), Use: tierhealth.Write})); err != nil {
 		t.Errorf("the tier is blamed: %v", err)
 	}
 	w.Post(2, 5000)

@@ -9,6 +9,7 @@
 //	the row has a newer count                  settled: superseded
 //	another worker has the item's lock         stays pending; no attempt is counted
 //	another relocator reaches the tiers        is reassigned to it
+//	a tier cannot be used, or has no slot      stays pending until it can, or has one; no attempt is counted
 //	the work failed                            shared/failure decides
 package relocate
 
@@ -19,6 +20,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/tierflow/tierflow/relocator/internal/gate"
 	"github.com/tierflow/tierflow/relocator/internal/lease"
 	"github.com/tierflow/tierflow/relocator/internal/metrics"
 	"github.com/tierflow/tierflow/relocator/internal/mover"
@@ -45,6 +47,7 @@ type Options struct {
 	ServerFailed func()        // called when Redis or MySQL failed
 	Reach        *reach.Reach
 	Tiers        *tierhealth.Tiers
+	Gate         *gate.Gate // of moves
 	Metrics      *metrics.Metrics
 	Log          *zap.Logger
 }
@@ -101,6 +104,7 @@ func (h *Handler) handle(d *stream.Delivery) {
 		d.Settled()
 	case taken == state.Busy:
 		j.log.Debug("busy", zap.String("holder", holder))
+		d.Reason = "lock"
 		d.Later(0)
 	default:
 		j.run()
@@ -121,10 +125,12 @@ type job struct {
 	random   string // names this attempt in the token and on disk
 	token    state.Token
 	progress progress
+	slot     *gate.Slot // nil before it is taken
 	log      *zap.Logger
 }
 
 func (j *job) run() {
+	defer func() { j.slot.Free() }()
 	over := j.o.Mover.Expect() // a release will follow
 	defer over()
 	ctx, release := j.locks.Hold(j.d, j.view.ID, j.token, func(ctx context.Context) { j.progress.publish(ctx, j.o.Store, j.view.ID) })
@@ -139,7 +145,12 @@ func (j *job) run() {
 		j.log.Warn("the lock was left to expire", zap.Error(uerr))
 	}
 	cancel()
-	if !j.o.Reach.Reassign(j.d, state.GroupRelocator, err) {
+	switch {
+	case errors.Is(err, gate.ErrNoSlot):
+		j.d.Reason = "slot"
+		j.d.AwaitTurn()
+	case j.o.Reach.Reassign(j.d, state.GroupRelocator, err) || j.o.Tiers.Park(j.d, err):
+	default:
 		j.fail(j.d, err)
 	}
 }
@@ -175,11 +186,12 @@ func (j *job) relocate(ctx context.Context, over func()) error {
 	if err := j.o.Reach.Check(from.Name, to.Name); err != nil {
 		return err
 	}
-	if err := j.o.Tiers.CheckSource(from.Name); err != nil {
+	if err := j.o.Tiers.Check(tierhealth.Need{Level: from, Use: tierhealth.Read}, tierhealth.Need{Level: to, Use: tierhealth.Write}); err != nil {
 		return err
 	}
-	if err := j.o.Tiers.Check(to.Name); err != nil {
-		return err
+	j.slot = j.o.Gate.Take(j.d.Stream+" "+j.d.ID, gate.Need{Source: from.Name, Target: to.Name}, j.d.Hangs, j.d.Wake)
+	if j.slot == nil {
+		return gate.ErrNoSlot
 	}
 	return j.move(ctx, row, from, to)
 }
@@ -264,7 +276,7 @@ func (j *job) move(ctx context.Context, row catalog.Row, from, to policy.Level) 
 	working := j.d.Working() // whoever took the entry over would wait for the same disk
 	made, err := j.o.Mover.Make(ctx, mover.Request{
 		ID: j.view.ID, EventID: j.view.EventID, Token: j.random, Filename: row.Filename, From: from, To: to,
-		Progress: j.progress.set,
+		Progress: j.progress.set, Large: j.large,
 	})
 	working()
 	stray := event.Committed{EventID: j.view.EventID, ID: j.view.ID, From: from.Name, To: to.Name, Filename: row.Filename,
@@ -300,6 +312,14 @@ func (j *job) move(ctx context.Context, row catalog.Row, from, to policy.Level) 
 	j.o.Metrics.Moved(made.Method, made.Bytes, finished.Sub(started))
 	j.log.Info("relocated", zap.String("from", from.Name), zap.String("to", to.Name), zap.String("filename", row.Filename),
 		zap.String("method", made.Method), zap.Int64("bytes", made.Bytes), zap.Duration("took", finished.Sub(started)))
+	return nil
+}
+
+// large makes the job's slot one of a large item.
+func (j *job) large() error {
+	if !j.slot.Grow(j.d.Wake) {
+		return gate.ErrNoSlot
+	}
 	return nil
 }
 

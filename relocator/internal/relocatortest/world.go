@@ -25,6 +25,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/tierflow/tierflow/relocator/internal/fsys"
+	"github.com/tierflow/tierflow/relocator/internal/gate"
 	"github.com/tierflow/tierflow/relocator/internal/metrics"
 	"github.com/tierflow/tierflow/relocator/internal/mover"
 	"github.com/tierflow/tierflow/relocator/internal/reach"
@@ -49,6 +50,8 @@ func Main(m *testing.M) { testdisk.Main(func() { testserver.Main(m) }) }
 const (
 	// MinIdle is that of every worker, and the lease of its locks, where a test sets no other.
 	MinIdle = 600 * time.Millisecond
+	// slots is how many moves all workers together make at once, and how many handlers each has.
+	slots = 4
 
 	patience = 20 * time.Second
 )
@@ -70,6 +73,9 @@ type World struct {
 	metrics *metrics.Metrics
 	log     *zap.Logger
 	lease   time.Duration // MinIdle, unless SetLease was called
+
+	inFlight        fsys.InFlight
+	moves, releases *gate.Gate
 }
 
 // New makes a World. Gold lies on another file system than bronze and silver, so that both ways of moving are taken.
@@ -106,7 +112,8 @@ func Servers(t *testing.T) (redis.UniversalClient, *catalog.Catalog) {
 func NewOn(t *testing.T, gold string) *World {
 	t.Helper()
 	rdb, cat := Servers(t)
-	w := &World{T: t, Redis: rdb, Catalog: cat, Attempts: 3, metrics: metrics.New(prometheus.NewRegistry()), log: zap.NewNop()}
+	w := &World{T: t, Redis: rdb, Catalog: cat, Attempts: 3, moves: gate.New(slots), releases: gate.New(slots),
+		metrics: metrics.New(prometheus.NewRegistry()), log: zap.NewNop()}
 	if testing.Verbose() {
 		w.log = zaptest.NewLogger(t)
 	}
@@ -136,6 +143,17 @@ func (w *World) Exec(q string, args ...any) {
 	if _, err := w.Catalog.DB().ExecContext(context.Background(), q, args...); err != nil {
 		w.T.Fatal(err)
 	}
+}
+
+// Level is a level as it is now.
+func (w *World) Level(name string) policy.Level {
+	w.T.Helper()
+	levels, err := w.Catalog.Policy(context.Background())
+	if err != nil {
+		w.T.Fatal(err)
+	}
+	l, _ := levels.Level(name)
+	return l
 }
 
 // Row is the row of an item.
@@ -195,21 +213,29 @@ func (w *World) RelocateHandler(worker string) *relocate.Handler {
 	m := w.mover()
 	return relocate.New(relocate.Options{
 		Store: w.Store, Catalog: w.Catalog, Mover: m, WorkerID: worker, MaxAttempts: w.Attempts, Lease: w.lease,
-		ServerFailed: func() {}, Reach: w.reach(worker), Tiers: w.tiers(m), Metrics: w.metrics, Log: w.log.Named(worker),
+		ServerFailed: func() {}, Reach: w.reach(worker), Tiers: w.tiers(m), Gate: w.moves, Metrics: w.metrics, Log: w.log.Named(worker),
 	})
 }
 
 // Sweeper makes a sweeper.
 func (w *World) Sweeper() *sweep.Sweeper {
 	m := w.mover()
-	return sweep.New(sweep.Options{Store: w.Store, Catalog: w.Catalog, Mover: m, Rests: w.tiers(m).CheckSource, Lease: w.lease, Log: w.log})
+	return sweep.New(sweep.Options{Store: w.Store, Catalog: w.Catalog, Mover: m, Rests: w.tiers(m).CheckRemove, Lease: w.lease, Log: w.log})
 }
 
-func (w *World) mover() *mover.Mover { return mover.New(mover.Options{FS: w.FS, Limiter: w.Limiter}) }
+func (w *World) mover() *mover.Mover {
+	fs := w.FS
+	fs.InFlight = &w.inFlight
+	return mover.New(mover.Options{FS: fs, Limiter: w.Limiter})
+}
 
 func (w *World) tiers(m *mover.Mover) *tierhealth.Tiers {
 	if w.Tiers == nil {
-		w.Tiers = tierhealth.New(tierhealth.Options{Probe: m.Probe, Metrics: w.metrics, Log: w.log})
+		w.Tiers = tierhealth.New(w.T.Context(), tierhealth.Options{Levels: w.Catalog.Policy, Look: m.Look, Probe: m.Probe, Slow: w.inFlight.Slow,
+			Hangs: func(level string, hangs bool) {
+				w.moves.SetHanging(level, hangs)
+				w.releases.SetHanging(level, hangs)
+			}, Metrics: w.metrics, Log: w.log})
 	}
 	return w.Tiers
 }
@@ -230,7 +256,7 @@ func (w *World) Releaser(worker string) (stop func()) {
 	m := w.mover()
 	h := release.New(release.Options{
 		Grace: w.Grace, Lease: w.lease, MaxAttempts: w.Attempts, WorkerID: worker, Store: w.Store, Catalog: w.Catalog, Mover: m,
-		Tiers: w.tiers(m), Reach: w.reach(worker), ServerFailed: func() {}, Metrics: w.metrics, Log: w.log.Named(worker),
+		Tiers: w.tiers(m), Gate: w.releases, Reach: w.reach(worker), ServerFailed: func() {}, Metrics: w.metrics, Log: w.log.Named(worker),
 	})
 	return w.consume(worker, w.Store.Keys().Committed(), state.GroupReleaser, h.Handle)
 }
@@ -249,7 +275,7 @@ func (w *World) consume(worker, key, group string, handle stream.Handler) (stop 
 		w.T.Fatal(err)
 	}
 	c := stream.New(stream.Options{Redis: rdb, Stream: key, Backoff: w.Store.Keys().Backoff(group), Group: group, Consumer: worker,
-		MinIdle: w.lease, Slots: 4, Drain: 5 * time.Second, Handle: handle, Log: w.log.Named(worker)})
+		MinIdle: w.lease, Slots: slots, Drain: 5 * time.Second, Handle: handle, Log: w.log.Named(worker)})
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	go func() { c.Run(ctx); close(done) }()

@@ -18,7 +18,7 @@ type Settings struct {
 	settings.Common
 	settings.Worker
 	AdminListen  string `name:"admin-listen" env:"TIERFLOW_ADMIN_LISTEN" default:"127.0.0.1:5001" help:"Address of health and metrics."`
-	Concurrency  string `name:"concurrency" env:"TIERFLOW_CONCURRENCY" default:"256" help:"Moves at once, and as many releases. Of large files, 32 are copied at once."`
+	Concurrency  string `name:"concurrency" env:"TIERFLOW_CONCURRENCY" default:"256" help:"Moves at once, and as many releases; at most three quarters of them to one tier. Of large items, 32 are copied at once."`
 	MaxAttempts  string `name:"max-attempts" env:"TIERFLOW_MAX_ATTEMPTS" default:"8" help:"Attempts before an entry becomes a dead letter."`
 	ReleaseGrace string `name:"release-grace" env:"TIERFLOW_RELEASE_GRACE" default:"5s" help:"How long the old copy stays after the commit: at least the time between a reader's look-up and its open, caches and replication lag included."`
 	Verify       string `name:"verify" env:"TIERFLOW_VERIFY" default:"readback" help:"What is compared after a copy: readback (what the disk holds) or stream (what was read)."`

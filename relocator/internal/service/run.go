@@ -11,6 +11,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/tierflow/tierflow/relocator/internal/fsys"
+	"github.com/tierflow/tierflow/relocator/internal/gate"
 	"github.com/tierflow/tierflow/relocator/internal/metrics"
 	"github.com/tierflow/tierflow/relocator/internal/mover"
 	"github.com/tierflow/tierflow/relocator/internal/reach"
@@ -30,6 +31,8 @@ const (
 	reassignedWithin = time.Second
 	// pauseWithin is how soon it sees that relocations are paused or go on.
 	pauseWithin = 500 * time.Millisecond
+	// minHandlers is more than the large items that are copied at once.
+	minHandlers = 64
 )
 
 // Run relocates and releases until ctx ends, and then for the drain time at most. It comes up without Redis, MySQL and
@@ -41,7 +44,7 @@ const (
 //	committed ──▶ stream.Consumer ──▶ release.Handler ──┤
 //	                                  sweep.Sweeper ────┘
 //	all of them: state.Store (Redis), placement and catalog (MySQL)
-//	relocate and release: lease (locks), tierhealth, reach, shared/failure
+//	relocate and release: lease (locks), gate (slots), tierhealth, reach, shared/failure
 //	admin.Ready: redis, mysql, tiers, workers ──▶ /readyz, and holds the consumers while a server is away
 func Run(ctx context.Context, c Config, fs fsys.FS, log *zap.Logger) error {
 	registry := admin.NewRegistry()
@@ -50,11 +53,23 @@ func Run(ctx context.Context, c Config, fs fsys.FS, log *zap.Logger) error {
 	if c.bandwidth > 0 {
 		limiter = rate.NewLimiter(rate.Limit(c.bandwidth), int(min(c.bandwidth, 4<<20)))
 	}
-	move := mover.New(mover.Options{Verify: c.verify, Limiter: limiter, FS: fs})
+	// Health outlives the drain: a relocator that drains is alive.
+	adminCtx, stopAdmin := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopAdmin()
+	watched := fs
+	watched.InFlight = &fsys.InFlight{}
+	move := mover.New(mover.Options{Verify: c.verify, Limiter: limiter, FS: watched})
 	counters := metrics.New(registry)
-	tiers := tierhealth.New(tierhealth.Options{Probe: move.Probe, Metrics: counters, Log: log})
+	moves, releases := gate.New(c.concurrency), gate.New(c.concurrency)
+	tiers := tierhealth.New(adminCtx, tierhealth.Options{
+		Levels: c.catalog.Policy, Look: move.Look, Probe: move.Probe, Slow: watched.InFlight.Slow, Metrics: counters, Log: log,
+		Hangs: func(level string, hangs bool) {
+			moves.SetHanging(level, hangs)
+			releases.SetHanging(level, hangs)
+		},
+	})
 	var partitions *assignment.Assignment
-	onTiers := &tiersCheck{catalog: c.catalog, fs: fs, only: c.tiers, suspects: tiers.Suspects}
+	onTiers := &tiersCheck{catalog: c.catalog, fs: fs, only: c.tiers, problems: tiers.Problems, tiers: map[string]*tierCheck{}}
 	ready := admin.NewReady(log,
 		admin.Check{Name: "redis", Do: store.Agree},
 		admin.Check{Name: "redis-memory", Do: store.CheckMemory, Warn: true},
@@ -78,43 +93,40 @@ func Run(ctx context.Context, c Config, fs fsys.FS, log *zap.Logger) error {
 	})
 	relocator := relocate.New(relocate.Options{
 		Store: store, Catalog: c.catalog, Mover: move, WorkerID: c.workerID, MaxAttempts: c.maxAttempts, Lease: c.MinIdle,
-		ServerFailed: ready.Look, Reach: reached, Tiers: tiers, Metrics: counters, Log: log,
+		ServerFailed: ready.Look, Reach: reached, Tiers: tiers, Gate: moves, Metrics: counters, Log: log,
 	})
 	releaser := release.New(release.Options{
 		Grace: c.grace, Lease: c.MinIdle, MaxAttempts: c.maxAttempts, WorkerID: c.workerID, Store: store, Catalog: c.catalog,
-		Mover: move, Tiers: tiers, Reach: reached, ServerFailed: ready.Look, Metrics: counters, Log: log,
+		Mover: move, Tiers: tiers, Gate: releases, Reach: reached, ServerFailed: ready.Look, Metrics: counters, Log: log,
 	})
-	sweeper := sweep.New(sweep.Options{Store: store, Catalog: c.catalog, Mover: move, Self: self, Rests: tiers.CheckSource,
+	sweeper := sweep.New(sweep.Options{Store: store, Catalog: c.catalog, Mover: move, Self: self, Rests: tiers.CheckRemove,
 		Lease: c.MinIdle, Log: log})
 
 	var paused atomic.Bool
 	away := func() bool { return !ready.OK("redis", "mysql") }
 	var all consumers
-	consumer := func(k state.Keys, key, group string, hold func() bool, handle stream.Handler) assignment.Consumer {
+	consumer := func(k state.Keys, key, group string, hold func() bool, slots *gate.Gate, handle stream.Handler) assignment.Consumer {
 		return all.add(stream.New(stream.Options{
 			Redis: c.readers, Stream: key, Backoff: k.Backoff(group), Group: group, Consumer: c.workerID, MinIdle: c.MinIdle,
-			Adopt: reassignedWithin, Slots: max(1, c.concurrency/c.Partitions), Drain: c.Drain, Hold: hold, Handle: handle, Log: log,
-			Lost: counters.Lost,
+			Adopt: reassignedWithin, Slots: handlers(c.concurrency, c.Partitions), Drain: c.Drain, Hold: hold, Full: slots.Full,
+			Handle: handle, Log: log, Lost: counters.Lost,
 		}))
 	}
 	partitions = assignment.New(assignment.Options{
 		Store: store, Group: state.GroupRelocator, Self: self, MinIdle: c.MinIdle, Log: log,
 		Consumers: func(k state.Keys) []assignment.Consumer {
 			return []assignment.Consumer{
-				consumer(k, k.Views(), state.GroupRelocator, func() bool { return away() || paused.Load() }, relocator.Handle),
-				consumer(k, k.Committed(), state.GroupReleaser, away, releaser.Handle),
+				consumer(k, k.Views(), state.GroupRelocator, func() bool { return away() || paused.Load() }, moves, relocator.Handle),
+				consumer(k, k.Committed(), state.GroupReleaser, away, releases, releaser.Handle),
 			}
 		},
-		// Each partition has its part of the moves that may be made at once, and at least one.
-		Changed: func(n int) { all.setSlots(max(1, c.concurrency/max(n, 1))) },
+		Changed: func(n int) { all.setSlots(handlers(c.concurrency, n)) },
 	})
+	metrics.Waiting(registry, all.waiting)
 	ready.Detail("partitions", func() any { return c.Partitions })
 	ready.Detail("attends", func() any { return partitions.Partitions() })
 	ready.Detail("unreachable", func() any { return reached.Unreachable() })
 
-	// Health outlives the drain: a relocator that drains is alive.
-	adminCtx, stopAdmin := context.WithCancel(context.WithoutCancel(ctx))
-	defer stopAdmin()
 	waitAdmin, err := admin.Serve(adminCtx, c.adminListen, admin.Handler(ready, registry), log)
 	if err != nil {
 		return err
@@ -132,6 +144,12 @@ func Run(ctx context.Context, c Config, fs fsys.FS, log *zap.Logger) error {
 	stopAdmin()
 	waitAdmin()
 	return nil
+}
+
+// handlers is how many handlers one of so many partitions may run at once. The gates bound the moves and releases of all
+// together. A partition has some more handlers than its part, so that a few slow moves do not hold up its others.
+func handlers(concurrency, partitions int) int {
+	return max(concurrency/max(partitions, 1), min(concurrency, minHandlers))
 }
 
 // consumers are those of all partitions that this relocator has or had.
@@ -159,6 +177,19 @@ func (c *consumers) setSlots(slots int) {
 	for _, one := range c.all {
 		one.SetSlots(slots)
 	}
+}
+
+// waiting is how many entries wait, by reason.
+func (c *consumers) waiting() map[string]int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	sum := map[string]int{}
+	for _, one := range c.all {
+		for reason, n := range one.Waiting() {
+			sum[reason] += n
+		}
+	}
+	return sum
 }
 
 // watchPause keeps paused up to date.

@@ -5,66 +5,127 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/tierflow/tierflow/relocator/internal/fsys"
 	"github.com/tierflow/tierflow/relocator/internal/tier"
 	"github.com/tierflow/tierflow/shared/catalog"
+	"github.com/tierflow/tierflow/shared/policy"
 )
 
-// tiersCheck is a readiness check. Its error names every tier that cannot be used or is suspect, and two levels that have
-// one folder. Each tier is probed until it can be written to, and not again, because a probe writes. A tier that can be
-// used, but not for everything, is a warning.
+// tierTime is how long a tier may take to answer before the check goes on without it.
+const tierTime = 2 * time.Second
+
+// tiersCheck is a readiness check. Its error names every tier that cannot be used, hangs or is suspect, and two levels that
+// have one folder. Each tier is looked at by itself, and not a second time while it has not answered. It is probed until it can
+// be written to, and not again, because a probe writes. A tier that can be used, but not for everything, is a warning.
 type tiersCheck struct {
 	catalog  *catalog.Catalog
 	fs       fsys.FS
 	only     []string // the levels that this host reaches; nil: all
-	suspects func() error
-	warn     func(error)            // called when the warnings have changed; nil: there are none
-	probed   map[string]tier.Traits // by id of the tier
+	problems func() error
+	warn     func(error)           // called when the warnings have changed; nil: there are none
+	tiers    map[string]*tierCheck // by level
 	warned   string
 }
 
+// tierCheck is the check of one tier.
+type tierCheck struct {
+	began  time.Time
+	answer chan tierAnswer        // of the check that is under way; nil: none is
+	probed map[string]tier.Traits // by id of the tier; the check that is under way owns it
+}
+
+type tierAnswer struct {
+	root *tier.Root // nil where it could not be opened
+	warn []string
+	err  error
+}
+
 func (c *tiersCheck) do(ctx context.Context) error {
-	policy, err := c.catalog.Policy(ctx)
+	levels, err := c.catalog.Policy(ctx)
 	if err != nil {
 		return err
 	}
 	var errs []error
-	var roots []*tier.Root
-	var warnings []error
 	for _, name := range c.only {
-		if _, ok := policy.Level(name); !ok {
+		if _, ok := levels.Level(name); !ok {
 			errs = append(errs, fmt.Errorf("TIERFLOW_TIERS names %q, and no level has this name", name))
 		}
 	}
-	for _, l := range policy.Levels() {
-		if c.only != nil && !slices.Contains(c.only, l.Name) {
-			continue
+	var own []policy.Level
+	for _, l := range levels.Levels() {
+		if c.only == nil || slices.Contains(c.only, l.Name) {
+			own = append(own, l)
+			c.begin(l)
 		}
-		root, err := tier.Open(c.fs, l)
-		if err != nil {
-			errs = append(errs, err)
-			continue
+	}
+	var roots []*tier.Root
+	var warnings []error
+	enough, cancel := context.WithTimeout(ctx, tierTime)
+	defer cancel()
+	for _, l := range own {
+		a := c.tiers[l.Name].await(enough, l)
+		defer a.root.Close()
+		if a.root != nil {
+			roots = append(roots, a.root)
 		}
-		defer root.Close()
-		roots = append(roots, root)
-		traits, probed := c.probed[root.ID]
-		if !probed {
-			if traits, err = probe(root); err != nil {
-				errs = append(errs, err)
-				continue
-			}
-			if c.probed == nil {
-				c.probed = map[string]tier.Traits{}
-			}
-			c.probed[root.ID] = traits
+		if a.err != nil {
+			errs = append(errs, a.err)
 		}
-		for _, w := range traits.Warnings() {
+		for _, w := range a.warn {
 			warnings = append(warnings, fmt.Errorf("%s (%s): %s", l.Name, l.Path, w))
 		}
 	}
 	c.tellWarnings(errors.Join(warnings...))
-	return errors.Join(append(errs, tier.CheckDistinct(roots...), c.suspects())...)
+	return errors.Join(append(errs, tier.CheckDistinct(roots...), c.problems())...)
+}
+
+// begin begins the check of a tier, unless one is under way.
+func (c *tiersCheck) begin(l policy.Level) {
+	one := c.tiers[l.Name]
+	if one == nil {
+		one = &tierCheck{probed: map[string]tier.Traits{}}
+		c.tiers[l.Name] = one
+	}
+	if one.answer != nil {
+		return
+	}
+	answer := make(chan tierAnswer, 1)
+	one.began, one.answer = time.Now(), answer
+	go func() { answer <- one.look(c.fs, l) }()
+}
+
+// await waits for the check that is under way until ctx ends. After that the answer is that the tier is overdue.
+func (c *tierCheck) await(ctx context.Context, l policy.Level) tierAnswer {
+	var a tierAnswer
+	select {
+	case a = <-c.answer:
+	case <-ctx.Done():
+		select {
+		case a = <-c.answer:
+		default:
+			return tierAnswer{err: fmt.Errorf("level %s (%s) is overdue: it has not answered since %s: look at the disk and the kernel's log",
+				l.Name, l.Path, c.began.UTC().Format(time.RFC3339))}
+		}
+	}
+	c.answer = nil
+	return a
+}
+
+func (c *tierCheck) look(fs fsys.FS, l policy.Level) tierAnswer {
+	root, err := tier.Open(fs, l)
+	if err != nil {
+		return tierAnswer{err: err}
+	}
+	traits, probed := c.probed[root.ID]
+	if !probed {
+		if traits, err = probe(root); err != nil {
+			return tierAnswer{root: root, err: err}
+		}
+		c.probed[root.ID] = traits
+	}
+	return tierAnswer{root: root, warn: traits.Warnings()}
 }
 
 // probe tests whether the tier can be written to, and finds out its traits.

@@ -30,7 +30,7 @@ type Options struct {
 	Catalog *catalog.Catalog
 	Mover   *mover.Mover
 	Self    state.Worker             // says which tiers are swept: those that this host reaches
-	Rests   func(level string) error // not nil while a level's tier rests; it is not swept then. May be nil
+	Rests   func(policy.Level) error // not nil while a level's tier rests; it is not swept then. May be nil
 	Lease   time.Duration            // of locks
 	Log     *zap.Logger
 }
@@ -140,7 +140,7 @@ func (s *Sweeper) Once(ctx context.Context, olderThan time.Duration) error {
 
 // Tier removes from one tier what is older than that. It does nothing while the tier rests.
 func (s *Sweeper) Tier(ctx context.Context, level policy.Level, olderThan time.Duration) error {
-	if s.o.Rests != nil && s.o.Rests(level.Name) != nil {
+	if s.o.Rests != nil && s.o.Rests(level) != nil {
 		return nil
 	}
 	inUse := func(id item.ID, random string) bool {

@@ -16,7 +16,6 @@ import (
 	"github.com/tierflow/tierflow/relocator/internal/relocatortest"
 	"github.com/tierflow/tierflow/relocator/internal/testdisk"
 	"github.com/tierflow/tierflow/shared/fault"
-	"github.com/tierflow/tierflow/shared/policy"
 	"github.com/tierflow/tierflow/shared/state"
 	"github.com/tierflow/tierflow/shared/stream"
 	"github.com/tierflow/tierflow/shared/testenv/testserver"
@@ -167,6 +166,9 @@ func TestATemporaryThatCannotBeRemovedIsNotReported(t *testing.T) {
 		}
 		return err
 	}
+	if err := w.Tiers.CheckRemove(w.Level("gold")); err != nil { // it is known to work
+		t.Fatal(err)
+	}
 	testdisk.Run(t, "mount", "-o", "remount,ro", disk)
 	if err := sweep(0, "the tier is read-only"); !fault.Is(err, fault.Suspect) || strings.Count(err.Error(), "read-only file system") != 1 {
 		t.Errorf("the sweep goes on on a read-only tier: %v", err)
@@ -191,7 +193,10 @@ func TestATierThatRestsIsNotSwept(t *testing.T) {
 	w := relocatortest.New(t)
 	left := temporary(w, "gold", 1)
 	sweeper := w.Sweeper()
-	gold := policy.Level{Name: "gold"}
+	gold := w.Level("gold")
+	if err := w.Tiers.CheckRemove(gold); err != nil {
+		t.Fatal(err)
+	}
 	_ = w.Tiers.Failed(&fault.Error{Kind: fault.TierRefused, Level: "gold"}, gold)
 	if err := sweeper.Once(t.Context(), 0); err != nil {
 		t.Fatal(err)
@@ -199,7 +204,7 @@ func TestATierThatRestsIsNotSwept(t *testing.T) {
 	if gone(left) == nil {
 		t.Error("the tier was swept during its rest")
 	}
-	w.Tiers.Worked("gold")
+	w.Eventually("the rest is over", func() error { return w.Tiers.CheckRemove(gold) })
 	if err := sweeper.Once(t.Context(), 0); err != nil {
 		t.Fatal(err)
 	}

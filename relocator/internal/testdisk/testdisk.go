@@ -7,6 +7,7 @@
 package testdisk
 
 import (
+	"bufio"
 	_ "embed"
 	"errors"
 	"fmt"
@@ -14,6 +15,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -97,6 +99,34 @@ func Disk(t testing.TB, kind string, size int64) (at, image string) {
 	at = t.TempDir()
 	Mount(t, at, "-o", "loop", image)
 	return at, image
+}
+
+// Freeze makes every write to the file system at a folder hang (fsfreeze -f) until thaw is called, or the test or its process
+// ends.
+func Freeze(t testing.TB, at string) (thaw func()) {
+	t.Helper()
+	// A process of its own thaws it: this one may hang, and may be killed.
+	cmd := exec.Command("sh", "-c", `fsfreeze -f "$0" && echo frozen && { read -r _; fsfreeze -u "$0"; }`, at)
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	thaw = sync.OnceFunc(func() {
+		in.Close()
+		_ = cmd.Wait()
+	})
+	t.Cleanup(thaw)
+	if line, err := bufio.NewReader(out).ReadString('\n'); line != "frozen\n" {
+		t.Fatalf("fsfreeze -f %s: %v (these tests must run as root)", at, err)
+	}
+	return thaw
 }
 
 // Unmount unmounts the last mount at a folder. It waits up to ten seconds for open files to be closed, and detaches the

@@ -1,6 +1,8 @@
 package tier
 
 import (
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -14,6 +16,8 @@ const (
 	// maxCheckAge is how long a check of a shared Root is valid. A job notices a disk that is exchanged within that time
 	// as it notices one that is exchanged during the job: by Check.
 	maxCheckAge = 10 * time.Millisecond
+	// maxClose is how long the last expected job waits until Roots are closed.
+	maxClose = time.Second
 )
 
 // Opener opens tiers for jobs that run at the same time. They share one Root for each tier, which the Opener checks again
@@ -23,7 +27,8 @@ type Opener struct {
 	fs       fsys.FS
 	mu       sync.Mutex
 	open     map[policy.Level]*Root
-	expected int // jobs; see Expect
+	expected int                     // jobs; see Expect
+	closing  map[*Root]chan struct{} // Roots that are being closed; each channel is closed at the end
 	traits   map[place]Traits
 }
 
@@ -37,13 +42,14 @@ func (r *Root) place() place { return place{r.ID, r.st.Dev, r.st.Ino} }
 
 // NewOpener makes an Opener.
 func NewOpener(fs fsys.FS) *Opener {
-	return &Opener{fs: fs, open: map[policy.Level]*Root{}, traits: map[place]Traits{}}
+	return &Opener{fs: fs, open: map[policy.Level]*Root{}, closing: map[*Root]chan struct{}{}, traits: map[place]Traits{}}
 }
 
 // Expect tells the Opener that a release will come, or a move that a release will follow. The release may wait for
 // servers before it opens a tier. Until done is called, a Root and its spare folders stay for up to maxIdle after its
 // last user. When the last expected job is done, the Opener closes every Root without users and removes its spare
-// folders. A second call of done does nothing.
+// folders. It waits for that, but no longer than a second: a tier that hangs must not hold up jobs of others. A second call
+// of done does nothing.
 func (o *Opener) Expect() (done func()) {
 	o.mu.Lock()
 	o.expected++
@@ -51,18 +57,39 @@ func (o *Opener) Expect() (done func()) {
 	return sync.OnceFunc(func() {
 		o.mu.Lock()
 		o.expected--
-		var idle []*Root
-		for level, r := range o.open {
+		for _, r := range o.open {
 			if o.expected == 0 && r.users == 0 {
-				delete(o.open, level)
-				idle = append(idle, r)
+				o.closeUnused(r)
 			}
 		}
+		var closing []chan struct{}
+		if o.expected == 0 {
+			closing = slices.Collect(maps.Values(o.closing))
+		}
 		o.mu.Unlock()
-		for _, r := range idle {
-			r.close()
+		enough := time.After(maxClose)
+		for _, closed := range closing {
+			select {
+			case <-closed:
+			case <-enough:
+				return
+			}
 		}
 	})
+}
+
+// closeUnused begins to close a Root without users. The caller has the lock.
+func (o *Opener) closeUnused(r *Root) {
+	delete(o.open, r.Level)
+	closed := make(chan struct{})
+	o.closing[r] = closed
+	go func() {
+		r.close()
+		o.mu.Lock()
+		delete(o.closing, r)
+		o.mu.Unlock()
+		close(closed)
+	}()
 }
 
 // Open opens the level's tier as the function Open does, or returns the Root that other jobs use. The caller must close it
@@ -132,14 +159,12 @@ func (o *Opener) leave(r *Root) bool {
 	return true
 }
 
-// closeIdle closes a Root that nobody has used for a while. It holds the lock until the Root is closed: when the last
-// expected job is done, the spare folders must be gone.
+// closeIdle closes a Root that nobody has used for a while.
 func (o *Opener) closeIdle(r *Root) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.open[r.Level] == r && r.users == 0 {
-		delete(o.open, r.Level)
-		r.close()
+		o.closeUnused(r)
 	}
 }
 

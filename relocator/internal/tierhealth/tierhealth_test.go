@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
@@ -86,7 +87,7 @@ func (w world) untouched(name string, body []byte) {
 }
 
 func (w world) suspects(want ...string) error {
-	err := w.Tiers.Suspects()
+	err := w.Tiers.Problems()
 	if len(want) == 0 && err != nil {
 		return err
 	}
@@ -159,6 +160,9 @@ func TestATierWhoseFsyncFailsIsSuspectAndEmitsNothingUntilTheDiskIsRepaired(t *t
 	disk := t.TempDir()
 	testdisk.Mount(t, disk, "-o", "loop", image)
 	w := newWorld(t, disk)
+	w.Run()
+	w.moves(3, 5000, "gold", w.Item(3, "c")) // the tier works
+	w.Settled()
 	testdisk.Run(t, "sync", "-f", disk)
 	filler, err := os.Create(host + "/filler")
 	if err != nil {
@@ -172,10 +176,7 @@ func TestATierWhoseFsyncFailsIsSuspectAndEmitsNothingUntilTheDiskIsRepaired(t *t
 	w.Item(1, "a")
 	big := []byte(strings.Repeat("not compressible, as ext4 does not compress;", 100_000)) // 4.4 MB
 	w.File("bronze", "a", big)
-	tried := w.tried(fsys.FsyncTemp, w.Roots["gold"])
-	w.Run()
 	w.Post(1, 5000)
-	w.waitForCalls("the copy is synced", tried, 1)
 	w.Eventually("the tier is suspect", func() error { return w.suspects("level gold is suspect", "look at the disk") })
 	w.moves(2, 1500, "silver", small)
 	w.untouched("a", big)
@@ -198,13 +199,25 @@ func TestAReadOnlyTierIsSuspectAndItsMovesAndReleasesWaitForIt(t *testing.T) {
 	w := newWorld(t, disk)
 	a, b, back := w.Item(1, "a"), w.Item(2, "b"), w.Item(3, "back")
 	tried := w.tried(fsys.MkdirReleased, w.Roots["gold"])
+	var looks atomic.Int64
+	count := w.FS.Hook
+	w.FS.Hook = func(s fsys.Step, path string) error {
+		if s == fsys.ProbeLink && strings.HasPrefix(path, w.Roots["gold"]) {
+			looks.Add(1)
+		}
+		return count(s, path)
+	}
 	w.Run()
 	w.moves(3, 5000, "gold", back)
 	testdisk.Run(t, "mount", "-o", "remount,ro", disk)
 	w.Post(3, 1) // reading from it is all right; to clear the old copy is not
 	before := tried.Load()
-	w.waitForCalls("the release is tried again", tried, before+2)
+	w.waitForCalls("the release is tried", tried, before+1)
 	w.Eventually("the tier is suspect", func() error { return w.suspects("level gold is suspect", "read-only") })
+	w.waitForCalls("the tier is looked at", &looks, looks.Load()+3)
+	if n := tried.Load() - before; n != 1 {
+		t.Errorf("the release was tried %d times while the tier was read-only", n)
+	}
 	w.Post(1, 5000)
 	w.moves(2, 1500, "silver", b)
 	w.untouched("a", a)
@@ -286,21 +299,34 @@ func TestATierThatIsAwayHoldsUpNoOtherAndItsMovesFollowWhenItIsBack(t *testing.T
 	}
 }
 
-func TestAFullTierRestsForWhatComesAndNotForWhatLeaves(t *testing.T) {
-	tiers := tierhealth.New(tierhealth.Options{Probe: func(policy.Level) error { return nil },
-		Metrics: metrics.New(prometheus.NewRegistry()), Log: zap.NewNop()})
-	gold := policy.Level{Name: "gold"}
+func TestForWhatATierCanBeUsedDependsOnItsState(t *testing.T) {
 	for _, c := range []struct {
-		kind   fault.Kind
-		leaves bool
-	}{{fault.NoSpace, true}, {fault.TierRefused, false}, {fault.NoSpace, true}} {
-		_ = tiers.Failed(&fault.Error{Kind: c.kind, Level: "gold"}, gold)
-		if !fault.Is(tiers.Check("gold"), fault.Busy) || (tiers.CheckSource("gold") == nil) != c.leaves {
-			t.Errorf("%s: %v, as a source %v", c.kind, tiers.Check("gold"), tiers.CheckSource("gold"))
+		kind                fault.Kind
+		probe               error
+		read, remove, write bool
+	}{
+		{fault.NoSpace, nil, true, true, false},
+		{fault.TierRefused, nil, false, false, false},
+		{fault.Suspect, errors.New("read-only"), true, false, false},
+		{fault.Suspect, nil, true, true, true}, // one item's own fault
+	} {
+		var probe atomic.Value
+		tiers := tierhealth.New(t.Context(), tierhealth.Options{
+			Levels: func(context.Context) (policy.Policy, error) { return policy.Policy{}, errors.New("MySQL is away") },
+			Look:   func(policy.Level) error { return nil },
+			Probe:  func(policy.Level) error { err, _ := probe.Load().(error); return err },
+			Slow:   func(time.Duration) []string { return nil }, Metrics: metrics.New(prometheus.NewRegistry()), Log: zap.NewNop()})
+		gold := policy.Level{Name: "gold", Path: "/gold"}
+		can := func(use tierhealth.Use) bool { return tiers.Check(tierhealth.Need{Level: gold, Use: use}) == nil }
+		if !can(tierhealth.Write) {
+			t.Fatal("a tier that works")
 		}
-	}
-	tiers.Worked("gold")
-	if err := errors.Join(tiers.Check("gold"), tiers.CheckSource("gold")); err != nil {
-		t.Error(err)
+		if c.probe != nil {
+			probe.Store(c.probe)
+		}
+		_ = tiers.Failed(&fault.Error{Kind: c.kind, Level: "gold"}, gold)
+		if can(tierhealth.Read) != c.read || can(tierhealth.Remove) != c.remove || can(tierhealth.Write) != c.write {
+			t.Errorf("after %s: read %v, remove %v, write %v", c.kind, can(tierhealth.Read), can(tierhealth.Remove), can(tierhealth.Write))
+		}
 	}
 }

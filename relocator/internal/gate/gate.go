@@ -1,0 +1,247 @@
+// Package gate bounds how many moves, or releases, are made at once, and keeps room for each tier: no tier can take all slots,
+// and no large copies can. What finds no slot waits in a queue and is called when it has one. The package touches nothing.
+package gate
+
+import (
+	"errors"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/tierflow/tierflow/shared/fault"
+)
+
+const (
+	// maxLarge is how many large items are copied at once; more make a disk seek.
+	maxLarge = 32
+	// claimTime is how long a slot is kept for who was called. A caller that does not come has lost its entry.
+	claimTime = 10 * time.Second
+)
+
+// ErrNoSlot is for callers to say that they got no slot. It counts no attempt.
+var ErrNoSlot error = fault.New(fault.Busy, "wait for", "a slot", errors.New("all that the tiers may have are taken"))
+
+// Need says what slot a move or a release needs.
+type Need struct {
+	Source string // the level that is read
+	Target string // the level that is changed
+	Large  bool
+}
+
+// limits are what may be taken at once. Of the limit, a target leaves a quarter to others, and large items leave a quarter of
+// that to small ones. A tier as source and target together leaves an eighth. So moves to a tier that hangs leave room for
+// others also on the tier that they read. Each is at least 1.
+type limits struct{ all, tier, target, large, largeTarget int }
+
+func newLimits(all int) limits {
+	share := func(n, part, of int) int { return max(n*part/of, 1) }
+	target, large := share(all, 3, 4), min(share(all, 3, 4), maxLarge)
+	return limits{all: all, tier: max(share(all, 7, 8), min(target+1, all)), target: target, large: large, largeTarget: share(large, 3, 4)}
+}
+
+// Gate hands out slots. It is safe for concurrent use.
+type Gate struct {
+	limits limits
+
+	mu          sync.Mutex
+	all, large  int
+	tier        map[string]int
+	target      map[string]int
+	largeTarget map[string]int
+	held        map[*Slot]bool
+	hanging     map[string]bool
+	queue       []*waiter
+	waiting     map[string]*waiter // those of the queue, by key
+	granted     map[string]*Slot   // slots whose waiters were called and have not come yet, by key
+}
+
+type waiter struct {
+	key  string
+	need Need
+	wake func()
+}
+
+// New makes a Gate of so many slots.
+func New(slots int) *Gate {
+	return &Gate{limits: newLimits(slots), tier: map[string]int{}, target: map[string]int{}, largeTarget: map[string]int{},
+		held: map[*Slot]bool{}, hanging: map[string]bool{}, waiting: map[string]*waiter{}, granted: map[string]*Slot{}}
+}
+
+// Slot is the right to use the tiers of a Need until Free.
+type Slot struct {
+	gate   *Gate
+	key    string
+	need   Need
+	counts bool
+	hangs  func()
+	expiry *time.Timer // of a slot that waits for its waiter
+}
+
+// Take returns a slot, nil where there is none. In that case wake is called when there is one, and it is kept for the next
+// Take with this key for ten seconds. The key names who asks. hangs is called when a tier of the slot hangs: the slot counts no
+// more then, until the tier answers.
+func (g *Gate) Take(key string, n Need, hangs, wake func()) *Slot {
+	g.mu.Lock()
+	defer g.unlock()
+	if s := g.granted[key]; s != nil {
+		s.expiry.Stop()
+		delete(g.granted, key)
+		if s.need.Source == n.Source && s.need.Target == n.Target {
+			s.hangs = hangs
+			return s
+		}
+		g.free(s)
+	}
+	if g.fits(n) {
+		g.drop(key)
+		return g.hold(key, n, hangs)
+	}
+	g.wait(key, n, wake)
+	return nil
+}
+
+// Full reports whether there is no slot for anybody.
+func (g *Gate) Full() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.all >= g.limits.all
+}
+
+// Free gives the slot back; nil is allowed.
+func (s *Slot) Free() {
+	if s == nil {
+		return
+	}
+	s.gate.mu.Lock()
+	defer s.gate.unlock()
+	s.gate.free(s)
+}
+
+// Grow makes the slot one of a large item. false: there is none, and wake is called when there is. The caller frees the slot it
+// has and calls Take then.
+func (s *Slot) Grow(wake func()) bool {
+	g := s.gate
+	g.mu.Lock()
+	defer g.unlock()
+	if s.need.Large {
+		return true
+	}
+	large := s.need
+	large.Large = true
+	g.count(s, false)
+	if fits := g.fits(large); !fits {
+		g.count(s, true)
+		g.wait(s.key, large, wake)
+		return false
+	}
+	s.need = large
+	g.count(s, true)
+	return true
+}
+
+// SetHanging says whether a tier hangs. Slots that use one do not count.
+func (g *Gate) SetHanging(level string, hangs bool) {
+	g.mu.Lock()
+	g.hanging[level] = hangs
+	var told []func()
+	for s := range g.held {
+		if s.need.Source != level && s.need.Target != level {
+			continue
+		}
+		g.count(s, true)
+		if hangs && s.hangs != nil {
+			told = append(told, s.hangs)
+		}
+	}
+	g.unlock()
+	for _, hangs := range told {
+		hangs()
+	}
+}
+
+func (g *Gate) hold(key string, n Need, hangs func()) *Slot {
+	s := &Slot{gate: g, key: key, need: n, hangs: hangs}
+	g.held[s] = true
+	g.count(s, true)
+	return s
+}
+
+func (g *Gate) free(s *Slot) {
+	g.count(s, false)
+	delete(g.held, s)
+}
+
+// count counts a slot, or does not. A slot of a tier that hangs never counts.
+func (g *Gate) count(s *Slot, counts bool) {
+	counts = counts && !g.hanging[s.need.Source] && !g.hanging[s.need.Target]
+	if counts == s.counts {
+		return
+	}
+	s.counts = counts
+	n := map[bool]int{true: 1, false: -1}[counts]
+	g.all += n
+	g.tier[s.need.Target] += n
+	g.target[s.need.Target] += n
+	if s.need.Source != s.need.Target {
+		g.tier[s.need.Source] += n
+	}
+	if s.need.Large {
+		g.large += n
+		g.largeTarget[s.need.Target] += n
+	}
+}
+
+func (g *Gate) fits(n Need) bool {
+	l := g.limits
+	return g.all < l.all && g.tier[n.Source] < l.tier && g.tier[n.Target] < l.tier && g.target[n.Target] < l.target &&
+		(!n.Large || g.large < l.large && g.largeTarget[n.Target] < l.largeTarget)
+}
+
+func (g *Gate) wait(key string, n Need, wake func()) {
+	g.drop(key)
+	w := &waiter{key, n, wake}
+	g.queue = append(g.queue, w)
+	g.waiting[key] = w
+}
+
+// drop takes a key out of the queue.
+func (g *Gate) drop(key string) {
+	if w := g.waiting[key]; w != nil {
+		delete(g.waiting, key)
+		g.queue = slices.DeleteFunc(g.queue, func(o *waiter) bool { return o == w })
+	}
+}
+
+// unlock gives free slots to those that wait, in their order, and calls them without the lock.
+func (g *Gate) unlock() {
+	var woken []*waiter
+	if g.all >= g.limits.all || len(g.queue) == 0 {
+		g.mu.Unlock()
+		return
+	}
+	g.queue = slices.DeleteFunc(g.queue, func(w *waiter) bool {
+		if !g.fits(w.need) {
+			return false
+		}
+		woken = append(woken, w)
+		delete(g.waiting, w.key)
+		s := g.hold(w.key, w.need, nil)
+		g.granted[w.key] = s
+		s.expiry = time.AfterFunc(claimTime, func() { g.expire(s) })
+		return true
+	})
+	g.mu.Unlock()
+	for _, w := range woken {
+		w.wake()
+	}
+}
+
+// expire frees a slot whose waiter has not come.
+func (g *Gate) expire(s *Slot) {
+	g.mu.Lock()
+	defer g.unlock()
+	if g.granted[s.key] == s {
+		delete(g.granted, s.key)
+		g.free(s)
+	}
+}
