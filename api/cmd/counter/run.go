@@ -43,11 +43,13 @@ type values struct {
 	interval    time.Duration
 	adminListen string
 	log         *zap.Logger
+	read        func() viewcount.Reading // of the clock
 }
 
 func (a arguments) check() (values, error) {
 	var p settings.Problems
 	v := values{
+		read:        viewcount.ReadMachine,
 		dir:         a.ViewLog,
 		window:      p.Duration("TIERFLOW_VIEW_WINDOW", a.Window, time.Second),
 		interval:    p.Duration("TIERFLOW_VIEW_INTERVAL", a.Interval, 100*time.Millisecond),
@@ -124,18 +126,19 @@ func serve(ctx context.Context, v values) int {
 	v.log.Info("started", zap.String("view_log", v.dir), zap.Duration("window", v.window),
 		zap.String("version", process.VersionText("counter")))
 
+	clock := viewcount.NewClock(v.dir, v.window, v.read)
 	var window *viewcount.Window
 	var log *viewcount.Log // nil until the folder exists
 	ticks := time.NewTicker(v.interval)
 	defer ticks.Stop()
 	for ctx.Err() == nil {
-		var err error
-		if log == nil {
+		now, accepted, err := clock.Now()
+		if err == nil && (log == nil || accepted) {
 			window = viewcount.NewWindow(v.window)
-			log, err = viewcount.OpenLog(v.dir, window)
+			log, err = viewcount.OpenLog(v.dir, window, now)
 		}
 		if err == nil {
-			err = log.Read(time.Now())
+			err = log.Read(now)
 		}
 		reading.set(err)
 		if err == nil { // after an error the counts are too low, and items would be demoted by them

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -59,7 +60,7 @@ func TestNoCountIsPostedWhileAPartOfTheCountsCannotBeRead(t *testing.T) {
 	done := make(chan int)
 	go func() {
 		done <- serve(ctx, values{poster: viewcount.Poster{API: client.New(u, "")}, dir: dir, window: 24 * time.Hour, interval: 5 * time.Millisecond,
-			adminListen: admin, log: zaptest.NewLogger(t)})
+			adminListen: admin, log: zaptest.NewLogger(t), read: viewcount.ReadMachine})
 	}()
 	defer func() {
 		cancel()
@@ -87,6 +88,74 @@ func TestNoCountIsPostedWhileAPartOfTheCountsCannotBeRead(t *testing.T) {
 		}
 	case <-time.After(time.Minute):
 		t.Error("nothing was posted")
+	}
+}
+
+// With a clock that is a year ahead, every view is too old to count.
+func TestACounterWhoseClockIsSetPostsNothingAndKeepsItsLog(t *testing.T) {
+	posted := make(chan string, 1000)
+	api := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		posted <- string(body)
+		fmt.Fprint(w, `{"accepted":1,"refused":[],"refused_total":0}`)
+	}))
+	defer api.Close()
+	u, err := url.Parse(api.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	port, err := localserver.FreePort()
+	if err != nil {
+		t.Fatal(err)
+	}
+	admin := fmt.Sprintf("127.0.0.1:%d", port)
+	dir := t.TempDir()
+	views := filepath.Join(dir, "views-1.log")
+	if err := os.WriteFile(views, fmt.Appendf(nil, "%d.0 7 viewer\n", time.Now().Unix()), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var ahead atomic.Int64
+	read := func() viewcount.Reading {
+		r := viewcount.ReadMachine()
+		r.Wall = r.Wall.Add(time.Duration(ahead.Load()))
+		return r
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan int)
+	go func() {
+		done <- serve(ctx, values{poster: viewcount.Poster{API: client.New(u, "")}, dir: dir, window: 24 * time.Hour, interval: 5 * time.Millisecond,
+			adminListen: admin, log: zaptest.NewLogger(t), read: read})
+	}()
+	defer func() { cancel(); <-done }()
+	says := func(status int, words string) {
+		t.Helper()
+		testserver.Eventually(t, words, time.Minute, func() error {
+			resp, err := http.Get("http://" + admin + "/readyz")
+			if err != nil {
+				return err
+			}
+			defer resp.Body.Close()
+			if body, err := io.ReadAll(resp.Body); err != nil || resp.StatusCode != status || !strings.Contains(string(body), words) {
+				return fmt.Errorf("/readyz says %s %s (%v)", resp.Status, body, err)
+			}
+			return nil
+		})
+	}
+	if got := <-posted; got != "{\"cid\":7,\"count\":1}\n" {
+		t.Fatal(got)
+	}
+	const year = 365 * 24 * time.Hour
+	for _, by := range []time.Duration{year, -year} {
+		ahead.Store(int64(by))
+		says(http.StatusServiceUnavailable, "the clock was set by")
+		ahead.Store(0)
+		says(http.StatusOK, "ready")
+	}
+	if len(posted) > 0 {
+		t.Errorf("posted: %s", <-posted)
+	}
+	if _, err := os.Stat(views); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -25,6 +25,7 @@ import (
 //	views-<any>.log              lines "<seconds since 1970, with a fraction> <cid> <viewer>", as docs/nginx.conf writes them:
 //	                             a file an hour, only ever appended to
 //	<start>-<length>.counts      lines "<cid> <count>": a period that is over, in ms. Its views in the log do not count again
+//	clock                        the last reading of the clock, for Clock
 const (
 	logPrefix, logSuffix = "views-", ".log"
 	countsSuffix         = ".counts"
@@ -46,17 +47,29 @@ type Log struct {
 	Malformed int64 // lines that cannot be parsed
 }
 
-// OpenLog reads the files of counts that were stored before. Read does the rest.
-func OpenLog(dir string, w *Window) (*Log, error) {
+// OpenLog reads the files of counts that were stored before now. Read does the rest.
+//
+// A file of a period of the future is from before the clock went back. It gets the name of a period that has just ended: else
+// its counts would last until that future, and no view would count before it.
+func OpenLog(dir string, w *Window, now time.Time) (*Log, error) {
 	l := &Log{dir: dir, window: w, read: map[string]int64{}, stored: map[string]time.Time{}}
 	names, err := l.names(countsSuffix)
 	if err != nil {
 		return nil, err
 	}
-	for _, name := range names {
+	ended := w.end(w.at(now) - 1).UnixMilli()
+	for i, name := range names {
 		var start, length int64
 		if _, err := fmt.Sscanf(name, "%d-%d"+countsSuffix, &start, &length); err != nil {
 			return nil, fmt.Errorf("%s: its name is not that of a period: %w", filepath.Join(dir, name), err)
+		}
+		if start+length > now.Add(w.period).UnixMilli() {
+			start = ended - length - int64(i) // different files, different names
+			past := fmt.Sprintf("%d-%d%s", start, length, countsSuffix)
+			if err := os.Rename(filepath.Join(dir, name), filepath.Join(dir, past)); err != nil {
+				return nil, err
+			}
+			name = past
 		}
 		if err := l.load(name, time.UnixMilli(start)); err != nil {
 			return nil, err
@@ -132,6 +145,11 @@ func (l *Log) follow(name string) error {
 		return err
 	}
 	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	ahead := info.ModTime().After(l.window.now.Add(slack))
 	if _, err := f.Seek(l.read[name], io.SeekStart); err != nil {
 		return err
 	}
@@ -151,11 +169,13 @@ func (l *Log) follow(name string) error {
 			return err
 		}
 		l.read[name] += length
-		l.take(bytes.TrimSuffix(line, []byte("\n")))
+		l.take(bytes.TrimSuffix(line, []byte("\n")), ahead)
 	}
 }
 
-func (l *Log) take(line []byte) {
+// take counts a line. ahead says that the clock was ahead when the last line of the file was written, and has gone back since. Views
+// of that future are not counted: most are in files of counts, and the others would count again after every restart.
+func (l *Log) take(line []byte, ahead bool) {
 	seconds, rest, _ := bytes.Cut(line, []byte(" "))
 	cid, viewer, found := bytes.Cut(rest, []byte(" "))
 	at, err := strconv.ParseFloat(string(seconds), 64)
@@ -164,7 +184,11 @@ func (l *Log) take(line []byte) {
 		l.Malformed++
 		return
 	}
-	l.window.See(time.UnixMilli(int64(at*1000)), id, viewer)
+	seen := time.UnixMilli(int64(at * 1000))
+	if ahead && seen.After(l.window.now.Add(slack)) {
+		return
+	}
+	l.window.See(seen, id, viewer)
 }
 
 // store writes the counts of a period that is over and closes the period. A process that dies before the file has its name
@@ -219,7 +243,8 @@ func (l *Log) Tidy() error {
 		if open := l.window.open(); open.Before(written) {
 			written = open
 		}
-		if err == nil && info.Size() == l.read[name] && info.ModTime().Before(written) {
+		old := err == nil && (info.ModTime().Before(written) || info.ModTime().After(l.window.now.Add(idle)))
+		if old && info.Size() == l.read[name] {
 			delete(l.read, name)
 			err = os.Remove(path)
 		}

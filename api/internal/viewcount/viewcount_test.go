@@ -123,8 +123,13 @@ func (f folder) view(at time.Time, id int, viewer string) {
 
 func (f folder) open() (*viewcount.Log, *viewcount.Window) {
 	f.t.Helper()
+	return f.openAt(noon.Add(1000 * hour))
+}
+
+func (f folder) openAt(now time.Time) (*viewcount.Log, *viewcount.Window) {
+	f.t.Helper()
 	w := viewcount.NewWindow(24 * hour)
-	l, err := viewcount.OpenLog(f.dir, w)
+	l, err := viewcount.OpenLog(f.dir, w, now)
 	if err != nil {
 		f.t.Fatal(err)
 	}
