@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/tierflow/tierflow/shared/entryid"
 	"github.com/tierflow/tierflow/shared/fault"
 	"github.com/tierflow/tierflow/shared/item"
 )
@@ -265,7 +266,7 @@ func ValidEventID(s string) bool {
 // optionalEntryID also goes into a column of MySQL, so its form is checked.
 func (p *parser) optionalEntryID(field string) string {
 	v := p.optional(field)
-	if v != "" && !validEntryID(v) {
+	if v != "" && !entryid.Valid(v) {
 		p.fail(field, fmt.Errorf("%q is not the id of an entry", v))
 	}
 	return v

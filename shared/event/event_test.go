@@ -263,14 +263,3 @@ func FuzzAnEntryThatCanBeReadIsTheSameAfterAWriteAndARead(f *testing.F) {
 		}
 	})
 }
-
-func TestEntryIDsAreComparedByTheirNumbers(t *testing.T) {
-	ids := []string{"", "0-0", "0-1", "9-9", "9-10", "10-0", "9007199254740992-0", "9007199254740993-0", "18446744073709551615-18446744073709551615"}
-	for i, a := range ids {
-		for j, b := range ids {
-			if got := event.Newer(a, b); got != (i > j) {
-				t.Errorf("Newer(%q, %q) is %v", a, b, got)
-			}
-		}
-	}
-}

@@ -7,6 +7,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/tierflow/tierflow/shared/entryid"
 	"github.com/tierflow/tierflow/shared/item"
 	"github.com/tierflow/tierflow/shared/stream"
 )
@@ -137,7 +138,7 @@ func (s *Store) firstUnsettled(ctx context.Context, key, group string) (string, 
 		if err != nil && !errors.Is(err, redis.Nil) {
 			return "", err
 		}
-		if p != nil && p.Count > 0 && !stream.Newer(p.Lower, g.LastDeliveredID) {
+		if p != nil && p.Count > 0 && !entryid.Newer(p.Lower, g.LastDeliveredID) {
 			return p.Lower, nil
 		}
 		return "(" + g.LastDeliveredID, nil

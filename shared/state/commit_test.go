@@ -7,10 +7,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/tierflow/tierflow/shared/entryid"
 	"github.com/tierflow/tierflow/shared/event"
 	"github.com/tierflow/tierflow/shared/fault"
 	"github.com/tierflow/tierflow/shared/state"
-	"github.com/tierflow/tierflow/shared/stream"
 )
 
 func committed(v event.View, to string, outcome event.Outcome) event.Committed {
@@ -92,7 +92,7 @@ func TestFinishPublishesACommitAndSettlesItsEntry(t *testing.T) {
 			want.EntryID, want.Status = ids[2], c.status
 			w.same(w.get(7), want)
 			w.lives(7, c.life)
-			if w.raw(7) != w.get(7).JSON() || !stream.Newer(ids[2], newest) {
+			if w.raw(7) != w.get(7).JSON() || !entryid.Newer(ids[2], newest) {
 				t.Errorf("state %s", w.raw(7))
 			}
 			// The older entries of the item are settled, and the new entry is the newest.

@@ -5,6 +5,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/tierflow/tierflow/shared/entryid"
 	"github.com/tierflow/tierflow/shared/item"
 	"github.com/tierflow/tierflow/shared/stream"
 )
@@ -96,7 +97,7 @@ func (s *Store) settled(ctx context.Context, key, group, entryID string) (bool, 
 		return false, err
 	}
 	for _, g := range groups {
-		if g.Name != group || stream.Newer(entryID, g.LastDeliveredID) {
+		if g.Name != group || entryid.Newer(entryID, g.LastDeliveredID) {
 			continue
 		}
 		pending, err := s.rdb.XPendingExt(ctx, &redis.XPendingExtArgs{Stream: key, Group: group, Start: entryID, End: entryID, Count: 1}).Result()

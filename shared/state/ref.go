@@ -5,8 +5,8 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/tierflow/tierflow/shared/entryid"
 	"github.com/tierflow/tierflow/shared/fault"
-	"github.com/tierflow/tierflow/shared/stream"
 )
 
 // Ref names an entry of one kind of stream, such as dead, over all partitions. Refs have the order of entry ids, and of
@@ -49,9 +49,9 @@ func ParseRef(k Keys, s string) (Ref, error) {
 // Compare is negative where r is before o, 0 where they are equal, else positive.
 func (r Ref) Compare(o Ref) int {
 	switch {
-	case stream.Newer(o.ID, r.ID):
+	case entryid.Newer(o.ID, r.ID):
 		return -1
-	case stream.Newer(r.ID, o.ID):
+	case entryid.Newer(r.ID, o.ID):
 		return 1
 	}
 	return r.Partition - o.Partition

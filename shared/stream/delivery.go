@@ -103,21 +103,3 @@ func Added(id string) (time.Time, error) {
 	n, err := strconv.ParseInt(ms, 10, 64)
 	return time.UnixMilli(n), err
 }
-
-// Newer reports whether entry id a is newer than b. It compares digits, because both numbers of an id are unsigned and have
-// up to 64 bits. An empty id is older than any other.
-func Newer(a, b string) bool {
-	am, as, _ := strings.Cut(a, "-")
-	bm, bs, _ := strings.Cut(b, "-")
-	if am != bm {
-		return longer(am, bm)
-	}
-	return longer(as, bs)
-}
-
-func longer(a, b string) bool {
-	if len(a) != len(b) {
-		return len(a) > len(b)
-	}
-	return a > b
-}

@@ -261,15 +261,3 @@ func TestNoEntryIsLostWhateverConsumersDo(t *testing.T) {
 		}
 	}
 }
-
-func TestTheNewerOfTwoEntriesIsFoundByDigits(t *testing.T) {
-	ascending := []string{"", "0-0", "0-1", "0-9", "0-10", "9-1", "9-10", "10-0", "10-18446744073709551614", "10-18446744073709551615",
-		"1795392109598-0", "9007199254740992-0", "9007199254740993-0", "9223372036854775808-0", "18446744073709551615-18446744073709551615"}
-	for i, a := range ascending {
-		for j, b := range ascending {
-			if got := stream.Newer(a, b); got != (i > j) {
-				t.Errorf("Newer(%q, %q) is %v", a, b, got)
-			}
-		}
-	}
-}

@@ -11,6 +11,8 @@ import (
 
 	"github.com/redis/go-redis/v9"
 	"go.uber.org/zap"
+
+	"github.com/tierflow/tierflow/shared/entryid"
 )
 
 // upkeep makes sure that the group exists, and adopts pending entries of this consumer that it does not know. Then it takes
@@ -42,7 +44,7 @@ func (c *Consumer) createGroup(ctx context.Context) error {
 	if c.settledTo != "" {
 		// settledTo is of use only in the same stream: after a wipe, ids may begin anywhere.
 		info, err := c.o.Redis.XInfoStream(ctx, c.o.Stream).Result()
-		if err == nil && !Newer(c.settledTo, info.LastGeneratedID) {
+		if err == nil && !entryid.Newer(c.settledTo, info.LastGeneratedID) {
 			start = c.settledTo
 		}
 	}
@@ -53,7 +55,7 @@ func (c *Consumer) createGroup(ctx context.Context) error {
 	if err == nil && start != "0" {
 		// A wipe between the two commands would leave the group behind the stream's end, where no entry is new.
 		info, ierr := c.o.Redis.XInfoStream(ctx, c.o.Stream).Result()
-		if ierr == nil && Newer(start, info.LastGeneratedID) {
+		if ierr == nil && entryid.Newer(start, info.LastGeneratedID) {
 			ierr = c.o.Redis.XGroupSetID(ctx, c.o.Stream, c.o.Group, "0").Err()
 		}
 		err = ierr
@@ -263,7 +265,7 @@ func (c *Consumer) low(ctx context.Context) error {
 			continue
 		}
 		to := g.LastDeliveredID
-		if pending.Count > 0 && !Newer(pending.Lower, to) {
+		if pending.Count > 0 && !entryid.Newer(pending.Lower, to) {
 			to = before(pending.Lower)
 		}
 		c.settledTo = to

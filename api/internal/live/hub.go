@@ -11,11 +11,11 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/tierflow/tierflow/shared/entryid"
 	"github.com/tierflow/tierflow/shared/event"
 	"github.com/tierflow/tierflow/shared/fault"
 	"github.com/tierflow/tierflow/shared/item"
 	"github.com/tierflow/tierflow/shared/state"
-	"github.com/tierflow/tierflow/shared/stream"
 )
 
 const (
@@ -167,7 +167,7 @@ var errSlow = fmt.Errorf("too slow")
 func (w *Watcher) follow(ctx context.Context, reading <-chan struct{}, beat <-chan time.Time, send func(*Event, Position) error) error {
 	deliver := func(e Event) error {
 		if e.ID != "" {
-			if !stream.Newer(e.ID, w.at.ids[e.at]) {
+			if !entryid.Newer(e.ID, w.at.ids[e.at]) {
 				return nil
 			}
 			w.at.ids[e.at], w.at.entry = e.ID, state.Ref{Partition: e.at / len(streams), ID: e.ID}.Text(w.hub.store.Keys())
@@ -232,13 +232,13 @@ func (w *Watcher) catchUp(ctx context.Context, deliver func(Event) error) error 
 				events = append(events, entryEvent(i, e))
 			}
 			// The next page of this stream may have entries that are older than some of the other streams.
-			if len(found) == page && (full == "" || stream.Newer(full, found[page-1].ID)) {
+			if len(found) == page && (full == "" || entryid.Newer(full, found[page-1].ID)) {
 				full = found[page-1].ID
 			}
 		}
 		slices.SortStableFunc(events, older)
 		for _, e := range events {
-			if full != "" && stream.Newer(e.ID, full) {
+			if full != "" && entryid.Newer(e.ID, full) {
 				break
 			}
 			if err := deliver(e); err != nil {
@@ -253,9 +253,9 @@ func (w *Watcher) catchUp(ctx context.Context, deliver func(Event) error) error 
 
 func older(a, b Event) int {
 	switch {
-	case stream.Newer(b.ID, a.ID):
+	case entryid.Newer(b.ID, a.ID):
 		return -1
-	case stream.Newer(a.ID, b.ID):
+	case entryid.Newer(a.ID, b.ID):
 		return 1
 	}
 	return 0

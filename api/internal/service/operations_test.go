@@ -12,9 +12,9 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/tierflow/tierflow/api/client"
+	"github.com/tierflow/tierflow/shared/entryid"
 	"github.com/tierflow/tierflow/shared/event"
 	"github.com/tierflow/tierflow/shared/state"
-	"github.com/tierflow/tierflow/shared/stream"
 	"github.com/tierflow/tierflow/shared/testenv/testserver"
 )
 
@@ -237,7 +237,7 @@ func TestEventsAreStreamedAndGoOnWhereTheyBrokeOff(t *testing.T) {
 	for i := 4; i <= 2501 || committed == 0; { // within one millisecond, the commit may come after the last view
 		e := w.next()
 		id, _, _ := strings.Cut(w.lastID, ";")
-		if before != "" && stream.Newer(before, id) {
+		if before != "" && entryid.Newer(before, id) {
 			t.Fatalf("%s came after %s", id, before)
 		}
 		before = id

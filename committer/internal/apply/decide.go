@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/tierflow/tierflow/shared/entryid"
 	"github.com/tierflow/tierflow/shared/event"
 	"github.com/tierflow/tierflow/shared/fault"
 	"github.com/tierflow/tierflow/shared/item"
@@ -25,7 +26,7 @@ type row struct {
 // the generation. An entry of a relocator that did not know of count_entry has no id to compare.
 func (r *row) seen(e event.Relocated) bool {
 	return r != nil && !r.locked && r.generation == e.Generation && r.level == e.From && r.filename == e.Filename &&
-		(e.CountEntry == "" || !event.Newer(r.countEntry, e.CountEntry))
+		(e.CountEntry == "" || !entryid.Newer(r.countEntry, e.CountEntry))
 }
 
 // asSeen says whether each entry has a row of its own, and each row is as the relocator saw it.

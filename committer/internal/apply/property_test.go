@@ -7,6 +7,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/tierflow/tierflow/committer/internal/apply"
+	"github.com/tierflow/tierflow/shared/entryid"
 	"github.com/tierflow/tierflow/shared/event"
 	"github.com/tierflow/tierflow/shared/item"
 )
@@ -35,7 +36,7 @@ func (m model) apply(e event.Relocated) (outcome event.Outcome, again, refused b
 	switch {
 	case recorded && rec.id != e.ID:
 		return "", false, true
-	case row != nil && row.generation == e.Generation && row.level == e.From && (e.CountEntry == "" || !event.Newer(row.countEntry, e.CountEntry)):
+	case row != nil && row.generation == e.Generation && row.level == e.From && (e.CountEntry == "" || !entryid.Newer(row.countEntry, e.CountEntry)):
 		if e.To == "nowhere" {
 			return "", false, true
 		}
@@ -75,7 +76,7 @@ func TestABatchDoesWhatItsEntriesWouldDoOneByOne(t *testing.T) {
 			}
 			if rapid.Bool().Draw(t, "a count settles in place") {
 				id := item.ID(rapid.IntRange(1, items).Draw(t, "of"))
-				if entry := drawEntry(t); !event.Newer(m.rows[id].countEntry, entry) {
+				if entry := drawEntry(t); !entryid.Newer(m.rows[id].countEntry, entry) {
 					d.exec("UPDATE contents SET count_entry = ? WHERE cid = ?", entry, id)
 					m.rows[id].countEntry = entry
 				}
@@ -99,7 +100,7 @@ func TestABatchDoesWhatItsEntriesWouldDoOneByOne(t *testing.T) {
 				if r.Level != want.level || r.Generation != want.generation || r.CountEntry != want.countEntry {
 					t.Fatalf("item %s: %+v; want %+v", id, r, want)
 				}
-				if event.Newer(was[id], r.CountEntry) {
+				if entryid.Newer(was[id], r.CountEntry) {
 					t.Fatalf("item %s: the count of %s replaced that of %s", id, r.CountEntry, was[id])
 				}
 			}

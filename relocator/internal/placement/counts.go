@@ -8,7 +8,7 @@ import (
 	"strings"
 
 	"github.com/tierflow/tierflow/shared/catalog"
-	"github.com/tierflow/tierflow/shared/event"
+	"github.com/tierflow/tierflow/shared/entryid"
 	"github.com/tierflow/tierflow/shared/fault"
 	"github.com/tierflow/tierflow/shared/item"
 	"github.com/tierflow/tierflow/shared/state"
@@ -95,7 +95,7 @@ func (r *Rows) writeCounts(counts []newCount) []error {
 			case !ok:
 				errs[i] = fault.New(fault.Busy, "write count", c.row.ID.String(), errLocked)
 			case now.Generation != c.row.Generation || now.Level != c.row.Level || now.Filename != c.row.Filename ||
-				event.Newer(now.CountEntry, c.entry):
+				entryid.Newer(now.CountEntry, c.entry):
 				errs[i] = fault.New(fault.Busy, "write count", c.row.ID.String(), ErrChanged)
 			default:
 				c.row = now

@@ -28,6 +28,7 @@ import (
 	"github.com/tierflow/tierflow/relocator/internal/reach"
 	"github.com/tierflow/tierflow/relocator/internal/tierhealth"
 	"github.com/tierflow/tierflow/shared/catalog"
+	"github.com/tierflow/tierflow/shared/entryid"
 	"github.com/tierflow/tierflow/shared/event"
 	"github.com/tierflow/tierflow/shared/failure"
 	"github.com/tierflow/tierflow/shared/fault"
@@ -166,7 +167,7 @@ func (j *job) relocate(ctx context.Context, over func()) error {
 	if err != nil {
 		return err
 	}
-	if event.Newer(row.CountEntry, j.d.ID) {
+	if entryid.Newer(row.CountEntry, j.d.ID) {
 		over()
 		return j.older(ctx, row)
 	}
@@ -207,14 +208,14 @@ func (j *job) older(ctx context.Context, row catalog.Row) error {
 		return err
 	}
 	switch {
-	case !event.Newer(row.CountEntry, last):
+	case !entryid.Newer(row.CountEntry, last):
 		if err := j.o.Store.Supersede(ctx, row.ID, j.token, j.d.ID); err != nil {
 			return err
 		}
 		j.o.Metrics.Settled("superseded")
 		j.d.Settled()
 		return nil
-	case event.Newer(j.d.ID, last):
+	case entryid.Newer(j.d.ID, last):
 		return fault.New(fault.Lost, "relocate", row.ID.String(), errEntryGone)
 	}
 	if err := j.rows.ForgetEntry(ctx, row); err != nil {
@@ -240,7 +241,7 @@ func (j *job) forgotten(ctx context.Context, missing error) error {
 	if err != nil {
 		return err
 	}
-	if ok && stream.Newer(st.EntryID, j.d.ID) { // the item is registered again: the next look at its lock finds this event superseded
+	if ok && entryid.Newer(st.EntryID, j.d.ID) { // the item is registered again: the next look at its lock finds this event superseded
 		return fault.New(fault.Busy, "relocate", j.view.ID.String(), missing)
 	}
 	if ok {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"time"
 
+	"github.com/tierflow/tierflow/shared/entryid"
 	"github.com/tierflow/tierflow/shared/event"
 	"github.com/tierflow/tierflow/shared/state"
 	"github.com/tierflow/tierflow/shared/stream"
@@ -60,7 +61,7 @@ func (w *World) commitRow(ctx context.Context, r event.Relocated, at time.Time) 
 	defer func() { _ = tx.Rollback() }()
 	var newest string
 	err = tx.QueryRowContext(ctx, "SELECT count_entry FROM contents WHERE cid = ? FOR UPDATE", int64(r.ID)).Scan(&newest)
-	if errors.Is(err, sql.ErrNoRows) || err == nil && event.Newer(newest, r.CountEntry) {
+	if errors.Is(err, sql.ErrNoRows) || err == nil && entryid.Newer(newest, r.CountEntry) {
 		return event.OutcomeSuperseded, nil
 	}
 	if err != nil {

@@ -10,6 +10,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/tierflow/tierflow/relocator/internal/mover"
+	"github.com/tierflow/tierflow/shared/entryid"
 	"github.com/tierflow/tierflow/shared/event"
 	"github.com/tierflow/tierflow/shared/item"
 	"github.com/tierflow/tierflow/shared/policy"
@@ -137,7 +138,7 @@ func (r *run) emit(ctx context.Context, d suspicion, to policy.Level, eventID st
 		return "it cannot be told any more that the row's level does not have it", false, err
 	}
 	count, entry := row.ViewCount, row.CountEntry
-	if d.state != nil && !event.Newer(entry, d.state.EntryID) { // the commits that were lost had newer counts, too
+	if d.state != nil && !entryid.Newer(entry, d.state.EntryID) { // the commits that were lost had newer counts, too
 		count, entry = d.state.Count, d.state.EntryID
 	}
 	emitted, err = r.o.Store.Correct(ctx, token, event.Relocated{

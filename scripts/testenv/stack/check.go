@@ -14,10 +14,10 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/tierflow/tierflow/shared/catalog"
+	"github.com/tierflow/tierflow/shared/entryid"
 	"github.com/tierflow/tierflow/shared/item"
 	"github.com/tierflow/tierflow/shared/policy"
 	"github.com/tierflow/tierflow/shared/state"
-	"github.com/tierflow/tierflow/shared/stream"
 )
 
 // CheckSettled waits until all entries are settled, and then checks everything that must be true of a Tierflow at rest.
@@ -92,7 +92,7 @@ func (s *Stack) settled(ctx context.Context, keys state.Keys) error {
 			errs = append(errs, fmt.Errorf("stream %s: %d entries are pending in group %s", l.stream, group.Pending, l.group))
 		}
 		for _, newest := range l.newest.Val() {
-			if stream.Newer(newest.ID, group.LastDeliveredID) {
+			if entryid.Newer(newest.ID, group.LastDeliveredID) {
 				errs = append(errs, fmt.Errorf("stream %s: group %s has read up to %s, the newest entry is %s",
 					l.stream, l.group, group.LastDeliveredID, newest.ID))
 			}

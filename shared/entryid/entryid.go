@@ -1,12 +1,13 @@
-package event
+// Package entryid knows the ids that Redis gives to the entries of a stream. It imports only the standard library.
+package entryid
 
 import (
 	"strconv"
 	"strings"
 )
 
-// Newer tells whether entry id a is newer than b, where both are of one stream. Ids are two numbers of up to 64 bits, so they
-// are compared as digits. An empty id is older than any. It is stream.Newer for those who know no Redis.
+// Newer reports whether entry id a is newer than b, where both are of one stream. It compares digits, because both numbers of
+// an id are unsigned and have up to 64 bits. An empty id is older than any other.
 func Newer(a, b string) bool {
 	am, as, _ := strings.Cut(a, "-")
 	bm, bs, _ := strings.Cut(b, "-")
@@ -23,8 +24,8 @@ func longer(a, b string) bool {
 	return a > b
 }
 
-// validEntryID tells whether s is an id as Redis writes it: two numbers of up to 64 bits, joined by a hyphen.
-func validEntryID(s string) bool {
+// Valid reports whether s is an id as Redis writes it: two numbers of up to 64 bits with a hyphen between.
+func Valid(s string) bool {
 	ms, seq, ok := strings.Cut(s, "-")
 	return ok && number64(ms) && number64(seq)
 }
