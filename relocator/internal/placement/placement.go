@@ -15,6 +15,7 @@ import (
 
 	"github.com/tierflow/tierflow/shared/batch"
 	"github.com/tierflow/tierflow/shared/catalog"
+	"github.com/tierflow/tierflow/shared/failure"
 	"github.com/tierflow/tierflow/shared/fault"
 	"github.com/tierflow/tierflow/shared/item"
 	"github.com/tierflow/tierflow/shared/policy"
@@ -37,6 +38,7 @@ var errLocked = errors.New("the row is locked by another transaction, or was jus
 type Rows struct {
 	catalog  *catalog.Catalog
 	store    *state.Store
+	writes   *failure.Outage
 	finds    *batch.Runner[item.ID, found]
 	counts   *batch.Runner[newCount, error]
 	releases *batch.Runner[release, begun]
@@ -49,9 +51,9 @@ type found struct {
 	err    error
 }
 
-// New makes a Rows.
-func New(c *catalog.Catalog, s *state.Store) *Rows {
-	r := &Rows{catalog: c, store: s}
+// New makes a Rows. writes gets to know how the transactions end that change rows.
+func New(c *catalog.Catalog, s *state.Store, writes *failure.Outage) *Rows {
+	r := &Rows{catalog: c, store: s, writes: writes}
 	r.finds = batch.New(maxRows, r.findAll)
 	r.counts = batch.New(maxRows, r.setCounts)
 	r.releases = batch.New(maxRows, r.beginReleases)
@@ -114,9 +116,17 @@ func Levels(ctx context.Context, c *catalog.Catalog) (policy.Policy, error) {
 
 // transact calls f in a transaction that has locked the rows, in the order of the primary key: whoever locks more than
 // one row uses this order. A row that another transaction has locked is not among them, and holds up no other.
-func (r *Rows) transact(ids []any, f func(context.Context, *sql.Tx, map[item.ID]catalog.Row) error) error {
+func (r *Rows) transact(ids []any, f func(context.Context, *sql.Tx, map[item.ID]catalog.Row) error) (err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
+	defer func() {
+		switch {
+		case err == nil:
+			r.writes.Succeeded()
+		case catalog.Kind(err) == fault.Unavailable:
+			r.writes.Failed(catalog.Wrap("write rows", "", err))
+		}
+	}()
 	tx, err := r.catalog.DB().BeginTx(ctx, nil)
 	if err != nil {
 		return err

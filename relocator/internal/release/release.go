@@ -47,7 +47,8 @@ type Options struct {
 	Tiers        *tierhealth.Tiers
 	Gate         *gate.Gate // of releases
 	Reach        *reach.Reach
-	ServerFailed func() // called when Redis or MySQL failed
+	ServerFailed func()          // called when Redis or MySQL failed
+	Writes       *failure.Outage // gets to know how writes of rows end
 	Metrics      *metrics.Metrics
 	Log          *zap.Logger
 }
@@ -66,7 +67,7 @@ type Handler struct {
 func New(o Options) *Handler {
 	deadLetter := func(reason string) { o.Metrics.DeadLetter(string(failure.Release), reason) }
 	return &Handler{
-		o: o, rows: placement.New(o.Catalog, o.Store), locks: lease.NewKeeper(o.Store, o.Lease, o.Log),
+		o: o, rows: placement.New(o.Catalog, o.Store, o.Writes), locks: lease.NewKeeper(o.Store, o.Lease, o.Log),
 		clock: newServerClocks(o.Store, o.Grace, o.Log), seen: newFirstSeen(o.Grace),
 		failure: failure.New(failure.Options{Stage: failure.Release, Group: state.GroupReleaser, Store: o.Store, WorkerID: o.WorkerID,
 			MaxAttempts: o.MaxAttempts, DeadLetter: deadLetter, ServerFailed: o.ServerFailed, Log: o.Log}),

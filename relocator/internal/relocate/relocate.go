@@ -44,8 +44,9 @@ type Options struct {
 	Mover        *mover.Mover
 	WorkerID     string
 	MaxAttempts  int64
-	Lease        time.Duration // of locks
-	ServerFailed func()        // called when Redis or MySQL failed
+	Lease        time.Duration   // of locks
+	ServerFailed func()          // called when Redis or MySQL failed
+	Writes       *failure.Outage // gets to know how writes of rows end
 	Reach        *reach.Reach
 	Tiers        *tierhealth.Tiers
 	Gate         *gate.Gate // of moves
@@ -63,7 +64,7 @@ type Handler struct {
 
 // New makes a Handler.
 func New(o Options) *Handler {
-	return &Handler{o: o, rows: placement.New(o.Catalog, o.Store), locks: lease.NewKeeper(o.Store, o.Lease, o.Log),
+	return &Handler{o: o, rows: placement.New(o.Catalog, o.Store, o.Writes), locks: lease.NewKeeper(o.Store, o.Lease, o.Log),
 		failure: failure.New(failure.Options{
 			Store: o.Store, Group: state.GroupRelocator, Stage: failure.Relocate, WorkerID: o.WorkerID, MaxAttempts: o.MaxAttempts,
 			ServerFailed: o.ServerFailed, Log: o.Log,

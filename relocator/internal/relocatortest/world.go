@@ -37,6 +37,7 @@ import (
 	"github.com/tierflow/tierflow/relocator/internal/tierhealth"
 	"github.com/tierflow/tierflow/shared/catalog"
 	"github.com/tierflow/tierflow/shared/event"
+	"github.com/tierflow/tierflow/shared/failure"
 	"github.com/tierflow/tierflow/shared/item"
 	"github.com/tierflow/tierflow/shared/policy"
 	"github.com/tierflow/tierflow/shared/state"
@@ -213,7 +214,8 @@ func (w *World) RelocateHandler(worker string) *relocate.Handler {
 	m := w.mover()
 	return relocate.New(relocate.Options{
 		Store: w.Store, Catalog: w.Catalog, Mover: m, WorkerID: worker, MaxAttempts: w.Attempts, Lease: w.lease,
-		ServerFailed: func() {}, Reach: w.reach(worker), Tiers: w.tiers(m), Gate: w.moves, Metrics: w.metrics, Log: w.log.Named(worker),
+		ServerFailed: func() {}, Writes: failure.NewOutage("writes", w.log), Reach: w.reach(worker), Tiers: w.tiers(m), Gate: w.moves, Metrics: w.metrics,
+		Log: w.log.Named(worker),
 	})
 }
 
@@ -256,7 +258,8 @@ func (w *World) Releaser(worker string) (stop func()) {
 	m := w.mover()
 	h := release.New(release.Options{
 		Grace: w.Grace, Lease: w.lease, MaxAttempts: w.Attempts, WorkerID: worker, Store: w.Store, Catalog: w.Catalog, Mover: m,
-		Tiers: w.tiers(m), Gate: w.releases, Reach: w.reach(worker), ServerFailed: func() {}, Metrics: w.metrics, Log: w.log.Named(worker),
+		Tiers: w.tiers(m), Gate: w.releases, Reach: w.reach(worker), ServerFailed: func() {}, Writes: failure.NewOutage("writes", w.log), Metrics: w.metrics,
+		Log: w.log.Named(worker),
 	})
 	return w.consume(worker, w.Store.Keys().Committed(), state.GroupReleaser, h.Handle)
 }

@@ -21,6 +21,7 @@ import (
 	"github.com/tierflow/tierflow/relocator/internal/tierhealth"
 	"github.com/tierflow/tierflow/shared/admin"
 	"github.com/tierflow/tierflow/shared/assignment"
+	"github.com/tierflow/tierflow/shared/failure"
 	"github.com/tierflow/tierflow/shared/process"
 	"github.com/tierflow/tierflow/shared/state"
 	"github.com/tierflow/tierflow/shared/stream"
@@ -45,7 +46,7 @@ const (
 //	                                  sweep.Sweeper ────┘
 //	all of them: state.Store (Redis), placement and catalog (MySQL)
 //	relocate and release: lease (locks), gate (slots), tierhealth, reach, shared/failure
-//	admin.Ready: redis, mysql, tiers, workers ──▶ /readyz, and holds the consumers while a server is away
+//	admin.Ready: redis, mysql and its writes, tiers, workers ──▶ /readyz, and holds the consumers while a server is away
 func Run(ctx context.Context, c Config, fs fsys.FS, log *zap.Logger) error {
 	registry := admin.NewRegistry()
 	store := c.store()
@@ -69,12 +70,14 @@ func Run(ctx context.Context, c Config, fs fsys.FS, log *zap.Logger) error {
 		},
 	})
 	var partitions *assignment.Assignment
+	writes := failure.NewOutage("writes to MySQL", log)
 	onTiers := &tiersCheck{catalog: c.catalog, fs: fs, only: c.tiers, problems: tiers.Problems, tiers: map[string]*tierCheck{}}
 	ready := admin.NewReady(log,
 		admin.Check{Name: "redis", Do: store.Agree},
 		admin.Check{Name: "redis-memory", Do: store.CheckMemory, Warn: true},
 		admin.Check{Name: "redis-durability", Do: store.CheckDurability, Warn: true},
 		admin.Check{Name: "mysql", Do: c.catalog.CheckSchema},
+		admin.Check{Name: "mysql-writes", Do: writes.Check},
 		admin.Check{Name: "tiers", Do: onTiers.do},
 		admin.Check{Name: "workers", Do: func(ctx context.Context) error { return partitions.CheckHeartbeat(ctx) }},
 	)
@@ -93,11 +96,11 @@ func Run(ctx context.Context, c Config, fs fsys.FS, log *zap.Logger) error {
 	})
 	relocator := relocate.New(relocate.Options{
 		Store: store, Catalog: c.catalog, Mover: move, WorkerID: c.workerID, MaxAttempts: c.maxAttempts, Lease: c.MinIdle,
-		ServerFailed: ready.Look, Reach: reached, Tiers: tiers, Gate: moves, Metrics: counters, Log: log,
+		ServerFailed: ready.Look, Writes: writes, Reach: reached, Tiers: tiers, Gate: moves, Metrics: counters, Log: log,
 	})
 	releaser := release.New(release.Options{
 		Grace: c.grace, Lease: c.MinIdle, MaxAttempts: c.maxAttempts, WorkerID: c.workerID, Store: store, Catalog: c.catalog,
-		Mover: move, Tiers: tiers, Gate: releases, Reach: reached, ServerFailed: ready.Look, Metrics: counters, Log: log,
+		Mover: move, Tiers: tiers, Gate: releases, Reach: reached, ServerFailed: ready.Look, Writes: writes, Metrics: counters, Log: log,
 	})
 	sweeper := sweep.New(sweep.Options{Store: store, Catalog: c.catalog, Mover: move, Self: self, Rests: tiers.CheckRemove,
 		Lease: c.MinIdle, Log: log})

@@ -14,6 +14,8 @@ import (
 	"github.com/tierflow/tierflow/relocator/internal/fsys"
 	"github.com/tierflow/tierflow/relocator/internal/testdisk"
 	"github.com/tierflow/tierflow/shared/catalog"
+	"github.com/tierflow/tierflow/shared/event"
+	"github.com/tierflow/tierflow/shared/state"
 	"github.com/tierflow/tierflow/shared/testenv/localserver"
 	"github.com/tierflow/tierflow/shared/testenv/testserver"
 )
@@ -286,6 +288,51 @@ func TestServeThatCannotSendHeartbeatsIsNotReadyAndSaysWhatToDo(t *testing.T) {
 	testserver.Eventually(t, "it is ready", 20*time.Second, func() error {
 		if code, body := readyz(); code != 200 || !strings.Contains(body, `"attends":[0]`) {
 			return fmt.Errorf("%d %s", code, body)
+		}
+		return nil
+	})
+	stop()
+}
+
+func TestReadyzSaysWhyRowsAreNotWritten(t *testing.T) {
+	cat, root := environment(t)
+	migrate(t, cat, root)
+	if code, _, errs := call(t.Context(), "init-tiers"); code != 0 {
+		t.Fatal(errs)
+	}
+	exec := func(statement string) {
+		t.Helper()
+		if _, err := cat.DB().Exec(statement); err != nil {
+			t.Fatal(err)
+		}
+	}
+	exec("INSERT INTO contents (cid, content_level, filename) VALUES (7, 'bronze', 'g.mp4')")
+	exec("CREATE TRIGGER refuse BEFORE UPDATE ON contents FOR EACH ROW SIGNAL SQLSTATE 'HY000' SET MYSQL_ERRNO = 3100, MESSAGE_TEXT = 'not now'")
+	readyz, stop := serveNow(t)
+	rdb, err := state.Connect(os.Getenv("TIERFLOW_REDIS_URL"), -1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer rdb.Close()
+	store := state.NewStore(state.Options{Redis: rdb, Keys: state.NewKeys(os.Getenv("TIERFLOW_REDIS_PREFIX")), TTL: time.Hour, Lease: time.Minute})
+	_, err = store.Append(t.Context(), []event.View{{EventID: "01934567-89ab-7cde-8f01-23456789abcd", ID: 7, Count: 3, Target: "bronze", DBLevel: "bronze",
+		Filename: "g.mp4", PostedAt: time.Now()}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	testserver.Eventually(t, "readyz has the server's words", 20*time.Second, func() error {
+		code, body := readyz()
+		if code != 503 || !strings.Contains(body, "mysql-writes") || !strings.Contains(body, "Error 3100") || !strings.Contains(body, "not now") {
+			return fmt.Errorf("%d %s", code, body)
+		}
+		return nil
+	})
+	exec("DROP TRIGGER refuse")
+	testserver.Eventually(t, "it is ready, and the count is in the row", 20*time.Second, func() error {
+		code, body := readyz()
+		row, err := cat.Row(t.Context(), 7)
+		if code != 200 || err != nil || row.ViewCount != 3 {
+			return fmt.Errorf("%d %s, %+v, %v", code, body, row, err)
 		}
 		return nil
 	})
