@@ -229,7 +229,7 @@ func TestAReadOnlyTierIsSuspectAndItsMovesAndReleasesWaitForIt(t *testing.T) {
 	w.Eventually("it is not suspect any more", func() error { return w.suspects() })
 }
 
-func TestAMoveIntoAFolderWithoutWriteAccessEmitsNothingAndBecomesADeadLetter(t *testing.T) {
+func TestAMoveIntoAnImmutableFolderBecomesADeadLetterAndLeavesTheTierAlone(t *testing.T) {
 	disk, _ := testdisk.Disk(t, "ext4", 64<<20)
 	w := newWorld(t, disk)
 	body := w.Item(1, "locked/a")
@@ -239,11 +239,11 @@ func TestAMoveIntoAFolderWithoutWriteAccessEmitsNothingAndBecomesADeadLetter(t *
 	testdisk.Run(t, "chattr", "+i", w.Roots["gold"]+"/locked") // not even root may
 	w.Run()
 	w.Post(1, 5000)
-	if m := w.DeadLetters(1)[0]; m.Values["reason"] != "exhausted" || !strings.Contains(m.Values["error"].(string), "the right to") {
+	if m := w.DeadLetters(1)[0]; m.Values["reason"] != "unsupported" || !strings.Contains(m.Values["error"].(string), "chattr -i") {
 		t.Errorf("dead: %v", m.Values)
 	}
-	if err := w.suspects("level gold is suspect", "the right to"); err != nil {
-		t.Error(err)
+	if err := errors.Join(w.suspects(), w.Tiers.Check(tierhealth.Need{Level: w.Level("gold"), Use: tierhealth.Write})); err != nil {
+		t.Errorf("the tier is blamed: %v", err)
 	}
 	if cids := w.emitted(); len(cids) != 0 {
 		t.Errorf("emitted: %v", cids)
