@@ -47,6 +47,7 @@ func (c *Consumer) dispatch(ds []*Delivery) {
 // counts of entries that have waited. Where Redis does not answer, a crash does not count.
 func (c *Consumer) began(batch []*Delivery) {
 	var ids []any
+	var counts []count
 	for _, d := range batch {
 		if d.failed {
 			ids = append(ids, d.ID)
@@ -54,9 +55,10 @@ func (c *Consumer) began(batch []*Delivery) {
 		}
 		if d.uncounted {
 			d.uncounted = false
-			c.setCount(d, d.Attempt)
+			counts = append(counts, count{d.ID, d.Attempt})
 		}
 	}
+	c.setCount(counts)
 	if len(ids) == 0 {
 		return
 	}
@@ -67,6 +69,7 @@ func (c *Consumer) began(batch []*Delivery) {
 
 // finish carries out the handler's verdict on each delivery.
 func (c *Consumer) finish(batch []*Delivery, h *handling) {
+	c.uncountWaiting(batch)
 	for _, d := range batch {
 		lost := d.Context.Err() != nil
 		d.cancel(nil)
@@ -78,16 +81,8 @@ func (c *Consumer) finish(batch []*Delivery, h *handling) {
 			// still pending here, Run gives it back at its end, or adopts it at the next upkeep.
 			c.forget(d)
 		case d.verdict == later:
-			d.waits++
-			if d.wait <= 0 {
-				d.wait = backoff(d.waits, minWait, maxWait)
-			}
-			if d.wait > longWait || d.waits > fewWaits {
-				c.uncount(d)
-			}
 			c.park(d, d.wait)
 		case d.verdict == await:
-			c.uncount(d)
 			c.parkUntilWake(d)
 		default:
 			d.waits = 0
@@ -127,32 +122,58 @@ type count struct {
 	n  int64
 }
 
-// uncount makes a take-over count no attempt: it takes one off the delivery count, and the take-over adds one. The count
-// has no limit of time, as the record of a back-off has. Where Redis does not answer, a take-over counts.
-func (c *Consumer) uncount(d *Delivery) {
-	c.mu.Lock()
-	was := d.uncounted || d.failed
-	d.uncounted = d.uncounted || !was
-	c.mu.Unlock()
-	if !was {
-		c.setCount(d, d.Attempt-1)
+// uncountWaiting chooses how long the deliveries of a handler wait that it has left for later, and uncounts those that wait for
+// long.
+func (c *Consumer) uncountWaiting(batch []*Delivery) {
+	var waiting []*Delivery
+	for _, d := range batch {
+		if d.verdict == later {
+			d.waits++
+			if d.wait <= 0 {
+				d.wait = backoff(d.waits, minWait, maxWait)
+			}
+		}
+		long := d.verdict == await || d.verdict == later && (d.wait > longWait || d.waits > fewWaits)
+		if long && d.Context.Err() == nil {
+			waiting = append(waiting, d)
+		}
 	}
+	c.uncount(waiting...)
 }
 
-func (c *Consumer) setCount(d *Delivery, n int64) {
-	_, _ = c.counts.Do(c.base, count{d.ID, n})
+// uncount makes a take-over count no attempt: it takes one off the delivery count, and the take-over adds one. The count
+// has no limit of time, as the record of a back-off has. Where Redis does not answer, a take-over counts.
+func (c *Consumer) uncount(ds ...*Delivery) {
+	var counts []count
+	c.mu.Lock()
+	for _, d := range ds {
+		if !d.uncounted && !d.failed {
+			d.uncounted = true
+			counts = append(counts, count{d.ID, d.Attempt - 1})
+		}
+	}
+	c.mu.Unlock()
+	c.setCount(counts)
+}
+
+func (c *Consumer) setCount(counts []count) {
+	if len(counts) > 0 {
+		_, _ = c.counts.Do(c.base, counts)
+	}
 }
 
 // setCounts carries out the calls of setCount that are made at the same time.
-func (c *Consumer) setCounts(all []count) []struct{} {
+func (c *Consumer) setCounts(calls [][]count) []struct{} {
 	ctx, cancel := context.WithTimeout(c.base, 5*time.Second)
 	defer cancel()
-	args := []any{c.o.Group, c.o.Consumer}
-	for _, one := range all {
-		args = append(args, one.id, max(one.n, 0))
+	for part := range slices.Chunk(slices.Concat(calls...), maxCounts) {
+		args := []any{c.o.Group, c.o.Consumer}
+		for _, one := range part {
+			args = append(args, one.id, max(one.n, 0))
+		}
+		_ = countScript.Run(ctx, c.o.Redis, []string{c.o.Stream}, args...).Err()
 	}
-	_ = countScript.Run(ctx, c.o.Redis, []string{c.o.Stream}, args...).Err()
-	return make([]struct{}, len(all))
+	return make([]struct{}, len(calls))
 }
 
 // again parks a failed delivery until its next attempt, and records in Redis the number of that attempt and when it is due.

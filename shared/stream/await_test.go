@@ -130,6 +130,22 @@ func TestEntriesThatWaitCostRedisNothing(t *testing.T) {
 	}
 }
 
+func TestAHandlersDeliveriesAreUncountedTogether(t *testing.T) {
+	w := newWorld(t)
+	const n = 400
+	r := w.run(stream.Options{Batch: n, MinIdle: long, Handle: func(ds []*stream.Delivery) {
+		for _, d := range ds {
+			d.Await()
+		}
+	}})
+	ids := w.add(n)
+	testserver.Eventually(w, "all wait", soon, r.parks(n))
+	w.counted(ids[n-1], "me", 0)
+	if scripts := r.client.count("evalsha") + r.client.count("eval"); scripts > 40 {
+		t.Errorf("%d scripts for %d deliveries", scripts, n)
+	}
+}
+
 func TestAHandlerThatHangsGivesItsSlotToOthersAndHoldsUpNoStop(t *testing.T) {
 	w := newWorld(t)
 	handle, got := w.handler()

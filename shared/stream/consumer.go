@@ -80,7 +80,7 @@ type Consumer struct {
 	running  int // handlers that have a slot
 
 	base      context.Context // of handlers: outlives Run's context by the drain time
-	counts    *batch.Runner[count, struct{}]
+	counts    *batch.Runner[[]count, struct{}]
 	freed     chan struct{}
 	backlog   bool   // the last read returned as many entries as it may
 	settledTo string // every entry up to here was settled: where a vanished group continues
