@@ -171,7 +171,8 @@ type Relocations struct {
 
 // Paused says whether relocations are paused.
 type Paused struct {
-	Paused bool `json:"paused"`
+	Paused     bool     `json:"paused"`
+	WaitingFor []string `json:"waiting_for"` // relocators that live and have not said that they begin no more moves
 }
 
 // DeadLetter is an entry that failed for good.

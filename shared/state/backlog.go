@@ -146,29 +146,6 @@ func (s *Store) firstUnsettled(ctx context.Context, key, group string) (string, 
 	return "-", nil // no group yet: nothing is settled
 }
 
-// Paused reports whether relocations are paused.
-func (s *Store) Paused(ctx context.Context) (bool, error) {
-	n, err := s.rdb.Exists(ctx, s.keys.Paused()).Result()
-	if err != nil {
-		return false, unavailable("read", s.keys.Paused(), err)
-	}
-	return n == 1, nil
-}
-
-// SetPaused pauses or resumes relocations. by says who did it, for readers of the key.
-func (s *Store) SetPaused(ctx context.Context, paused bool, by string) error {
-	var err error
-	if paused {
-		err = pauseScript.Run(ctx, s.rdb, []string{s.keys.Paused()}, by).Err()
-	} else {
-		err = s.rdb.Del(ctx, s.keys.Paused()).Err()
-	}
-	if err != nil {
-		return unavailable("write", s.keys.Paused(), err)
-	}
-	return nil
-}
-
 // Unreachable returns the sets of tiers, names with commas between, that no relocator reached lately, and when that was last
 // found: what MarkUnreachable has recorded.
 func (s *Store) Unreachable(ctx context.Context) (map[string]time.Time, error) {

@@ -134,6 +134,9 @@ func (k Keys) of(name string, id item.ID) string {
 // Paused exists while relocations are paused, in all partitions.
 func (k Keys) Paused() string { return k.prefix + "paused" }
 
+// Holding is a hash: the relocators that begin no moves, and the pause that each has seen.
+func (k Keys) Holding() string { return k.prefix + "holding" }
+
 // Count records the number of partitions, which all services must share.
 func (k Keys) Count() string { return k.prefix + "partitions" }
 

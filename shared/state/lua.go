@@ -290,10 +290,3 @@ return redis.call('XADD', KEYS[2], '*', unpack(ARGV, 2))`)
 //	ARGV  the values of the entry
 //	->    its id
 var strayScript = stream.Script("return " + xadd("KEYS[1]", 1, event.Committed{}.Fields()))
-
-// pauseScript pauses moves: an operator must be able to where Redis is full.
-//
-//	KEYS  paused
-//	ARGV  who pauses
-//	->    OK
-var pauseScript = stream.Script(`return redis.call('SET', KEYS[1], ARGV[1])`)

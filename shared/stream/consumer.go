@@ -91,6 +91,7 @@ type Consumer struct {
 	adoptAt   time.Time
 	clock     Clock
 	begun     bool // the entries that were pending at the start have been adopted
+	holding   bool // this turn begins nothing, because of Hold
 	retired   bool // begins nothing, and ends with its last handler
 	ended     bool
 }
@@ -197,6 +198,14 @@ func (c *Consumer) isRunning() bool {
 	return c.running > 0
 }
 
+// Holding reports whether the consumer begins nothing, because of Hold or because it has retired. Once Hold returns true for good,
+// Holding does so at the latest after the turn that is under way.
+func (c *Consumer) Holding() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.holding || c.retired
+}
+
 func (c *Consumer) isRetired() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -261,6 +270,9 @@ func (c *Consumer) turn(ctx context.Context, next *time.Time) error {
 		c.adoptAt = time.Now().Add(c.o.Adopt)
 	}
 	hold := c.held()
+	c.mu.Lock()
+	c.holding = hold
+	c.mu.Unlock()
 	if !hold {
 		c.dispatchDue()
 	}

@@ -123,6 +123,9 @@ func showRetried(t *table, r client.Retried) { t.row("appended", r.EntryID, r.Ev
 func showPaused(t *table, p client.Paused) {
 	if p.Paused {
 		t.row("relocations are paused")
+		for _, w := range p.WaitingFor {
+			t.note("relocator %s has not answered, and may still begin moves", plain(w))
+		}
 	} else {
 		t.row("relocations go on")
 	}

@@ -1,12 +1,14 @@
 package httpapi
 
 import (
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"maps"
 	"net/http"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/labstack/echo/v4"
 
@@ -80,6 +82,13 @@ func (s *Server) listRelocations(c echo.Context) error {
 	return c.JSON(http.StatusOK, list)
 }
 
+// holdWithin bounds the wait for relocators that begin no more moves: they look at the pause twice a second, and a read that is under
+// way takes a second more. holdAgain is the time between two looks.
+const (
+	holdWithin = 5 * time.Second
+	holdAgain  = 50 * time.Millisecond
+)
+
 func (s *Server) pause(c echo.Context) error  { return s.setPaused(c, true) }
 func (s *Server) resume(c echo.Context) error { return s.setPaused(c, false) }
 
@@ -87,11 +96,27 @@ func (s *Server) setPaused(c echo.Context, paused bool) error {
 	if _, err := query(c); err != nil {
 		return err
 	}
-	by := "api, on a request from " + c.Request().RemoteAddr
-	if err := s.Reads.SetPaused(c.Request().Context(), paused, by); err != nil {
+	ctx := c.Request().Context()
+	by := "api, on a request from " + c.Request().RemoteAddr + ", " + rand.Text()
+	if err := s.Reads.SetPaused(ctx, paused, by); err != nil {
 		return err
 	}
-	return c.JSON(http.StatusOK, client.Paused{Paused: paused})
+	answer := client.Paused{Paused: paused, WaitingFor: []string{}}
+	for end := time.Now().Add(holdWithin); paused; {
+		var err error
+		if answer.WaitingFor, err = s.Reads.NotHolding(ctx, by, s.Living); err != nil {
+			return err
+		}
+		if len(answer.WaitingFor) == 0 || time.Now().After(end) {
+			break
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(holdAgain):
+		}
+	}
+	return c.JSON(http.StatusOK, answer)
 }
 
 func describeDead(id string, fields map[string]string) client.DeadLetter {

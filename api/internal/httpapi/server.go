@@ -31,6 +31,7 @@ import (
 type Options struct {
 	Ingest     *ingest.Batcher
 	Lookup     *lookup.Cache
+	Living     time.Duration // how long a heartbeat counts
 	Catalog    *catalog.Catalog
 	Registry   *registry.Registry
 	Reevaluate *reevaluate.Reevaluator

@@ -60,6 +60,58 @@ func TestMovesUnderWayAreListed(t *testing.T) {
 	}
 }
 
+func TestAPauseIsAnsweredWhenEveryLivingRelocatorHasSaidThatItBeginsNoMoves(t *testing.T) {
+	a := start(t, options{})
+	ctx := t.Context()
+	store := state.NewStore(state.Options{Redis: a.redis, Keys: a.keys, TTL: time.Hour, Lease: time.Minute})
+	beat := func(id string) {
+		t.Helper()
+		if _, err := store.Heartbeat(ctx, state.GroupRelocator, state.Worker{ID: id}, time.Hour); err != nil {
+			t.Fatal(err)
+		}
+	}
+	beat("w1")
+	beat("w2")
+	old := fmt.Sprintf("%d *", time.Now().Add(-time.Hour).UnixMilli())
+	if err := a.redis.HSet(ctx, a.keys.Workers(state.GroupRelocator), "dead", old).Err(); err != nil {
+		t.Fatal(err)
+	}
+	var answer client.Paused
+	answers := func(workers ...string) {
+		t.Helper()
+		done := make(chan error, 1)
+		go func() {
+			done <- func() error {
+				before, err := store.Pause(ctx)
+				by := before
+				for err == nil && (by == "" || by == before) {
+					by, err = store.Pause(ctx)
+				}
+				for _, w := range workers {
+					err = errors.Join(err, store.Hold(ctx, w, by))
+				}
+				return err
+			}()
+		}()
+		a.want(200, "POST", "/v1/pause", "", &answer)
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+	}
+	answers("w1", "w2")
+	if !answer.Paused || len(answer.WaitingFor) > 0 {
+		t.Errorf("both have answered: %+v", answer)
+	}
+	answers("w1") // w2 has answered the pause before
+	if !answer.Paused || fmt.Sprint(answer.WaitingFor) != "[w2]" {
+		t.Errorf("one has not answered: %+v", answer)
+	}
+	a.want(200, "POST", "/v1/resume", "", &answer)
+	if n := a.redis.Exists(ctx, a.keys.Holding()).Val(); answer.Paused || n != 0 {
+		t.Errorf("%+v; %d keys are left", answer, n)
+	}
+}
+
 func TestDeadLettersAreListedRetriedAndDeleted(t *testing.T) {
 	a := start(t, options{})
 	store := state.NewStore(state.Options{Redis: a.redis, Keys: a.keys, TTL: time.Hour, Lease: time.Minute})

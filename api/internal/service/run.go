@@ -86,7 +86,7 @@ func Run(ctx context.Context, c Config, log *zap.Logger, listening func(net.Addr
 
 	server := httpapi.New(httpapi.Options{
 		Ingest: batcher, Lookup: find, Catalog: c.catalog, Registry: items, Reevaluate: reevaluator,
-		Commits: commits, Hub: hub, Reads: reads, Writes: writes, Ready: ready, Metrics: metrics, Guard: guard,
+		Commits: commits, Hub: hub, Reads: reads, Writes: writes, Living: c.MinIdle * 2 / 3, Ready: ready, Metrics: metrics, Guard: guard,
 		Log: log,
 	}).HTTP()
 	served := make(chan error, 1)

@@ -106,9 +106,10 @@ func Run(ctx context.Context, c Config, fs fsys.FS, log *zap.Logger) error {
 		Lease: c.MinIdle, Log: log})
 
 	var paused atomic.Bool
+	var moving consumers // those of views
 	away := func() bool { return !ready.OK("redis", "mysql") }
 	var all consumers
-	consumer := func(k state.Keys, key, group string, hold func() bool, slots *gate.Gate, handle stream.Handler) assignment.Consumer {
+	consumer := func(k state.Keys, key, group string, hold func() bool, slots *gate.Gate, handle stream.Handler) *stream.Consumer {
 		return all.add(stream.New(stream.Options{
 			Redis: c.readers, Stream: key, Backoff: k.Backoff(group), Group: group, Consumer: c.workerID, MinIdle: c.MinIdle,
 			Adopt: reassignedWithin, Slots: handlers(c.concurrency, c.Partitions), Drain: c.Drain, Hold: hold, Full: slots.Full,
@@ -119,7 +120,7 @@ func Run(ctx context.Context, c Config, fs fsys.FS, log *zap.Logger) error {
 		Store: store, Group: state.GroupRelocator, Self: self, MinIdle: c.MinIdle, Log: log,
 		Consumers: func(k state.Keys) []assignment.Consumer {
 			return []assignment.Consumer{
-				consumer(k, k.Views(), state.GroupRelocator, func() bool { return away() || paused.Load() }, moves, relocator.Handle),
+				moving.add(consumer(k, k.Views(), state.GroupRelocator, func() bool { return away() || paused.Load() }, moves, relocator.Handle)),
 				consumer(k, k.Committed(), state.GroupReleaser, away, releases, releaser.Handle),
 			}
 		},
@@ -135,7 +136,7 @@ func Run(ctx context.Context, c Config, fs fsys.FS, log *zap.Logger) error {
 		return err
 	}
 	go ready.Run(adminCtx)
-	go watchPause(adminCtx, store, &paused, log)
+	go watchPause(adminCtx, store, c.workerID, &paused, &moving, log)
 	log.Info("started", zap.Int("concurrency", c.concurrency), zap.Duration("release_grace", c.grace),
 		zap.String("verify", string(c.verify)), zap.String("version", process.VersionText("relocator")))
 
@@ -195,11 +196,24 @@ func (c *consumers) waiting() map[string]int {
 	return sum
 }
 
-// watchPause keeps paused up to date.
-func watchPause(ctx context.Context, store *state.Store, paused *atomic.Bool, log *zap.Logger) {
+// hold reports whether all consumers begin nothing.
+func (c *consumers) hold() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.all = slices.DeleteFunc(c.all, (*stream.Consumer).Ended)
+	return !slices.ContainsFunc(c.all, func(one *stream.Consumer) bool { return !one.Holding() })
+}
+
+// watchPause keeps paused up to date, and answers a pause when no move is begun any more.
+func watchPause(ctx context.Context, store *state.Store, worker string, paused *atomic.Bool, moving *consumers, log *zap.Logger) {
+	answered := ""
 	for ctx.Err() == nil {
-		if p, err := store.Paused(ctx); err == nil && paused.Swap(p) != p {
-			log.Info("relocations", zap.Bool("paused", p))
+		by, err := store.Pause(ctx)
+		if p := by != ""; err == nil && paused.Swap(p) != p {
+			log.Info("relocations", zap.Bool("paused", p), zap.String("by", by))
+		}
+		if err == nil && by != "" && by != answered && moving.hold() && store.Hold(ctx, worker, by) == nil {
+			answered = by
 		}
 		select {
 		case <-ctx.Done():

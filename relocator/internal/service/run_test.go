@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/redis/go-redis/v9"
+
 	"github.com/tierflow/tierflow/relocator/internal/fsys"
 	"github.com/tierflow/tierflow/relocator/internal/testdisk"
 	"github.com/tierflow/tierflow/shared/catalog"
@@ -233,6 +235,48 @@ func serveNow(t *testing.T) (readyz func() (int, string), stop func()) {
 	})
 	t.Cleanup(stop)
 	return readyz, stop
+}
+
+func TestARelocatorAnswersAPauseWhenItBeginsNoMoves(t *testing.T) {
+	cat, root := environment(t)
+	migrate(t, cat, root)
+	if code, _, errs := call(t.Context(), "init-tiers"); code != 0 {
+		t.Fatal(errs)
+	}
+	readyz, stop := serveNow(t)
+	testserver.Eventually(t, "it is ready", 20*time.Second, func() error {
+		if code, body := readyz(); code != 200 {
+			return fmt.Errorf("%d %s", code, body)
+		}
+		return nil
+	})
+	rdb, err := state.Connect(os.Getenv("TIERFLOW_REDIS_URL"), 3)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer rdb.Close()
+	store := state.NewStore(state.Options{Redis: rdb, Keys: state.NewKeys(os.Getenv("TIERFLOW_REDIS_PREFIX")), TTL: time.Hour, Lease: time.Minute})
+	for _, pause := range []string{"the first", "the second"} { // an answer to one is none to the other
+		if err := store.SetPaused(t.Context(), true, pause); err != nil {
+			t.Fatal(err)
+		}
+		testserver.Eventually(t, pause+" is answered", 20*time.Second, func() error {
+			if missing, err := store.NotHolding(t.Context(), pause, time.Hour); err != nil || len(missing) > 0 {
+				return fmt.Errorf("%v, %w", missing, err)
+			}
+			return nil
+		})
+	}
+	// From here on it begins nothing: what is added stays unread.
+	id, err := rdb.XAdd(t.Context(), &redis.XAddArgs{Stream: store.Keys().Views(), Values: []string{"cid", "7"}}).Result()
+	if err != nil {
+		t.Fatal(err)
+	}
+	stop()
+	groups, err := rdb.XInfoGroups(t.Context(), store.Keys().Views()).Result()
+	if err != nil || len(groups) != 1 || groups[0].LastDeliveredID == id {
+		t.Errorf("groups %+v, %v", groups, err)
+	}
 }
 
 func TestServeNamesWhatIsMissingWaitsForItAndStopsWithZero(t *testing.T) {
