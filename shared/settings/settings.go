@@ -146,8 +146,8 @@ type Common struct {
 	LogFormat    string `name:"log-format" env:"TIERFLOW_LOG_FORMAT" default:"json" help:"json or console."`
 }
 
-// MinStateTTL is the lower bound of TIERFLOW_STATE_TTL. Who posts a count again reads the row first, then appends where the state
-// is as it was: within that time, at most 30 s, no newer event may be settled and its state expire.
+// MinStateTTL is the lower bound of TIERFLOW_STATE_TTL. Whoever posts a count again reads the row first, and then appends
+// where the state is as it was. Within that time, at most 30 s, no newer event may be settled and its state expire.
 const MinStateTTL = time.Minute
 
 // maxPartitions is far more than any cluster has nodes.

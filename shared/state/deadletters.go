@@ -104,8 +104,8 @@ func retryResult(r string, err error) (RetryResult, error) {
 }
 
 // RetryView moves an entry of dead back to views, as v, which has a new event id and belongs to the same partition.
-// sourceID is the id that the entry had in views. rowEntry is the CountEntry of the item's row, read just before; a row or a
-// state with a newer count makes the result Newer. Like Append, it must not be sent twice.
+// sourceID is the id that the entry had in views. rowEntry is the CountEntry of the item's row, read just before. Where the
+// row or the state has a newer count, the result is Newer. Like Append, it must not be sent twice.
 func (s *Store) RetryView(ctx context.Context, dead Ref, sourceID, rowEntry string, v event.View) (RetryResult, error) {
 	st := NewState(v)
 	st.Status = Update

@@ -53,8 +53,9 @@ func (m model) apply(e event.Relocated) (outcome event.Outcome, again, refused b
 	return event.OutcomeSuperseded, false, false
 }
 
-// Batches of good, bad, old, repeated and contradictory entries, with releases, settled counts and restarts between them: MySQL
-// ends as if each entry had been applied alone, in its turn, and no older count replaces a newer one.
+// The test applies batches of good, bad, old, repeated and contradictory entries, with releases, settled counts and
+// restarts between them. MySQL ends as if each entry had been applied alone, in its turn. No older count replaces a newer
+// one.
 func TestABatchDoesWhatItsEntriesWouldDoOneByOne(t *testing.T) {
 	const items = 4
 	d := newDatabase(t, 0)

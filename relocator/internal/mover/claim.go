@@ -16,9 +16,9 @@ type Claimed struct {
 	Digest string // as Mover.Digest gives it
 }
 
-// Claim takes over a copy that lies on a tier already, as Make takes over one that it finds, but without a source: no late
-// releaser can take its name away, and it is durable. Call it after the look-up of a row that shall name the level, under the
-// item's lock. It reads all bytes. It does not know whether they are the right ones.
+// Claim takes over a copy that lies on a tier already, as Make takes over one that it finds, but without a source.
+// Afterwards the copy is durable, and no late releaser can take its name away. Call it after the look-up of a row that
+// shall name the level, under the item's lock. It reads all bytes. It does not know whether they are the right ones.
 //
 // Kinds: those of Make. A cancelled context gives its cause.
 func (m *Mover) Claim(ctx context.Context, id item.ID, filename string, level policy.Level) (Claimed, error) {

@@ -7,6 +7,7 @@ import (
 	"go.uber.org/zap/zaptest"
 
 	"github.com/tierflow/tierflow/relocator/internal/placement"
+	"github.com/tierflow/tierflow/relocator/internal/relocatortest"
 	"github.com/tierflow/tierflow/shared/catalog"
 	"github.com/tierflow/tierflow/shared/failure"
 	"github.com/tierflow/tierflow/shared/fault"
@@ -32,19 +33,7 @@ type world struct {
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	rdb, err := state.Connect(testserver.Redis(t), 3)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { rdb.Close() })
-	cat, err := catalog.Open(testserver.MySQL(t), catalog.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { cat.Close() })
-	if _, err := cat.Migrate(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	rdb, cat := relocatortest.Servers(t)
 	store := state.NewStore(state.Options{Redis: rdb, Keys: state.NewKeys(testserver.Prefix(t)), TTL: time.Hour, Lease: time.Minute})
 	w := &world{t, cat, store, placement.New(cat, store, failure.NewOutage("writes", zaptest.NewLogger(t)))}
 	w.exec("INSERT INTO contents (cid, content_level, filename) VALUES (1, 'bronze', 'a')")

@@ -77,8 +77,8 @@ func (f Finding) String() string {
 	return fmt.Sprintf("%s\t%s\t%s\t%s\t%s", f.Kind, cid, f.Level, quote(f.Path), detail)
 }
 
-// quote is strconv.Quote, but two names that look alike differ in it where it can be seen: it escapes combining marks too, so
-// that a letter with an accent differs from the letter and the accent. strconv.Unquote gives the name.
+// quote is strconv.Quote, but it also escapes combining marks. So two names that look alike are quoted differently: one has
+// a letter with an accent, the other the letter and then the accent. strconv.Unquote gives the name.
 func quote(s string) string { return escape(strconv.Quote(s), false) }
 
 // plain escapes what would break the line, or would not be seen.

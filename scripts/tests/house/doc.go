@@ -1,3 +1,3 @@
-// Package house has the tests of the rules of the house: which package may import which, who writes which column, which
-// words are retired, and that what the docs name exists.
+// Package house has the tests of the rules of the house. They say which package may import which, who writes which column,
+// and which words are retired. What the docs name must exist.
 package house
