@@ -20,11 +20,10 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/tierflow/tierflow/relocator/internal/gate"
+	"github.com/tierflow/tierflow/relocator/internal/handler"
 	"github.com/tierflow/tierflow/relocator/internal/lease"
-	"github.com/tierflow/tierflow/relocator/internal/metrics"
 	"github.com/tierflow/tierflow/relocator/internal/mover"
 	"github.com/tierflow/tierflow/relocator/internal/placement"
-	"github.com/tierflow/tierflow/relocator/internal/reach"
 	"github.com/tierflow/tierflow/relocator/internal/tierhealth"
 	"github.com/tierflow/tierflow/shared/catalog"
 	"github.com/tierflow/tierflow/shared/event"
@@ -37,41 +36,24 @@ import (
 
 // Options of New. All are required.
 type Options struct {
-	Grace        time.Duration // between a commit and the release of the old copy
-	Lease        time.Duration // of locks
-	MaxAttempts  int64
-	WorkerID     string
-	Store        *state.Store
-	Catalog      *catalog.Catalog
-	Mover        *mover.Mover
-	Tiers        *tierhealth.Tiers
-	Gate         *gate.Gate // of releases
-	Reach        *reach.Reach
-	ServerFailed func()          // called when Redis or MySQL failed
-	Writes       *failure.Outage // gets to know how writes of rows end
-	Metrics      *metrics.Metrics
-	Log          *zap.Logger
+	handler.Parts
+	Grace time.Duration // between a commit and the release of the old copy
+	Gate  *gate.Gate    // of releases
 }
 
 // Handler handles entries of `committed`. It is safe for concurrent use.
 type Handler struct {
-	o       Options
-	rows    *placement.Rows
-	locks   *lease.Keeper
-	failure *failure.Handler
-	clock   serverClocks
-	seen    firstSeen
+	*handler.Base
+	o     Options
+	clock serverClocks
+	seen  firstSeen
 }
 
 // New makes a Handler.
 func New(o Options) *Handler {
-	deadLetter := func(reason string) { o.Metrics.DeadLetter(string(failure.Release), reason) }
-	return &Handler{
-		o: o, rows: placement.New(o.Catalog, o.Store, o.Writes), locks: lease.NewKeeper(o.Store, o.Lease, o.Log),
-		clock: newServerClocks(o.Store, o.Grace, o.Log), seen: newFirstSeen(o.Grace),
-		failure: failure.New(failure.Options{Stage: failure.Release, Group: state.GroupReleaser, Store: o.Store, WorkerID: o.WorkerID,
-			MaxAttempts: o.MaxAttempts, DeadLetter: deadLetter, ServerFailed: o.ServerFailed, Log: o.Log}),
-	}
+	h := &Handler{o: o, clock: newServerClocks(o.Store, o.Grace, o.Log), seen: newFirstSeen(o.Grace)}
+	h.Base = handler.New(o.Parts, state.GroupReleaser, failure.Release, h.forget)
+	return h
 }
 
 // Handle is the handler of the consumer of `committed`.
@@ -83,23 +65,12 @@ func (h *Handler) Handle(ds []*stream.Delivery) {
 
 func (h *Handler) handle(d *stream.Delivery) {
 	c, err := event.ParseCommitted(d.Values)
-	if err == nil {
-		err = h.o.Store.CheckPlace(d.Stream, c.ID)
-	}
-	if err != nil {
-		h.fail(d, err)
-		return
-	}
-	ctx, cancel := lease.Fenced(d)
-	poisoned := h.failure.Poisoned(ctx, d)
-	cancel()
-	if poisoned {
-		h.forget(d)
+	if !h.Admit(d, c.ID, err) {
 		return
 	}
 	age, err := h.clock.age(d.Context, d, h.o.Grace)
 	if err != nil {
-		h.fail(d, err)
+		h.Fail(d, err)
 		return
 	}
 	if wait := h.o.Grace - age; wait > 0 {
@@ -116,14 +87,6 @@ func (h *Handler) handle(d *stream.Delivery) {
 func (h *Handler) forget(d *stream.Delivery) {
 	h.seen.forget(d)
 	h.clock.seen.forget(d)
-}
-
-func (h *Handler) fail(d *stream.Delivery, err error) {
-	ctx, cancel := lease.Fenced(d)
-	defer cancel()
-	if h.failure.Failed(ctx, d, err) == failure.DeadLetter {
-		h.forget(d)
-	}
 }
 
 // job is the work on one entry.
@@ -143,7 +106,7 @@ func (j *job) run() {
 	defer over()
 	holder, err := j.o.Store.Lock(j.d.Context, j.entry.ID, j.token)
 	if err != nil {
-		j.fail(j.d, err)
+		j.Fail(j.d, err)
 		return
 	}
 	if holder != "" {
@@ -152,7 +115,7 @@ func (j *job) run() {
 		j.d.Later(0)
 		return
 	}
-	ctx, release := j.locks.Hold(j.d, j.entry.ID, j.token, func(context.Context) {})
+	ctx, release := j.Locks.Hold(j.d, j.entry.ID, j.token, func(context.Context) {})
 	err = j.release(ctx)
 	release()
 	over()
@@ -173,13 +136,13 @@ func (j *job) run() {
 			j.d.AwaitTurn()
 		case j.o.Reach.Reassign(j.d, state.GroupReleaser, err) || j.o.Tiers.Park(j.d, err):
 		default:
-			j.fail(j.d, err)
+			j.Fail(j.d, err)
 		}
 		return
 	}
 	j.forget(j.d)
 	if err := j.o.Store.Released(fenced, j.entry.ID, j.token, j.d.ID); err != nil {
-		j.fail(j.d, err) // it is done again, and then there is nothing left to remove
+		j.Fail(j.d, err) // it is done again, and then there is nothing left to remove
 		return
 	}
 	j.d.Settled()
@@ -187,7 +150,7 @@ func (j *job) run() {
 
 // release removes the copy. Where the error is nil, nothing is left to do for this entry.
 func (j *job) release(ctx context.Context) error {
-	row, levels, err := j.rows.Find(ctx, j.entry.ID)
+	row, levels, err := j.Rows.Find(ctx, j.entry.ID)
 	if fault.Is(err, fault.Unknown) {
 		j.log.Info("not released: the item was deleted, and its files stay")
 		return nil
@@ -219,7 +182,7 @@ func (j *job) release(ctx context.Context) error {
 	outcome, err := j.o.Mover.Release(ctx, mover.ReleaseRequest{
 		ID: j.entry.ID, Token: j.random, Filename: j.entry.Filename, Tier: level,
 		Fence: func(ctx context.Context) (bool, error) {
-			begun, now, err := j.rows.BeginRelease(ctx, row, level.Name)
+			begun, now, err := j.Rows.BeginRelease(ctx, row, level.Name)
 			if err == nil && begun {
 				err = j.checkCurrent(ctx, now, levels)
 			}

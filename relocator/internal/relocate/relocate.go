@@ -21,11 +21,10 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/tierflow/tierflow/relocator/internal/gate"
+	"github.com/tierflow/tierflow/relocator/internal/handler"
 	"github.com/tierflow/tierflow/relocator/internal/lease"
-	"github.com/tierflow/tierflow/relocator/internal/metrics"
 	"github.com/tierflow/tierflow/relocator/internal/mover"
 	"github.com/tierflow/tierflow/relocator/internal/placement"
-	"github.com/tierflow/tierflow/relocator/internal/reach"
 	"github.com/tierflow/tierflow/relocator/internal/tierhealth"
 	"github.com/tierflow/tierflow/shared/catalog"
 	"github.com/tierflow/tierflow/shared/entryid"
@@ -39,37 +38,19 @@ import (
 
 // Options of New. All are required.
 type Options struct {
-	Store        *state.Store
-	Catalog      *catalog.Catalog
-	Mover        *mover.Mover
-	WorkerID     string
-	MaxAttempts  int64
-	Lease        time.Duration   // of locks
-	ServerFailed func()          // called when Redis or MySQL failed
-	Writes       *failure.Outage // gets to know how writes of rows end
-	Reach        *reach.Reach
-	Tiers        *tierhealth.Tiers
-	Gate         *gate.Gate // of moves
-	Metrics      *metrics.Metrics
-	Log          *zap.Logger
+	handler.Parts
+	Gate *gate.Gate // of moves
 }
 
 // Handler handles entries of `views`. It is safe for concurrent use.
 type Handler struct {
-	o       Options
-	rows    *placement.Rows
-	locks   *lease.Keeper
-	failure *failure.Handler
+	*handler.Base
+	o Options
 }
 
 // New makes a Handler.
 func New(o Options) *Handler {
-	return &Handler{o: o, rows: placement.New(o.Catalog, o.Store, o.Writes), locks: lease.NewKeeper(o.Store, o.Lease, o.Log),
-		failure: failure.New(failure.Options{
-			Store: o.Store, Group: state.GroupRelocator, Stage: failure.Relocate, WorkerID: o.WorkerID, MaxAttempts: o.MaxAttempts,
-			ServerFailed: o.ServerFailed, Log: o.Log,
-			DeadLetter: func(reason string) { o.Metrics.DeadLetter(string(failure.Relocate), reason) },
-		})}
+	return &Handler{handler.New(o.Parts, state.GroupRelocator, failure.Relocate, func(*stream.Delivery) {}), o}
 }
 
 // Handle is the handler of the consumer of `views`.
@@ -81,17 +62,7 @@ func (h *Handler) Handle(ds []*stream.Delivery) {
 
 func (h *Handler) handle(d *stream.Delivery) {
 	view, err := event.ParseView(d.Values)
-	if err == nil {
-		err = h.o.Store.CheckPlace(d.Stream, view.ID)
-	}
-	if err != nil {
-		h.fail(d, err)
-		return
-	}
-	ctx, cancel := lease.Fenced(d)
-	poisoned := h.failure.Poisoned(ctx, d)
-	cancel()
-	if poisoned {
+	if !h.Admit(d, view.ID, err) {
 		return
 	}
 	j := &job{Handler: h, d: d, view: view, random: lease.Random(),
@@ -100,7 +71,7 @@ func (h *Handler) handle(d *stream.Delivery) {
 	taken, holder, err := h.o.Store.Take(d.Context, d.ID, view.ID, j.token, h.o.WorkerID)
 	switch {
 	case err != nil:
-		h.fail(d, err)
+		h.Fail(d, err)
 	case taken == state.Settled:
 		h.o.Metrics.Settled("superseded")
 		d.Settled()
@@ -111,12 +82,6 @@ func (h *Handler) handle(d *stream.Delivery) {
 	default:
 		j.run()
 	}
-}
-
-func (h *Handler) fail(d *stream.Delivery, err error) {
-	ctx, cancel := lease.Fenced(d)
-	defer cancel()
-	h.failure.Failed(ctx, d, err)
 }
 
 // job is the work on one entry whose item's lock is ours.
@@ -135,7 +100,7 @@ func (j *job) run() {
 	defer func() { j.slot.Free() }()
 	over := j.o.Mover.Expect() // a release will follow
 	defer over()
-	ctx, release := j.locks.Hold(j.d, j.view.ID, j.token, func(ctx context.Context) { j.progress.publish(ctx, j.o.Store, j.view.ID) })
+	ctx, release := j.Locks.Hold(j.d, j.view.ID, j.token, func(ctx context.Context) { j.progress.publish(ctx, j.o.Store, j.view.ID) })
 	err := j.relocate(ctx, over)
 	release()
 	if err == nil {
@@ -153,14 +118,14 @@ func (j *job) run() {
 		j.d.AwaitTurn()
 	case j.o.Reach.Reassign(j.d, state.GroupRelocator, err) || j.o.Tiers.Park(j.d, err):
 	default:
-		j.fail(j.d, err)
+		j.Fail(j.d, err)
 	}
 }
 
 // relocate does steps 3 to 5. Where the error is nil, the entry is settled. It calls over as soon as it knows that no
 // release will follow.
 func (j *job) relocate(ctx context.Context, over func()) error {
-	row, levels, err := j.rows.Find(ctx, j.view.ID)
+	row, levels, err := j.Rows.Find(ctx, j.view.ID)
 	if fault.Is(err, fault.Unknown) {
 		over()
 		return j.forgotten(ctx, err)
@@ -219,7 +184,7 @@ func (j *job) older(ctx context.Context, row catalog.Row) error {
 	case entryid.Newer(j.d.ID, last):
 		return fault.New(fault.Lost, "relocate", row.ID.String(), errEntryGone)
 	}
-	if err := j.rows.ForgetEntry(ctx, row); err != nil {
+	if err := j.Rows.ForgetEntry(ctx, row); err != nil {
 		return err
 	}
 	j.log.Warn("the count of this item is from a Redis that was wiped; the new count is taken", zap.String("count_entry", row.CountEntry),
@@ -260,7 +225,7 @@ func (j *job) forgotten(ctx context.Context, missing error) error {
 // settle ends the work on an event that needs no move.
 func (j *job) settle(ctx context.Context, row catalog.Row) error {
 	st := j.state(row, row.Level)
-	if err := j.rows.SetCount(ctx, row, j.view.Count, j.d.ID, j.token); err != nil {
+	if err := j.Rows.SetCount(ctx, row, j.view.Count, j.d.ID, j.token); err != nil {
 		return err
 	}
 	if err := j.o.Store.Settle(ctx, st, j.token); err != nil {

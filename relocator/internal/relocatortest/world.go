@@ -26,6 +26,7 @@ import (
 
 	"github.com/tierflow/tierflow/relocator/internal/fsys"
 	"github.com/tierflow/tierflow/relocator/internal/gate"
+	"github.com/tierflow/tierflow/relocator/internal/handler"
 	"github.com/tierflow/tierflow/relocator/internal/metrics"
 	"github.com/tierflow/tierflow/relocator/internal/mover"
 	"github.com/tierflow/tierflow/relocator/internal/reach"
@@ -212,11 +213,16 @@ func (w *World) Post(id, count int) string {
 // RelocateHandler makes the handler of `views` of one worker, with the file system as it is now.
 func (w *World) RelocateHandler(worker string) *relocate.Handler {
 	m := w.mover()
-	return relocate.New(relocate.Options{
+	return relocate.New(relocate.Options{Parts: w.parts(worker, m), Gate: w.moves})
+}
+
+// parts are what the handlers of a worker work with.
+func (w *World) parts(worker string, m *mover.Mover) handler.Parts {
+	return handler.Parts{
 		Store: w.Store, Catalog: w.Catalog, Mover: m, WorkerID: worker, MaxAttempts: w.Attempts, Lease: w.lease,
-		ServerFailed: func() {}, Writes: failure.NewOutage("writes", w.log), Reach: w.reach(worker), Tiers: w.tiers(m), Gate: w.moves, Metrics: w.metrics,
-		Log: w.log.Named(worker),
-	})
+		ServerFailed: func() {}, Writes: failure.NewOutage("writes", w.log), Reach: w.reach(worker), Tiers: w.tiers(m),
+		Metrics: w.metrics, Log: w.log.Named(worker),
+	}
 }
 
 // Sweeper makes a sweeper.
@@ -256,11 +262,7 @@ func (w *World) Relocator(worker string) (stop func()) {
 // Releaser starts a worker on `committed`. It stops at the end of the test at the latest.
 func (w *World) Releaser(worker string) (stop func()) {
 	m := w.mover()
-	h := release.New(release.Options{
-		Grace: w.Grace, Lease: w.lease, MaxAttempts: w.Attempts, WorkerID: worker, Store: w.Store, Catalog: w.Catalog, Mover: m,
-		Tiers: w.tiers(m), Gate: w.releases, Reach: w.reach(worker), ServerFailed: func() {}, Writes: failure.NewOutage("writes", w.log), Metrics: w.metrics,
-		Log: w.log.Named(worker),
-	})
+	h := release.New(release.Options{Parts: w.parts(worker, m), Grace: w.Grace, Gate: w.releases})
 	return w.consume(worker, w.Store.Keys().Committed(), state.GroupReleaser, h.Handle)
 }
 

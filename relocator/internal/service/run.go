@@ -12,6 +12,7 @@ import (
 
 	"github.com/tierflow/tierflow/relocator/internal/fsys"
 	"github.com/tierflow/tierflow/relocator/internal/gate"
+	"github.com/tierflow/tierflow/relocator/internal/handler"
 	"github.com/tierflow/tierflow/relocator/internal/metrics"
 	"github.com/tierflow/tierflow/relocator/internal/mover"
 	"github.com/tierflow/tierflow/relocator/internal/reach"
@@ -94,14 +95,12 @@ func Run(ctx context.Context, c Config, fs fsys.FS, log *zap.Logger) error {
 			return partitions.Capable(partition, key, tiers...)
 		},
 	})
-	relocator := relocate.New(relocate.Options{
+	parts := handler.Parts{
 		Store: store, Catalog: c.catalog, Mover: move, WorkerID: c.workerID, MaxAttempts: c.maxAttempts, Lease: c.MinIdle,
-		ServerFailed: ready.Look, Writes: writes, Reach: reached, Tiers: tiers, Gate: moves, Metrics: counters, Log: log,
-	})
-	releaser := release.New(release.Options{
-		Grace: c.grace, Lease: c.MinIdle, MaxAttempts: c.maxAttempts, WorkerID: c.workerID, Store: store, Catalog: c.catalog,
-		Mover: move, Tiers: tiers, Gate: releases, Reach: reached, ServerFailed: ready.Look, Writes: writes, Metrics: counters, Log: log,
-	})
+		ServerFailed: ready.Look, Writes: writes, Reach: reached, Tiers: tiers, Metrics: counters, Log: log,
+	}
+	relocator := relocate.New(relocate.Options{Parts: parts, Gate: moves})
+	releaser := release.New(release.Options{Parts: parts, Grace: c.grace, Gate: releases})
 	sweeper := sweep.New(sweep.Options{Store: store, Catalog: c.catalog, Mover: move, Self: self, Rests: tiers.CheckRemove,
 		Lease: c.MinIdle, Log: log})
 

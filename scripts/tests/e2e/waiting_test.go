@@ -13,7 +13,7 @@ import (
 )
 
 func TestRelocatorsThatAreKilledWhileATierIsAwayCostNoAttempt(t *testing.T) {
-	w := start(t, options{settings: map[string]string{"TIERFLOW_MAX_ATTEMPTS": "1"}}) // four deaths with an entry in hand bury it
+	w := start(t, options{settings: map[string]string{"TIERFLOW_MAX_ATTEMPTS": "1"}}) // four deaths with an entry in hand make it a dead letter
 	const n = 20
 	for id := item.ID(1); id <= n; id++ {
 		w.add(id, "bronze", 1000)
