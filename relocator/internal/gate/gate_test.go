@@ -78,6 +78,7 @@ func TestASlotWhoseWaiterDoesNotComeIsGivenToTheNext(t *testing.T) {
 		g.Take("b", need, never, func() { called = true })
 		first.Free()
 		time.Sleep(time.Minute)
+		synctest.Wait()
 		if !called || g.Take("b", need, never, never) == nil {
 			t.Error("nobody has the slot")
 		}
