@@ -16,9 +16,9 @@
 //   - An entry that waits for Wake (Await) begins once, when Wake is called. Meanwhile it costs Redis only its heartbeat.
 //   - A lost reply of XREADGROUP leaves entries pending with this consumer that it has not seen. It compares the pending
 //     list with what it knows, and adopts them.
-//   - The heartbeat renews an entry only while this consumer has it (a bare XCLAIM would take it back from another) and
-//     only while its handler reports progress, or has said that it makes a call that cannot (Delivery.Working). The loss of
-//     an entry cancels its handler's context.
+//   - The heartbeat renews an entry only while this consumer has it: a bare XCLAIM would take it back from another. The
+//     handler must also report progress, or have said that it makes a call that cannot (Delivery.Working). The loss of an
+//     entry cancels its handler's context.
 //   - The consumer calls XAUTOCLAIM until the end of the pending list. XAUTOCLAIM looks at ten entries for each that it may
 //     return, so an empty page does not mean that the list is over. It takes 1.5 s for a million entries. So the consumer
 //     reads new entries between its steps, and at every second turn where it claims something. It logs an error for each

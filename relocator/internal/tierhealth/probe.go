@@ -22,8 +22,8 @@ const (
 	firstLook = time.Second
 	// doubtEvery is the least time between two looks that slow operations cause.
 	doubtEvery = 5 * time.Second
-	// A tier rests for a second, then for two and so on, up to maxLookRest where a look tells that it cannot be used, and up to
-	// maxRest where moves do.
+	// A tier rests for a second, then for two, and so on. The limit is maxLookRest where a look has failed, and maxRest where moves
+	// have.
 	minRest     = time.Second
 	maxLookRest = 5 * time.Second
 	maxRest     = 30 * time.Second

@@ -2,7 +2,7 @@
 // learns from the errors and successes of moves and releases, and from file operations that do not return. It touches a tier
 // only to find out whether the tier can be used.
 //
-// For what a tier can be used, by its state:
+// The state of a tier says what the tier can be used for:
 //
 //	usable    everything
 //	unknown   nothing, until the first look, at the first use
