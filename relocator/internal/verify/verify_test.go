@@ -10,6 +10,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -407,11 +408,10 @@ func TestADirectoryRegisteredDuringTheCheckIsNoFinding(t *testing.T) {
 	w.file("bronze", "shows/pkg/1.ts", "1")
 	w.file("bronze", "shows/pkg/deep/2.ts", "2")
 	w.file("bronze", "shows/other", "3")
-	registered := false
-	w.fs = fsys.FS{Hook: func(_ fsys.Step, path string) error {
-		if !registered && path == w.path("bronze", "shows/pkg/1.ts") { // the names of its folder have been looked up
-			registered = true
-			w.row(1, "bronze", "shows/pkg")
+	var once sync.Once
+	w.fs = fsys.FS{Hook: func(_ fsys.Step, path string) error { // the tiers are looked at together
+		if path == w.path("bronze", "shows/pkg/1.ts") { // the names of its folder have been looked up
+			once.Do(func() { w.row(1, "bronze", "shows/pkg") })
 		}
 		return nil
 	}}
