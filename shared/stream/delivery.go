@@ -63,9 +63,9 @@ func (d *Delivery) Await() { d.verdict, d.turn = await, false }
 // AwaitTurn is Await for an entry that waits for a limit of this process. Where many do, the consumer reads no further ones.
 func (d *Delivery) AwaitTurn() { d.verdict, d.turn = await, true }
 
-// Wake ends the wait of Await, also where it is called before the handler has returned. Later calls do nothing. It is safe for
-// concurrent use.
-func (d *Delivery) Wake() { d.consumer.awake(d) }
+// Wake ends the wait of Await, also where it is called before the handler has returned. Later calls do nothing. false:
+// this consumer has lost the entry, and nothing waits. It is safe for concurrent use.
+func (d *Delivery) Wake() bool { return d.consumer.awake(d) }
 
 // Hangs says that the handler may never return, because a system call hangs. The handler gives its slot to others, and a crash
 // counts no attempt from now on. It is safe for concurrent use.

@@ -86,20 +86,23 @@ func (c *Consumer) parkUntilWake(d *Delivery) {
 	}
 }
 
-// awake makes an entry due that waits for Wake.
-func (c *Consumer) awake(d *Delivery) {
+// awake makes an entry due that waits for Wake. false: this consumer has lost the entry.
+func (c *Consumer) awake(d *Delivery) bool {
 	if c == nil {
-		return // nobody has delivered it: a test has made it
+		return true // nobody has delivered it: a test has made it
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	d.woken = true
-	if !d.awaits {
-		return
+	if c.known[d.ID] != d {
+		return false
 	}
-	c.waitsNoMore(d)
-	heap.Push(&c.parked, parkedDelivery{d, time.Now()})
-	c.wake()
+	d.woken = true
+	if d.awaits {
+		c.waitsNoMore(d)
+		heap.Push(&c.parked, parkedDelivery{d, time.Now()})
+		c.wake()
+	}
+	return true
 }
 
 // waitsNoMore takes an entry out of those that wait for Wake. The caller has the lock.

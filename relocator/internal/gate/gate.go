@@ -58,7 +58,8 @@ type Gate struct {
 type waiter struct {
 	key  string
 	need Need
-	wake func()
+	wake func() bool
+	slot *Slot // that it was called for
 }
 
 // New makes a Gate of so many slots.
@@ -78,9 +79,9 @@ type Slot struct {
 }
 
 // Take returns a slot, nil where there is none. In that case wake is called when there is one, and it is kept for the next
-// Take with this key for ten seconds. The key names who asks. hangs is called when a tier of the slot hangs: the slot counts no
+// Take with this key for ten seconds. Where wake returns false, nobody waits any more, and the next in the queue has it. The key names who asks. hangs is called when a tier of the slot hangs: the slot counts no
 // more then, until the tier answers.
-func (g *Gate) Take(key string, n Need, hangs, wake func()) *Slot {
+func (g *Gate) Take(key string, n Need, hangs func(), wake func() bool) *Slot {
 	g.mu.Lock()
 	defer g.unlock()
 	if s := g.granted[key]; s != nil {
@@ -119,7 +120,7 @@ func (s *Slot) Free() {
 
 // Grow makes the slot one of a large item. false: there is none, and wake is called when there is. The caller frees the slot it
 // has and calls Take then.
-func (s *Slot) Grow(wake func()) bool {
+func (s *Slot) Grow(wake func() bool) bool {
 	g := s.gate
 	g.mu.Lock()
 	defer g.unlock()
@@ -197,9 +198,9 @@ func (g *Gate) fits(n Need) bool {
 		(!n.Large || g.large < l.large && g.largeTarget[n.Target] < l.largeTarget)
 }
 
-func (g *Gate) wait(key string, n Need, wake func()) {
+func (g *Gate) wait(key string, n Need, wake func() bool) {
 	g.drop(key)
-	w := &waiter{key, n, wake}
+	w := &waiter{key: key, need: n, wake: wake}
 	g.queue = append(g.queue, w)
 	g.waiting[key] = w
 }
@@ -228,11 +229,14 @@ func (g *Gate) unlock() {
 		s := g.hold(w.key, w.need, nil)
 		g.granted[w.key] = s
 		s.expiry = time.AfterFunc(claimTime, func() { g.expire(s) })
+		w.slot = s
 		return true
 	})
 	g.mu.Unlock()
 	for _, w := range woken {
-		w.wake()
+		if !w.wake() {
+			g.expire(w.slot)
+		}
 	}
 }
 
@@ -241,6 +245,7 @@ func (g *Gate) expire(s *Slot) {
 	g.mu.Lock()
 	defer g.unlock()
 	if g.granted[s.key] == s {
+		s.expiry.Stop()
 		delete(g.granted, s.key)
 		g.free(s)
 	}

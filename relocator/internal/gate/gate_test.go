@@ -12,10 +12,20 @@ import (
 
 func never() {}
 
+// calls makes what a gate calls for a waiter that still waits.
+func calls(f func()) func() bool {
+	return func() bool {
+		f()
+		return true
+	}
+}
+
+var waits = calls(never)
+
 // fill takes slots until there are none.
 func fill(g *gate.Gate, prefix string, n gate.Need) (slots []*gate.Slot) {
 	for i := 0; ; i++ {
-		s := g.Take(fmt.Sprint(prefix, i), n, never, never)
+		s := g.Take(fmt.Sprint(prefix, i), n, never, waits)
 		if s == nil {
 			return slots
 		}
@@ -43,7 +53,7 @@ func TestWhoWaitsIsCalledOnceInTurnAndFindsItsSlot(t *testing.T) {
 	need := gate.Need{Source: "bronze", Target: "gold"}
 	var called []string
 	take := func(key string) *gate.Slot {
-		return g.Take(key, need, never, func() { called = append(called, key) })
+		return g.Take(key, need, never, calls(func() { called = append(called, key) }))
 	}
 	first := take("a")
 	if first == nil || take("b") != nil || take("c") != nil || !g.Full() {
@@ -72,14 +82,14 @@ func TestASlotWhoseWaiterDoesNotComeIsGivenToTheNext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := gate.New(1)
 		need := gate.Need{Source: "bronze", Target: "gold"}
-		first := g.Take("a", need, never, never)
-		g.Take("gone", need, never, never)
+		first := g.Take("a", need, never, waits)
+		g.Take("gone", need, never, waits)
 		called := false
-		g.Take("b", need, never, func() { called = true })
+		g.Take("b", need, never, calls(func() { called = true }))
 		first.Free()
 		time.Sleep(time.Minute)
 		synctest.Wait()
-		if !called || g.Take("b", need, never, never) == nil {
+		if !called || g.Take("b", need, never, waits) == nil {
 			t.Error("nobody has the slot")
 		}
 		time.Sleep(time.Minute) // a slot that was taken does not expire
@@ -89,29 +99,44 @@ func TestASlotWhoseWaiterDoesNotComeIsGivenToTheNext(t *testing.T) {
 	})
 }
 
+func TestASlotWhoseWaiterHasLostItsEntryGoesToTheNextAtOnce(t *testing.T) {
+	g := gate.New(1)
+	need := gate.Need{Source: "bronze", Target: "gold"}
+	first := g.Take("a", need, never, waits)
+	for i := range 5 {
+		g.Take(fmt.Sprint("lost", i), need, never, func() bool { return false })
+	}
+	called := false
+	g.Take("b", need, never, calls(func() { called = true }))
+	first.Free()
+	if !called || g.Take("b", need, never, waits) == nil {
+		t.Error("b does not have the slot")
+	}
+}
+
 func TestSlotsOfATierThatHangsDoNotCountUntilItAnswers(t *testing.T) {
 	g := gate.New(16)
 	hung := 0
 	for i := range 12 {
-		if g.Take(fmt.Sprint(i), gate.Need{Source: "bronze", Target: "gold"}, func() { hung++ }, never) == nil {
+		if g.Take(fmt.Sprint(i), gate.Need{Source: "bronze", Target: "gold"}, func() { hung++ }, waits) == nil {
 			t.Fatal("12 of 16 fit")
 		}
 	}
 	called := false
-	if g.Take("x", gate.Need{Source: "bronze", Target: "gold"}, never, func() { called = true }) != nil {
+	if g.Take("x", gate.Need{Source: "bronze", Target: "gold"}, never, calls(func() { called = true })) != nil {
 		t.Fatal("13 of 16 for one target")
 	}
 	g.SetHanging("gold", true)
 	if hung != 12 || !called {
 		t.Errorf("%d were told, the one that waits: %v", hung, called)
 	}
-	g.Take("x", gate.Need{Source: "bronze", Target: "gold"}, never, never).Free()
+	g.Take("x", gate.Need{Source: "bronze", Target: "gold"}, never, waits).Free()
 	others := append(fill(g, "s", gate.Need{Source: "bronze", Target: "silver"}), fill(g, "t", gate.Need{Source: "tape", Target: "bronze"})...)
 	if len(others) != 14 {
 		t.Errorf("%d others", len(others))
 	}
 	g.SetHanging("gold", false)
-	if g.Take("y", gate.Need{Source: "tape", Target: "silver"}, never, never) != nil {
+	if g.Take("y", gate.Need{Source: "tape", Target: "silver"}, never, waits) != nil {
 		t.Error("they count again")
 	}
 }
@@ -121,11 +146,11 @@ func TestASlotGrowsOnlyWhereALargeOneIsFree(t *testing.T) {
 	need := gate.Need{Source: "bronze", Target: "gold"}
 	large := need
 	large.Large = true
-	held := g.Take("l1", large, never, never)
-	g.Take("l2", large, never, never)
-	small := g.Take("a", need, never, never)
+	held := g.Take("l1", large, never, waits)
+	g.Take("l2", large, never, waits)
+	small := g.Take("a", need, never, waits)
 	called := false
-	if small.Grow(func() { called = true }) {
+	if small.Grow(calls(func() { called = true })) {
 		t.Fatal("there is no large slot")
 	}
 	small.Free()
@@ -136,7 +161,7 @@ func TestASlotGrowsOnlyWhereALargeOneIsFree(t *testing.T) {
 	if !called {
 		t.Fatal("there is one")
 	}
-	if s := g.Take("a", need, never, never); s == nil || !s.Grow(never) {
+	if s := g.Take("a", need, never, waits); s == nil || !s.Grow(waits) {
 		t.Error("it has the large slot")
 	}
 }

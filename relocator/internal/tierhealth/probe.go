@@ -65,15 +65,22 @@ func (t *Tiers) watch() {
 		}
 		t.mu.Unlock()
 		for _, name := range hangs {
-			t.tellHangs(name, true)
+			t.tellHangs(name)
 		}
 	}
 }
 
-func (t *Tiers) tellHangs(level string, hangs bool) {
-	if t.o.Hangs != nil {
-		t.o.Hangs(level, hangs)
+// tellHangs passes on whether a tier hangs. Of two calls at the same time, the later one passes on what holds then.
+func (t *Tiers) tellHangs(level string) {
+	if t.o.Hangs == nil {
+		return
 	}
+	t.telling.Lock()
+	defer t.telling.Unlock()
+	t.mu.Lock()
+	hangs := t.tiers[level].state == hanging
+	t.mu.Unlock()
+	t.o.Hangs(level, hangs)
 }
 
 // holdsAny reports whether one of the paths is on the tier, and not on one that lies below it.
@@ -181,7 +188,7 @@ func (t *Tiers) answered(h *health, found state, err error, n int) bool {
 	name := h.level.Name
 	t.mu.Unlock()
 	if hung {
-		t.tellHangs(name, false)
+		t.tellHangs(name)
 	}
 	for _, w := range woken {
 		w.wake()

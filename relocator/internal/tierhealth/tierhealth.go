@@ -87,6 +87,7 @@ type Tiers struct {
 	o   Options
 	ctx context.Context
 
+	telling sync.Mutex // held while o.Hangs is called
 	mu      sync.Mutex
 	tiers   map[string]*health
 	suspect map[string]error
@@ -211,7 +212,7 @@ func (t *Tiers) Park(d *stream.Delivery, err error) bool {
 		d.Later(0)
 		return true
 	}
-	w := &waiter{d.Stream + " " + d.ID, use, d.Wake}
+	w := &waiter{d.Stream + " " + d.ID, use, func() { d.Wake() }}
 	h.waiters[w.key] = w
 	h.queue = append(h.queue, w)
 	d.Await()
