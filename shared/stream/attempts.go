@@ -99,9 +99,6 @@ func (c *Consumer) finish(batch []*Delivery, h *handling) {
 
 // hangs gives the slot of a handler to others.
 func (c *Consumer) hangs(d *Delivery) {
-	if c == nil {
-		return
-	}
 	c.mu.Lock()
 	h := d.handling
 	first := h != nil && !h.hangs && !d.parked && c.known[d.ID] == d

@@ -14,7 +14,7 @@ import (
 	"github.com/tierflow/tierflow/shared/batch"
 )
 
-// Handler works on deliveries: at most Options.Batch of them. It must call Settled, Later or Failed on each.
+// Handler works on deliveries: at most Options.Batch of them. On each it calls one of the methods that Delivery names.
 type Handler func(ds []*Delivery)
 
 // Options of a Consumer. Redis, Stream, Backoff, Group, Consumer, MinIdle, Handle and Log are required.

@@ -23,18 +23,66 @@ import (
 	"github.com/tierflow/tierflow/shared/testenv/testserver"
 )
 
-// A part of the counts is less than all of them. The api would demote items by it.
-func TestNoCountIsPostedWhileAPartOfTheCountsCannotBeRead(t *testing.T) {
-	posted := make(chan string, 100)
+// startAPI starts an api that accepts every post, and sends the bodies of the posts to posted.
+func startAPI(t *testing.T) (address *url.URL, posted <-chan string) {
+	t.Helper()
+	bodies := make(chan string, 1000)
 	api := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, err := io.ReadAll(r.Body)
 		if err != nil {
 			t.Error(err)
 		}
-		posted <- string(body)
+		bodies <- string(body)
 		fmt.Fprint(w, `{"accepted":1,"refused":[],"refused_total":0}`)
 	}))
-	defer api.Close()
+	t.Cleanup(api.Close)
+	address, err := url.Parse(api.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return address, bodies
+}
+
+// start starts a counter of the views in a folder, until the test ends. says waits until its /readyz has a status and words.
+func start(t *testing.T, api *url.URL, dir string, read func() viewcount.Reading) (says func(status int, words string)) {
+	t.Helper()
+	port, err := localserver.FreePort()
+	if err != nil {
+		t.Fatal(err)
+	}
+	admin := fmt.Sprintf("127.0.0.1:%d", port)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan int)
+	go func() {
+		done <- serve(ctx, values{poster: viewcount.Poster{API: client.New(api, "")}, dir: dir, window: 24 * time.Hour, interval: 5 * time.Millisecond,
+			adminListen: admin, log: zaptest.NewLogger(t), read: read})
+	}()
+	t.Cleanup(func() {
+		cancel()
+		if code := <-done; code != 0 {
+			t.Errorf("exit code %d", code)
+		}
+	})
+	return func(status int, words string) {
+		t.Helper()
+		testserver.Eventually(t, words, time.Minute, func() error {
+			resp, err := http.Get("http://" + admin + "/readyz")
+			if err != nil {
+				return err
+			}
+			defer resp.Body.Close()
+			body, err := io.ReadAll(resp.Body)
+			if err != nil || resp.StatusCode != status || !strings.Contains(string(body), words) {
+				return fmt.Errorf("/readyz says %s %s (%v)", resp.Status, body, err)
+			}
+			return nil
+		})
+	}
+}
+
+// A part of the counts is less than all of them. The api would demote items by it.
+func TestNoCountIsPostedWhileAPartOfTheCountsCannotBeRead(t *testing.T) {
+	api, posted := startAPI(t)
 	dir := t.TempDir()
 	hour := time.Now().Truncate(time.Hour)
 	counts := func(ago time.Duration, body string) {
@@ -47,39 +95,8 @@ func TestNoCountIsPostedWhileAPartOfTheCountsCannotBeRead(t *testing.T) {
 	counts(3*time.Hour, "7 5\n")
 	counts(2*time.Hour, "nonsense\n")
 
-	u, err := url.Parse(api.URL)
-	if err != nil {
-		t.Fatal(err)
-	}
-	port, err := localserver.FreePort()
-	if err != nil {
-		t.Fatal(err)
-	}
-	admin := fmt.Sprintf("127.0.0.1:%d", port)
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan int)
-	go func() {
-		done <- serve(ctx, values{poster: viewcount.Poster{API: client.New(u, "")}, dir: dir, window: 24 * time.Hour, interval: 5 * time.Millisecond,
-			adminListen: admin, log: zaptest.NewLogger(t), read: viewcount.ReadMachine})
-	}()
-	defer func() {
-		cancel()
-		if code := <-done; code != 0 {
-			t.Errorf("exit code %d", code)
-		}
-	}()
-	testserver.Eventually(t, "/readyz says what the counter cannot read", time.Minute, func() error {
-		resp, err := http.Get("http://" + admin + "/readyz")
-		if err != nil {
-			return err
-		}
-		defer resp.Body.Close()
-		body, err := io.ReadAll(resp.Body)
-		if err != nil || resp.StatusCode != http.StatusServiceUnavailable || !strings.Contains(string(body), "nonsense") {
-			return fmt.Errorf("/readyz says %s %s (%v)", resp.Status, body, err)
-		}
-		return nil
-	})
+	says := start(t, api, dir, viewcount.ReadMachine)
+	says(http.StatusServiceUnavailable, "nonsense")
 	counts(2*time.Hour, "7 3\n")
 	select {
 	case got := <-posted:
@@ -93,22 +110,7 @@ func TestNoCountIsPostedWhileAPartOfTheCountsCannotBeRead(t *testing.T) {
 
 // With a clock that is a year ahead, every view is too old to count.
 func TestACounterWhoseClockIsSetPostsNothingAndKeepsItsLog(t *testing.T) {
-	posted := make(chan string, 1000)
-	api := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		body, _ := io.ReadAll(r.Body)
-		posted <- string(body)
-		fmt.Fprint(w, `{"accepted":1,"refused":[],"refused_total":0}`)
-	}))
-	defer api.Close()
-	u, err := url.Parse(api.URL)
-	if err != nil {
-		t.Fatal(err)
-	}
-	port, err := localserver.FreePort()
-	if err != nil {
-		t.Fatal(err)
-	}
-	admin := fmt.Sprintf("127.0.0.1:%d", port)
+	api, posted := startAPI(t)
 	dir := t.TempDir()
 	views := filepath.Join(dir, "views-1.log")
 	if err := os.WriteFile(views, fmt.Appendf(nil, "%d.0 7 viewer\n", time.Now().Unix()), 0o600); err != nil {
@@ -120,27 +122,7 @@ func TestACounterWhoseClockIsSetPostsNothingAndKeepsItsLog(t *testing.T) {
 		r.Wall = r.Wall.Add(time.Duration(ahead.Load()))
 		return r
 	}
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan int)
-	go func() {
-		done <- serve(ctx, values{poster: viewcount.Poster{API: client.New(u, "")}, dir: dir, window: 24 * time.Hour, interval: 5 * time.Millisecond,
-			adminListen: admin, log: zaptest.NewLogger(t), read: read})
-	}()
-	defer func() { cancel(); <-done }()
-	says := func(status int, words string) {
-		t.Helper()
-		testserver.Eventually(t, words, time.Minute, func() error {
-			resp, err := http.Get("http://" + admin + "/readyz")
-			if err != nil {
-				return err
-			}
-			defer resp.Body.Close()
-			if body, err := io.ReadAll(resp.Body); err != nil || resp.StatusCode != status || !strings.Contains(string(body), words) {
-				return fmt.Errorf("/readyz says %s %s (%v)", resp.Status, body, err)
-			}
-			return nil
-		})
-	}
+	says := start(t, api, dir, read)
 	if got := <-posted; got != "{\"cid\":7,\"count\":1}\n" {
 		t.Fatal(got)
 	}

@@ -53,6 +53,8 @@ var rules = []struct {
 	{name: "locks, rows and what is known of tiers are no work on tiers",
 		of:    []string{"relocator/internal/lease", "relocator/internal/placement", "relocator/internal/reach", "relocator/internal/tierhealth"},
 		never: []string{"relocator/internal/mover", "relocator/internal/tier", "relocator/internal/fsys"}, deep: true},
+	{name: "the gate counts slots and knows no work",
+		of: []string{"relocator/internal/gate"}, never: []string{"..."}, but: []string{"std", "shared/fault"}},
 	{name: "only shared/process handles signals",
 		of: []string{module + "..."}, except: []string{"shared/process"}, never: []string{"os/signal"}},
 	{name: "real servers for tests are for tests",
