@@ -15,32 +15,80 @@ const (
 	fewWaits = 3
 )
 
-// handling is the run of a handler.
-type handling struct{ hangs bool } // guarded by the consumer's lock
+// handling is the run of a handler. It is guarded by the consumer's lock.
+type handling struct{ hangs, single bool }
 
 // dispatch starts handlers. The caller has made sure that there are slots.
 func (c *Consumer) dispatch(ds []*Delivery) {
-	for len(ds) > 0 {
-		n := min(len(ds), c.o.Batch)
-		batch := ds[:n:n]
-		ds = ds[n:]
-		h := &handling{}
+	for batch := range slices.Chunk(ds, c.o.Batch) {
 		c.mu.Lock()
-		for _, d := range batch {
-			d.Context, d.cancel = context.WithCancelCause(c.base)
-			d.verdict, d.err, d.Reason = none, nil, ""
-			d.Progress()
-			d.parked, d.woken, d.handling = false, false, h
-			c.known[d.ID] = d
-		}
-		c.running++
+		c.start(batch, &handling{})
 		c.mu.Unlock()
-		go func() {
-			c.began(batch)
-			c.o.Handle(batch)
-			c.finish(batch, h)
-		}()
 	}
+}
+
+// start starts a handler. The caller has the lock.
+func (c *Consumer) start(batch []*Delivery, h *handling) {
+	for _, d := range batch {
+		d.Context, d.cancel = context.WithCancelCause(c.base)
+		d.verdict, d.err, d.Reason = none, nil, ""
+		d.Progress()
+		d.parked, d.woken, d.handling = false, false, h
+		c.known[d.ID] = d
+	}
+	*c.slots(h)++
+	go func() {
+		c.began(batch)
+		c.o.Handle(batch)
+		c.finish(batch, h)
+	}()
+}
+
+// slots is the number of handlers among which this one counts.
+func (c *Consumer) slots(h *handling) *int {
+	if h.single {
+		return &c.singles
+	}
+	return &c.running
+}
+
+// setApart gives an entry that a handler has in hand to a handler of its own.
+func (c *Consumer) setApart(d *Delivery) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.known[d.ID] != d || d.Context.Err() != nil {
+		return // the end of its handler forgets it
+	}
+	d.cancel(nil)
+	d.Single, d.handling, d.parked, d.Reason = true, nil, true, "slot"
+	c.lone = append(c.lone, d)
+	c.startLone()
+}
+
+// startLone starts handlers for entries that get one alone, as long as there are slots. The caller has the lock.
+func (c *Consumer) startLone() {
+	for len(c.lone) > 0 && c.singles < c.o.Alone && !c.holding && !c.retired {
+		d := c.lone[0]
+		c.lone = c.lone[1:]
+		if c.known[d.ID] == d { // else the heartbeat has found that another consumer has it
+			c.start([]*Delivery{d}, &handling{single: true})
+		}
+	}
+}
+
+// uncountLone uncounts the entries of a batch that wait for a handler alone, because their wait may be long. A crash just after
+// one was begun counts no attempt, too.
+func (c *Consumer) uncountLone(batch []*Delivery) {
+	var counts []count
+	c.mu.Lock()
+	for _, d := range batch {
+		if d.Single && d.handling == nil && d.parked && !d.uncounted && !d.failed {
+			d.uncounted = true
+			counts = append(counts, count{d.ID, d.Attempt - 1})
+		}
+	}
+	c.mu.Unlock()
+	c.setCount(counts)
 }
 
 // began makes a crash count as an attempt from now on: it removes the records of back-offs that are over, and raises the
@@ -69,6 +117,10 @@ func (c *Consumer) began(batch []*Delivery) {
 
 // finish carries out the handler's verdict on each delivery.
 func (c *Consumer) finish(batch []*Delivery, h *handling) {
+	c.uncountLone(batch)
+	c.mu.Lock()
+	batch = slices.DeleteFunc(slices.Clone(batch), func(d *Delivery) bool { return d.handling != h }) // was set apart
+	c.mu.Unlock()
 	c.uncountWaiting(batch)
 	for _, d := range batch {
 		lost := d.Context.Err() != nil
@@ -91,7 +143,8 @@ func (c *Consumer) finish(batch []*Delivery, h *handling) {
 	}
 	c.mu.Lock()
 	if !h.hangs {
-		c.running--
+		*c.slots(h)--
+		c.startLone()
 	}
 	c.mu.Unlock()
 	c.wake()
@@ -104,7 +157,8 @@ func (c *Consumer) hangs(d *Delivery) {
 	first := h != nil && !h.hangs && !d.parked && c.known[d.ID] == d
 	if first {
 		h.hangs = true
-		c.running--
+		*c.slots(h)--
+		c.startLone()
 	}
 	c.mu.Unlock()
 	if first {

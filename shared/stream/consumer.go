@@ -27,6 +27,7 @@ type Options struct {
 	MinIdle  time.Duration // other consumers take over an entry that was not renewed for so long
 	Slots    int           // handlers at once; 1 where 0
 	Batch    int           // deliveries that one handler gets; 1 where 0
+	Alone    int           // handlers at once, besides Slots, of entries for which Delivery.Alone was called
 	Drain    time.Duration // how long handlers may run after a stop
 	Keep     int64         // settled entries that trimming leaves in the stream; 10,000 where 0
 	Adopt    time.Duration // how often Run looks for entries reassigned to this consumer; 0: at each upkeep
@@ -78,6 +79,11 @@ type Consumer struct {
 	awaiting int // entries that are parked until Wake
 	ahead    int // those of them that wait for their turn
 	running  int // handlers that have a slot
+
+	// Entries that get a handler alone: those that are parked, those that wait for a slot, and the handlers that have one.
+	parkedLone parking
+	lone       []*Delivery
+	singles    int
 
 	base      context.Context // of handlers: outlives Run's context by the drain time
 	counts    *batch.Runner[[]count, struct{}]
@@ -152,6 +158,9 @@ func (c *Consumer) Run(ctx context.Context) {
 		pause(ctx, backoff(outage, 50*time.Millisecond, time.Second))
 	}
 
+	c.mu.Lock()
+	c.holding = true
+	c.mu.Unlock()
 	c.giveBack() // entries without a handler need not wait for the handlers' end
 	drained := time.After(c.o.Drain)
 	for c.isRunning() {
@@ -195,7 +204,7 @@ func (c *Consumer) Ended() bool {
 func (c *Consumer) isRunning() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.running > 0
+	return c.running+c.singles > 0
 }
 
 // Holding reports whether the consumer begins nothing, because of Hold or because it has retired. Once Hold returns true for good,
@@ -215,7 +224,7 @@ func (c *Consumer) isRetired() bool {
 // finishRetired waits for a handler of a retired consumer to return. true: none is left, and the consumer has ended.
 func (c *Consumer) finishRetired(ctx context.Context) bool {
 	c.mu.Lock()
-	if c.retired && c.running == 0 {
+	if c.retired && c.running+c.singles == 0 {
 		c.ended = true
 	}
 	ended := c.ended
@@ -232,10 +241,15 @@ func (c *Consumer) finishRetired(ctx context.Context) bool {
 	return false
 }
 
-// SetSlots changes how many handlers may run at once.
+// SetSlots changes how many handlers may run at once, or, where Options.Alone is set, how many with an entry alone.
 func (c *Consumer) SetSlots(n int) {
 	c.mu.Lock()
-	c.o.Slots = n
+	if c.o.Alone > 0 {
+		c.o.Alone = n
+		c.startLone()
+	} else {
+		c.o.Slots = n
+	}
 	c.mu.Unlock()
 	c.wake()
 }
@@ -280,12 +294,12 @@ func (c *Consumer) turn(ctx context.Context, next *time.Time) error {
 	full := c.o.Full != nil && c.o.Full()
 	c.mu.Lock()
 	free := c.o.Slots - c.running
-	if c.ahead >= maxAhead || full {
+	if c.ahead+len(c.lone) >= maxAhead || full {
 		free = 0
 	}
 	block := idleBlock
 	if free > 0 && !hold { // without a free slot, only the end of a handler, Wake or a later upkeep changes anything
-		if c.running > 0 {
+		if c.running+c.singles > 0 {
 			block = busyBlock
 		} else if c.ahead > 0 {
 			block = aheadBlock
@@ -293,6 +307,9 @@ func (c *Consumer) turn(ctx context.Context, next *time.Time) error {
 		if len(c.parked) > 0 {
 			block = min(block, time.Until(c.parked[0].due))
 		}
+	}
+	if !hold && len(c.parkedLone) > 0 {
+		block = min(block, time.Until(c.parkedLone[0].due))
 	}
 	c.mu.Unlock()
 	if full {
@@ -388,7 +405,7 @@ func (c *Consumer) forget(d *Delivery) {
 func (c *Consumer) Load() (running, parked int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.running, len(c.parked) + c.awaiting
+	return c.running + c.singles, c.waiting()
 }
 
 // backoff doubles from first up to limit. Half of it is random, so that many entries do not come back at the same time.

@@ -8,9 +8,10 @@ import (
 	"time"
 )
 
-// Delivery is one entry that a handler works on. The handler calls exactly one of Settled, Later, Await, AwaitTurn and
+// Delivery is one entry that a handler works on. The handler calls exactly one of Settled, Later, Await, AwaitTurn, Alone and
 // Failed. A handler that calls none has failed.
 type Delivery struct {
+	Single  bool   // its handler gets it alone, because an earlier one has called Alone
 	Reason  string // why the entry waits, for Waiting; a handler may set it
 	Stream  string
 	ID      string // the entry's id in the stream
@@ -23,8 +24,10 @@ type Delivery struct {
 	cancel  context.CancelCauseFunc
 
 	consumer *Consumer
-	handling *handling // guarded by the consumer's lock, as the next four
+	handling *handling // guarded by the consumer's lock, as the next six; nil while it waits for a handler after Alone
 	parked   bool
+	due      time.Time    // of one that is in a heap
+	at       int          // its index there plus 1; 0: it is in none
 	awaits   bool         // it is parked until Wake
 	turn     bool         // it waits for its turn
 	woken    bool         // Wake was called since its handler began
@@ -66,6 +69,18 @@ func (d *Delivery) AwaitTurn() { d.verdict, d.turn = await, true }
 // Wake ends the wait of Await, also where it is called before the handler has returned. Later calls do nothing. false:
 // this consumer has lost the entry, and nothing waits. It is safe for concurrent use.
 func (d *Delivery) Wake() bool { return d.consumer.awake(d) }
+
+// Alone gives the entry to a handler that gets it alone, at once or as soon as there is a slot for it (Options.Alone). So the
+// rest of its batch need not wait for it. The handler that calls it is done with the entry, before it returns. From then on, the
+// entry always gets a handler alone.
+func (d *Delivery) Alone() { d.consumer.setApart(d) }
+
+// Hurry ends the wait of Later for an entry that still waits. It is safe for concurrent use.
+func (d *Delivery) Hurry() { d.consumer.hurry(d) }
+
+// Acked says that an entry which waits after Later was acked meanwhile, for example with a newer one that supersedes it. Where it
+// does not wait any more, Acked does nothing. It is safe for concurrent use.
+func (d *Delivery) Acked() { d.consumer.acked(d) }
 
 // Hangs says that the handler may never return, because a system call hangs. The handler gives its slot to others, and a crash
 // counts no attempt from now on. It is safe for concurrent use.

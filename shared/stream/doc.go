@@ -7,12 +7,14 @@
 //
 //	unread ──XREADGROUP──▶ in hand ──handler──▶ settled
 //	pending of a dead consumer ──XAUTOCLAIM──▶ ▲ │
-//	pending here, but not known ──adopt──▶     │ ▼ Failed, Later, Await
-//	                                         parked (pending until it is due, or until Wake)
+//	pending here, but not known ──adopt──▶     │ ▼ Failed, Later, Await, Alone
+//	                                         parked (pending until it is due, until Wake, or until it has a slot alone)
 //
 // Why it works this way:
 //   - It never reads more than it can begin at once, so a slow worker holds no entry that others could work on. Entries that
 //     wait for a limit of their handler are read in advance, up to 512: behind them may be some that need not wait.
+//   - A handler may get a batch. What takes long, it sets apart (Alone): such an entry gets a handler alone, which has another
+//     kind of slot. So a slow entry holds up neither the rest of its batch nor the next batches.
 //   - An entry that waits for Wake (Await) begins once, when Wake is called. Meanwhile it costs Redis only its heartbeat.
 //   - A lost reply of XREADGROUP leaves entries pending with this consumer that it has not seen. It compares the pending
 //     list with what it knows, and adopts them.

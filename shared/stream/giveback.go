@@ -21,7 +21,10 @@ func (c *Consumer) giveBack() {
 			delete(c.known, id)
 		}
 	}
-	c.parked = nil
+	for _, d := range slices.Concat(c.parked, c.parkedLone) {
+		d.at = 0
+	}
+	c.parked, c.parkedLone, c.lone = nil, nil, nil
 	c.mu.Unlock()
 
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)

@@ -3,49 +3,86 @@ package stream
 import (
 	"container/heap"
 	"context"
+	"slices"
 	"time"
 )
 
 // parking is a heap of deliveries that wait until they are due, the next one on top.
-type parking []parkedDelivery
-
-type parkedDelivery struct {
-	d   *Delivery
-	due time.Time
-}
+type parking []*Delivery
 
 func (p parking) Len() int           { return len(p) }
 func (p parking) Less(i, j int) bool { return p[i].due.Before(p[j].due) }
-func (p parking) Swap(i, j int)      { p[i], p[j] = p[j], p[i] }
-func (p *parking) Push(x any)        { *p = append(*p, x.(parkedDelivery)) }
+func (p parking) Swap(i, j int)      { p[i], p[j] = p[j], p[i]; p[i].at, p[j].at = i+1, j+1 }
+func (p *parking) Push(x any)        { *p = append(*p, x.(*Delivery)); x.(*Delivery).at = len(*p) }
 func (p *parking) Pop() any {
 	old := *p
-	x := old[len(old)-1]
-	old[len(old)-1] = parkedDelivery{}
-	*p = old[:len(old)-1]
-	return x
+	d := old[len(old)-1]
+	old[len(old)-1] = nil
+	*p, d.at = old[:len(old)-1], 0
+	return d
+}
+
+// due takes up to most deliveries out that are due.
+func (p *parking) due(most int) (ds []*Delivery) {
+	for now := time.Now(); len(ds) < most && len(*p) > 0 && !(*p)[0].due.After(now); {
+		ds = append(ds, heap.Pop(p).(*Delivery))
+	}
+	return ds
 }
 
 // dispatchDue starts handlers for parked entries that are due, as long as there are slots.
 func (c *Consumer) dispatchDue() {
+	// An entry that is not known was found to be another consumer's, by the heartbeat.
+	lost := func(d *Delivery) bool { return c.known[d.ID] != d }
 	c.mu.Lock()
-	room := (c.o.Slots - c.running) * c.o.Batch
-	var ds []*Delivery
-	for now := time.Now(); len(ds) < room && len(c.parked) > 0 && !c.parked[0].due.After(now); {
-		p := heap.Pop(&c.parked).(parkedDelivery)
-		if c.known[p.d.ID] == p.d { // else the heartbeat has found that another consumer has it
-			ds = append(ds, p.d)
-		}
-	}
+	c.lone = append(c.lone, slices.DeleteFunc(c.parkedLone.due(len(c.parkedLone)), lost)...)
+	c.startLone()
+	ds := slices.DeleteFunc(c.parked.due((c.o.Slots-c.running)*c.o.Batch), lost)
 	c.mu.Unlock()
 	c.dispatch(ds)
+}
+
+// push makes an entry wait until it is due. The caller has the lock.
+func (c *Consumer) push(d *Delivery, due time.Time) {
+	d.due = due
+	heap.Push(c.heapOf(d), d)
+}
+
+func (c *Consumer) heapOf(d *Delivery) *parking {
+	if d.Single {
+		return &c.parkedLone
+	}
+	return &c.parked
+}
+
+// hurry makes an entry due that waits after Later.
+func (c *Consumer) hurry(d *Delivery) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if d.at > 0 && d.verdict == later {
+		d.due = time.Now()
+		heap.Fix(c.heapOf(d), d.at-1)
+		c.wake()
+	}
+}
+
+// acked forgets an entry that waits after Later.
+func (c *Consumer) acked(d *Delivery) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if d.at > 0 && d.verdict == later {
+		heap.Remove(c.heapOf(d), d.at-1)
+		if c.known[d.ID] == d {
+			delete(c.known, d.ID)
+		}
+	}
 }
 
 func (c *Consumer) park(d *Delivery, wait time.Duration) {
 	c.mu.Lock()
 	full := c.isFull(d)
 	if !full {
-		heap.Push(&c.parked, parkedDelivery{d, time.Now().Add(wait)})
+		c.push(d, time.Now().Add(wait))
 	}
 	full = full && !d.uncounted
 	c.mu.Unlock()
@@ -60,7 +97,7 @@ func (c *Consumer) park(d *Delivery, wait time.Duration) {
 // isFull reports whether no entry can be parked any more, and forgets this one then. Else the entry counts as parked. The caller
 // has the lock.
 func (c *Consumer) isFull(d *Delivery) bool {
-	if len(c.parked)+c.awaiting >= maxParked {
+	if c.waiting() >= maxParked {
 		delete(c.known, d.ID)
 		return true
 	}
@@ -76,7 +113,7 @@ func (c *Consumer) parkUntilWake(d *Delivery) {
 		return
 	}
 	if d.woken {
-		heap.Push(&c.parked, parkedDelivery{d, time.Now()})
+		c.push(d, time.Now())
 		return
 	}
 	d.awaits = true
@@ -96,7 +133,7 @@ func (c *Consumer) awake(d *Delivery) bool {
 	d.woken = true
 	if d.awaits {
 		c.waitsNoMore(d)
-		heap.Push(&c.parked, parkedDelivery{d, time.Now()})
+		c.push(d, time.Now())
 		c.wake()
 	}
 	return true
@@ -113,6 +150,9 @@ func (c *Consumer) waitsNoMore(d *Delivery) {
 		c.ahead--
 	}
 }
+
+// waiting is how many entries are parked. The caller has the lock.
+func (c *Consumer) waiting() int { return len(c.parked) + len(c.parkedLone) + len(c.lone) + c.awaiting }
 
 // Waiting returns how many entries are parked, by their Reason.
 func (c *Consumer) Waiting() map[string]int {
