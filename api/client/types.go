@@ -185,7 +185,9 @@ type DeadLetter struct {
 	SourceStream string            `json:"source_stream"`
 	SourceID     string            `json:"source_id"`
 	FailedAt     string            `json:"failed_at"`
-	Entry        map[string]string `json:"entry"` // the fields of the entry that failed
+	Times        int64             `json:"times"`           // how often an entry of the item failed so: this one has replaced the older ones
+	FirstFailed  string            `json:"first_failed_at"` // the first time
+	Entry        map[string]string `json:"entry"`           // the fields of the entry that failed
 }
 
 // DeadLetters is a page of dead letters, oldest first.

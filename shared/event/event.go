@@ -159,9 +159,12 @@ type Failure struct {
 	SourceStream string // the stream's key
 	SourceID     string
 	FailedAt     time.Time
+	// Redis adds these two when the dead letter is written. An older one has neither.
+	Times         int64     // how many dead letters this is the last of: it has replaced the others. 0: unknown
+	FirstFailedAt time.Time // FailedAt of the first of them
 }
 
-// Fields returns the fields that are appended to those of the failed entry.
+// Fields returns the fields that are appended to those of the failed entry, without those that Redis adds.
 func (f Failure) Fields() []string {
 	return []string{
 		"stage", f.Stage, "reason", f.Reason, "error", f.Error, "attempts", strconv.FormatInt(f.Attempts, 10),
@@ -169,8 +172,8 @@ func (f Failure) Fields() []string {
 	}
 }
 
-// failureFields are the names in Failure.Fields. ParseDead separates them from the entry's own fields.
-var failureFields = []string{"stage", "reason", "error", "attempts", "source_stream", "source_id", "failed_at"}
+// failureFields are the names of a Failure's fields. ParseDead separates them from the entry's own fields.
+var failureFields = []string{"stage", "reason", "error", "attempts", "source_stream", "source_id", "failed_at", "times", "first_failed_at"}
 
 // ParseDead reads an entry of `dead` into the failure and the fields of the entry that failed.
 func ParseDead(values map[string]string) (Failure, map[string]string, error) {
@@ -178,6 +181,9 @@ func ParseDead(values map[string]string) (Failure, map[string]string, error) {
 	f := Failure{
 		Stage: p.text("stage"), Reason: p.text("reason"), Error: p.optional("error"), Attempts: p.number("attempts"),
 		SourceStream: p.text("source_stream"), SourceID: p.text("source_id"), FailedAt: p.time("failed_at"),
+	}
+	if p.optional("times") != "" {
+		f.Times, f.FirstFailedAt = p.number("times"), p.time("first_failed_at")
 	}
 	entry := maps.Clone(values)
 	for _, k := range failureFields {

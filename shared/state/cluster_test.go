@@ -120,13 +120,19 @@ func (w *world) releaseAndRetry(id item.ID) {
 	}
 	ids, err := w.Append(ctx, []event.View{view(4, id, 5, "bronze", "silver", "f")})
 	w.must(err)
+	ids = append(ids, w.append(view(5, id, 5, "bronze", "silver", "f")))
 	w.read(k.Views(), state.GroupRelocator)
-	if ok, err := w.DeadLetter(ctx, state.GroupRelocator, "me", map[string]string{"cid": id.String()},
-		event.Failure{SourceStream: k.Views(), SourceID: ids[0], FailedAt: posted}); err != nil || !ok {
-		w.Fatal(ok, err)
+	for _, source := range ids {
+		if ok, err := w.DeadLetter(ctx, state.GroupRelocator, "me", map[string]string{"cid": id.String()},
+			event.Failure{Stage: "relocate", SourceStream: k.Views(), SourceID: source, FailedAt: posted}); err != nil || !ok {
+			w.Fatal(ok, err)
+		}
 	}
 	dead, _ := w.entries(k.Dead())
-	r, err := w.RetryView(ctx, state.Ref{Partition: w.keys.Partition(id), ID: dead[0]}, ids[0], "", view(5, id, 5, "bronze", "silver", "f"))
+	if len(dead) != 1 {
+		w.Fatalf("%d dead letters of one item", len(dead))
+	}
+	r, err := w.RetryView(ctx, state.Ref{Partition: w.keys.Partition(id), ID: dead[0]}, ids[1], "", view(6, id, 5, "bronze", "silver", "f"))
 	if err != nil || r.EntryID == "" {
 		w.Fatalf("%+v, %v", r, err)
 	}

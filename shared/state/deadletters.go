@@ -11,8 +11,9 @@ import (
 	"github.com/tierflow/tierflow/shared/fault"
 )
 
-// DeadLetter settles an entry that failed for good and keeps it in dead. entry has the fields of the failed entry. Where it
-// returns false, the entry was settled before, or another consumer has it now, and nothing was done.
+// DeadLetter settles an entry that failed for good and keeps it in dead. entry has the fields of the failed entry. It replaces
+// an older dead letter of the same item and stage, and of later stages of the same copy. Where it returns false, the entry was
+// settled before, or another consumer has it now, and nothing was done.
 func (s *Store) DeadLetter(ctx context.Context, group, consumer string, entry map[string]string, f event.Failure) (bool, error) {
 	args := append([]any{group, consumer, f.SourceID}, anys(event.Ordered(entry))...)
 	args = append(args, anys(f.Fields())...)
@@ -20,7 +21,7 @@ func (s *Store) DeadLetter(ctx context.Context, group, consumer string, entry ma
 	if !ok {
 		return false, fault.New(fault.Internal, "write dead letter of", f.SourceID, fmt.Errorf("%q is not a stream of Tierflow", f.SourceStream))
 	}
-	id, err := deadLetterScript.Run(ctx, s.rdb, []string{f.SourceStream, k.Dead()}, args...).Text()
+	id, err := deadLetterScript.Run(ctx, s.rdb, append([]string{f.SourceStream}, k.dead()...), args...).Text()
 	if err != nil {
 		return false, unavailable("write dead letter of", f.SourceID, err)
 	}
@@ -77,7 +78,7 @@ func (s *Store) GetDeadLetter(ctx context.Context, r Ref) (d DeadEntry, ok bool,
 
 // DropDeadLetter deletes an entry of dead. ok is false where there is none.
 func (s *Store) DropDeadLetter(ctx context.Context, r Ref) (ok bool, err error) {
-	n, err := s.rdb.XDel(ctx, s.keys.In(r.Partition).Dead(), r.ID).Result()
+	n, err := dropScript.Run(ctx, s.rdb, s.keys.In(r.Partition).dead(), r.ID).Int()
 	if err != nil {
 		return false, unavailable("drop", r.Text(s.keys), err)
 	}
@@ -86,7 +87,7 @@ func (s *Store) DropDeadLetter(ctx context.Context, r Ref) (ok bool, err error) 
 
 // RetryResult says what became of a retry.
 type RetryResult struct {
-	Gone    bool   // dead has no such entry
+	Gone    bool   // dead has no such entry (any more)
 	Newer   bool   // the item has a newer event, which the retry would undo
 	EntryID string // the new entry
 }
@@ -112,13 +113,13 @@ func (s *Store) RetryView(ctx context.Context, dead Ref, sourceID, rowEntry stri
 	k := s.keys.Of(v.ID)
 	args := append([]any{dead.ID, sourceID, rowEntry, st.head(), st.tail()}, anys(v.Fields())...)
 	return retryResult(retryViewScript.Run(ctx, s.rdb,
-		[]string{k.Dead(), k.Views(), k.State(v.ID)}, args...).Text())
+		append(k.dead(), k.Views(), k.State(v.ID)), args...).Text())
 }
 
 // Retry moves an entry of dead back to its stream with the given fields. The stream is relocated or committed of the same
 // partition. Like Append, it must not be sent twice.
 func (s *Store) Retry(ctx context.Context, dead Ref, stream string, fields []string) (RetryResult, error) {
-	return retryResult(retryScript.Run(ctx, s.rdb, []string{s.keys.In(dead.Partition).Dead(), stream},
+	return retryResult(retryScript.Run(ctx, s.rdb, append(s.keys.In(dead.Partition).dead(), stream),
 		append([]any{dead.ID}, anys(fields)...)...).Text())
 }
 

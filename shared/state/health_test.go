@@ -49,7 +49,7 @@ func settleAtMaxmemory(t *testing.T, w *world) {
 	t.Helper()
 	ctx := t.Context()
 	moved, stays, hopeless := view(1, 7, 1500, "silver", "bronze", "f"), view(2, 8, 5, "bronze", "bronze", "g"), view(3, 9, 1500, "silver", "bronze", "h")
-	entries := map[int]string{1: w.append(moved), 2: w.append(stays), 3: w.append(hopeless)}
+	entries := map[int]string{1: w.append(moved), 2: w.append(stays), 3: w.append(hopeless), 4: w.append(view(4, 9, 1600, "silver", "bronze", "h"))}
 	w.config("maxmemory", "1")
 
 	_, err := w.Append(ctx, []event.View{view(4, 7, 2500, "gold", "bronze", "f")})
@@ -105,9 +105,18 @@ func settleAtMaxmemory(t *testing.T, w *world) {
 	st.EntryID = entries[2]
 	w.must(w.Settle(ctx, st, token))
 	w.must(w.Stray(ctx, event.Committed{EventID: stays.EventID, ID: 8, To: "gold", Filename: "g", CommittedAt: posted}))
-	if dead, err := w.DeadLetter(ctx, state.GroupRelocator, "me", map[string]string{"cid": "9"}, event.Failure{Stage: "relocate",
-		Reason: "missing-file", SourceStream: w.keys.Of(9).Views(), SourceID: entries[3], FailedAt: posted}); err != nil || !dead {
-		t.Fatalf("dead letter: %v, %v", dead, err)
+	for _, source := range []string{entries[3], entries[4]} {
+		if dead, err := w.DeadLetter(ctx, state.GroupRelocator, "me", map[string]string{"cid": "9"}, event.Failure{Stage: "relocate",
+			Reason: "missing-file", SourceStream: w.keys.Of(9).Views(), SourceID: source, FailedAt: posted}); err != nil || !dead {
+			t.Fatalf("dead letter: %v, %v", dead, err)
+		}
+	}
+	ids, _ := w.entries(w.keys.Of(9).Dead())
+	if len(ids) != 1 {
+		t.Fatalf("%d dead letters of one item", len(ids))
+	}
+	if ok, err := w.DropDeadLetter(ctx, state.Ref{Partition: w.keys.Partition(9), ID: ids[0]}); err != nil || !ok {
+		t.Fatalf("drop: %v, %v", ok, err)
 	}
 
 	for _, k := range w.keys.Each() {

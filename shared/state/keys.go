@@ -115,6 +115,15 @@ func (k Keys) Committed() string { return k.stream("committed") }
 // Dead is the stream of dead letters.
 func (k Keys) Dead() string { return k.stream("dead") }
 
+// DeadIndex is a hash: the dead letter of each item, stage and, of later stages, level.
+func (k Keys) DeadIndex() string { return k.stream("dead:index") }
+
+// DeadReasons is a hash: the number of dead letters by stage and reason.
+func (k Keys) DeadReasons() string { return k.stream("dead:reasons") }
+
+// dead are the keys that every script takes that changes dead.
+func (k Keys) dead() []string { return []string{k.Dead(), k.DeadIndex(), k.DeadReasons()} }
+
 // Backoff is a sorted set: which pending entries of a group have failed, and when each is due.
 func (k Keys) Backoff(group string) string { return k.stream("backoff:" + group) }
 

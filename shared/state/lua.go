@@ -239,51 +239,6 @@ if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1], KEYS[2]
 if ARGV[3] ~= '' then redis.call('XACK', KEYS[3], ARGV[2], ARGV[3]) end
 return 1`)
 
-// deadLetterScript settles an entry that failed for good, and appends it to dead with its reason. It reads the pending list
-// first: with XACK alone, a worker that was paused could dead-letter an entry that another worker has now.
-//
-//	KEYS  the entry's stream, dead
-//	ARGV  group, consumer, entry id, fields and values of the entry of dead
-//	->    the id in dead, '' where the entry was settled before or is another consumer's now
-var deadLetterScript = stream.Script(`
-if #redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[3], ARGV[3], 1, ARGV[2]) == 0 then return '' end
-local id = redis.call('XADD', KEYS[2], '*', unpack(ARGV, 4)) -- first: an entry with too many fields must stay pending
-redis.call('XACK', KEYS[1], ARGV[1], ARGV[3])
-return id`)
-
-// retryViewScript appends a view event of dead again (POST /v1/dead/{id}/retry). The row may know of a newer count when the
-// state of that one has expired. An id that views has not reached is of a Redis that was wiped, and says nothing.
-//
-//	KEYS  dead, views, content:{cid}
-//	ARGV  id in dead, id that the entry had in views, id of the entry whose count the row has ('' unknown), state up to its
-//	      entry id, state after it, the fields and values of the entry of views
-//	->    'gone', 'newer': a newer event of this item exists, or the new entry id
-var retryViewScript = stream.Script(library + `
-if #redis.call('XRANGE', KEYS[1], ARGV[1], ARGV[1]) == 0 then return 'gone' end
-local newest = entry(redis.call('GET', KEYS[3]))
-if newest and newer(newest, ARGV[2]) then return 'newer' end
-if newer(ARGV[3], ARGV[2]) then
-  local info, last = redis.pcall('XINFO', 'STREAM', KEYS[2]), '0-0'
-  if info.err and not find(info.err, 'no such key', 1, true) then return info end
-  for i = 1, #info, 2 do
-    if info[i] == 'last-generated-id' then last = info[i+1] end
-  end
-  if not newer(ARGV[3], last) then return 'newer' end
-end
-redis.call('XDEL', KEYS[1], ARGV[1])
-local id = redis.call('XADD', KEYS[2], '*', unpack(ARGV, 6))
-redis.call('SET', KEYS[3], ARGV[4] .. id .. ARGV[5])
-return id`)
-
-// retryScript appends an entry of dead to relocated or committed again.
-//
-//	KEYS  dead, the entry's stream
-//	ARGV  id in dead, the fields and values of the entry
-//	->    'gone', or the new entry id
-var retryScript = stream.Script(`
-if redis.call('XDEL', KEYS[1], ARGV[1]) == 0 then return 'gone' end
-return redis.call('XADD', KEYS[2], '*', unpack(ARGV, 2))`)
-
 // strayScript reports a copy that was published but that nothing names.
 //
 //	KEYS  committed

@@ -109,9 +109,9 @@ func showRelocations(t *table, a client.Relocations) {
 }
 
 func showDeadLetters(t *table, a client.DeadLetters) {
-	t.row("ID", "CID", "STAGE", "REASON", "TRIED", "FAILED", "FILENAME", "ERROR")
+	t.row("ID", "CID", "STAGE", "REASON", "TRIED", "SEEN", "FAILED", "FILENAME", "ERROR")
 	for _, d := range a.Dead {
-		t.row(d.ID, d.Entry["cid"], d.Stage, d.Reason, d.Attempts, d.FailedAt, d.Entry["filename"], d.Error)
+		t.row(d.ID, d.Entry["cid"], d.Stage, d.Reason, d.Attempts, d.Times, d.FailedAt, d.Entry["filename"], d.Error)
 	}
 	if a.NextAfter != nil {
 		t.note("there are more: --after %s", *a.NextAfter)

@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"cmp"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -123,7 +124,8 @@ func describeDead(id string, fields map[string]string) client.DeadLetter {
 	// An entry that cannot be parsed is shown as far as possible: an operator looks for it here.
 	f, entry, _ := event.ParseDead(fields)
 	return client.DeadLetter{ID: id, Stage: f.Stage, Reason: f.Reason, Error: f.Error, Attempts: f.Attempts,
-		SourceStream: f.SourceStream, SourceID: f.SourceID, FailedAt: fields["failed_at"], Entry: entry}
+		SourceStream: f.SourceStream, SourceID: f.SourceID, FailedAt: fields["failed_at"],
+		Times: max(f.Times, 1), FirstFailed: cmp.Or(fields["first_failed_at"], fields["failed_at"]), Entry: entry}
 }
 
 func (s *Server) listDead(c echo.Context) error {
@@ -157,7 +159,7 @@ func (s *Server) deadRef(c echo.Context) (state.Ref, state.Keys, error) {
 }
 
 func noDead(id string) error {
-	return fault.New(fault.NotFound, "", "", fmt.Errorf("there is no dead letter %s: it has been retried or dropped", id))
+	return fault.New(fault.NotFound, "", "", fmt.Errorf("there is no dead letter %s: it has been retried, dropped, or replaced by a newer one of its item", id))
 }
 
 // retryDead appends a dead letter again. A view event becomes a new event. An entry of another stream stays as it was,
