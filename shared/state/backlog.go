@@ -16,35 +16,8 @@ import (
 // partitions. It counts all three because each entry is work of an accepted view. If it counted views only, the other
 // streams would grow without bound while the committer is away.
 func (s *Store) Unsettled(ctx context.Context) (int64, error) {
-	all := s.groups()
-	groups := make([]*redis.XInfoGroupsCmd, len(all))
-	lengths := make([]*redis.IntCmd, len(all))
-	// The pipeline's error is that of its first failed command; each command has its own.
-	_, _ = s.rdb.Pipelined(ctx, func(pipe redis.Pipeliner) error {
-		for i, q := range all {
-			groups[i], lengths[i] = pipe.XInfoGroups(ctx, q.stream), pipe.XLen(ctx, q.stream)
-		}
-		return nil
-	})
-	var sum int64
-	for i, q := range all {
-		// With no group yet, or a lag that Redis cannot tell, the stream's length is the upper bound.
-		n, err := lengths[i].Result()
-		if err != nil {
-			return 0, unavailable("read backlog", q.stream, err)
-		}
-		infos, err := groups[i].Result()
-		if err != nil && !isNoKey(err) {
-			return 0, unavailable("read backlog", q.stream, err)
-		}
-		for _, g := range infos {
-			if g.Name == q.group && g.Lag >= 0 {
-				n = g.Pending + g.Lag
-			}
-		}
-		sum += n
-	}
-	return sum, nil
+	load, err := s.Load(ctx)
+	return load.Unsettled(), err
 }
 
 // CreateRelocatorGroups makes the group of the relocators on views of every partition, from the first entry on, where it

@@ -78,10 +78,7 @@ func New(o Options) *Batcher {
 	for range n {
 		b.queues = append(b.queues, newQueue(max(queueLength/n, minQueue)))
 	}
-	o.Metrics.MustRegister(b.appended, b.failed, b.sizes, b.seconds,
-		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-			Name: "tierflow_backlog_events", Help: "Entries of all streams that are not settled, as last seen under traffic."},
-			func() float64 { return float64(b.backlog.known.Load()) }))
+	o.Metrics.MustRegister(b.appended, b.failed, b.sizes, b.seconds)
 	return b
 }
 

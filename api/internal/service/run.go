@@ -18,6 +18,7 @@ import (
 	"github.com/tierflow/tierflow/api/internal/reevaluate"
 	"github.com/tierflow/tierflow/api/internal/registry"
 	"github.com/tierflow/tierflow/shared/admin"
+	"github.com/tierflow/tierflow/shared/backlog"
 	"github.com/tierflow/tierflow/shared/state"
 )
 
@@ -49,6 +50,7 @@ func Run(ctx context.Context, c Config, log *zap.Logger, listening func(net.Addr
 	writes := state.NewStore(state.Options{Redis: c.writes, Keys: keys, TTL: c.StateTTL, Lease: lease})
 	reads := state.NewStore(state.Options{Redis: c.reads, Keys: keys, TTL: c.StateTTL, Lease: lease})
 	metrics := admin.NewRegistry()
+	backlog.Register(metrics, reads)
 
 	find := lookup.New(lookup.Options{Catalog: c.catalog, Log: log, Metrics: metrics})
 	ready := admin.NewReady(log,

@@ -9,6 +9,7 @@ import (
 	"github.com/tierflow/tierflow/committer/internal/apply"
 	"github.com/tierflow/tierflow/committer/internal/commit"
 	"github.com/tierflow/tierflow/shared/admin"
+	"github.com/tierflow/tierflow/shared/backlog"
 	"github.com/tierflow/tierflow/shared/process"
 	"github.com/tierflow/tierflow/shared/state"
 )
@@ -28,6 +29,7 @@ func Run(ctx context.Context, c Config, log *zap.Logger) error {
 	store := state.NewStore(state.Options{
 		Redis: c.redis, Keys: state.NewKeys(c.RedisPrefix).Partitioned(c.Partitions), TTL: c.StateTTL, Lease: c.MinIdle,
 	})
+	backlog.Register(registry, store)
 	var committer *commit.Committer
 	var ready *admin.Ready
 	ready = admin.NewReady(log,
