@@ -3,8 +3,10 @@ package chaos_test
 import (
 	"flag"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"os"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -18,7 +20,7 @@ import (
 
 var soak = flag.Duration("for", 0, "how long random mixes go on with each topology; 0: a few of them")
 
-func TestMain(m *testing.M) { testserver.Main(tidy{m}) }
+func TestMain(m *testing.M) { withOwnMounts(func() { testserver.Main(tidy{m}) }) }
 
 // tidy runs the tests and then removes what programs made.
 type tidy struct{ *testing.M }
@@ -43,14 +45,22 @@ func library() []stack.Sample {
 }
 
 func TestEachFaultInMidTrafficLosesNothingThatWasNotSaidToBeLost(t *testing.T) {
+	seed := uint64(time.Now().UnixNano())
+	// To save time, a fault that has nothing to do with Redis hits one of the topologies.
+	hits := func(topology string, n int, f fault) bool {
+		even := (uint64(n)+seed)%2 == 0
+		return f.of == theRedis || f.of == wires || even == (topology == oneRedis)
+	}
 	for topology := range topologies {
 		t.Run(topology, func(t *testing.T) {
 			t.Parallel()
-			seed := uint64(time.Now().UnixNano())
 			t.Logf("seed %d", seed)
 			r := rand.New(rand.NewPCG(seed, 0))
 			w := start(t, topology, library())
-			for _, f := range w.faults() {
+			for n, f := range w.faults() {
+				if !hits(topology, n, f) {
+					continue
+				}
 				began := time.Now()
 				w.note("--- %s", f.name)
 				stop := w.traffic(r.Uint64(), 5*time.Millisecond)
@@ -104,10 +114,11 @@ func mix(t *testing.T, topology string, r *rapid.T) {
 	w := start(t, topology, library())
 	for range rapid.IntRange(1, 2).Draw(r, "rounds") {
 		stop := w.traffic(rapid.Uint64().Draw(r, "traffic"), 5*time.Millisecond)
+		lossless := rapid.Bool().Draw(r, "lossless") // where counts may be lost, the ledger cannot miss one
 		for range rapid.IntRange(2, 5).Draw(r, "steps") {
 			var wg sync.WaitGroup
 			for range rapid.SampledFrom([]int{1, 1, 2, 3}).Draw(r, "at once") {
-				f := rapid.SampledFrom(w.faults()).Draw(r, "fault")
+				f := w.draw(r, lossless)
 				random := rand.New(rand.NewPCG(rapid.Uint64().Draw(r, "how"), 0))
 				wg.Go(func() { _ = w.inflict(f, random) }) // a fault that comes too late for its victim does nothing
 			}
@@ -119,4 +130,15 @@ func mix(t *testing.T, topology string, r *rapid.T) {
 			r.FailNow()
 		}
 	}
+}
+
+// draw draws what is hit, and then one of its faults: Redis has many more than a process.
+func (w *world) draw(r *rapid.T, lossless bool) fault {
+	all := slices.DeleteFunc(w.faults(), func(f fault) bool { return lossless && f.lossy })
+	of := map[victim][]fault{}
+	for _, f := range all {
+		of[f.of] = append(of[f.of], f)
+	}
+	hit := rapid.SampledFrom(slices.Sorted(maps.Keys(of))).Draw(r, "victim")
+	return rapid.SampledFrom(of[hit]).Draw(r, "fault")
 }

@@ -9,8 +9,6 @@ import (
 	"slices"
 	"time"
 
-	_ "github.com/go-sql-driver/mysql" // the driver of inMySQL
-
 	"github.com/tierflow/tierflow/scripts/testenv/stack"
 	"github.com/tierflow/tierflow/shared/state"
 	"github.com/tierflow/tierflow/shared/testenv/testserver"
@@ -32,11 +30,15 @@ const (
 	wires
 	theRedis
 	theMySQL
+	theDisks
 	victims
 )
 
-// faults returns all kinds of faults. Each chooses its victim and its time at random.
-func (w *world) faults() []fault { return slices.Concat(everywhere, w.redis.faults()) }
+// faults returns all kinds of faults that this machine can make, those of the topology last. Each chooses its victim and its
+// time at random.
+func (w *world) faults() []fault {
+	return slices.Concat(everywhere, refusing, []fault{full}, clocks(), w.diskFaults(), w.redis.faults())
+}
 
 // everywhere has the faults that every topology has.
 var everywhere = []fault{
@@ -109,32 +111,7 @@ var everywhere = []fault{
 	}},
 	{"MySQL ends its connections", theMySQL, false, func(ctx context.Context, w *world, _ *rand.Rand) error {
 		w.note("end MySQL's connections")
-		rows, err := w.DB().QueryContext(ctx, "SELECT id FROM information_schema.processlist WHERE db = 'chaos' AND id <> CONNECTION_ID()")
-		if err != nil {
-			return err
-		}
-		defer rows.Close()
-		for rows.Next() {
-			var id int64
-			if err := rows.Scan(&id); err != nil {
-				return err
-			}
-			_ = w.inMySQL(ctx, fmt.Sprintf("KILL %d", id)) // fails where the connection has ended by itself
-		}
-		return rows.Err()
-	}},
-	{"rows are locked by somebody else", theMySQL, false, func(ctx context.Context, w *world, r *rand.Rand) error {
-		w.note("lock rows")
-		tx, err := w.DB().BeginTx(ctx, nil)
-		if err != nil {
-			return err
-		}
-		defer func() { _ = tx.Rollback() }()
-		if _, err := tx.ExecContext(ctx, "UPDATE contents SET view_count = view_count WHERE cid % 2 = 0"); err != nil {
-			return err
-		}
-		last(r, minIdle)
-		return nil
+		return w.asRoot(ctx, func(root *sql.Conn) error { return w.endSessions(ctx, root) })
 	}},
 	{"a consumer group is destroyed", theRedis, false, func(ctx context.Context, w *world, r *rand.Rand) error {
 		stream, group := w.anyGroup(r)
@@ -190,15 +167,4 @@ func (w *world) inflict(f fault, r *rand.Rand) error {
 		return fmt.Errorf("%s: %w", f.name, err)
 	}
 	return nil
-}
-
-// inMySQL runs one statement on a connection of its own.
-func (w *world) inMySQL(ctx context.Context, statement string) error {
-	db, err := sql.Open("mysql", w.mysql.DSN(""))
-	if err != nil {
-		return err
-	}
-	defer db.Close()
-	_, err = db.ExecContext(ctx, statement)
-	return err
 }

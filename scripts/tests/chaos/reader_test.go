@@ -64,8 +64,15 @@ func (r *reader) look(ctx context.Context, id item.ID) {
 	if err != nil {
 		return // MySQL is away
 	}
+	there, changes := r.w.presence.of(before.Level)
+	if !there {
+		return // its tier is away; the others are not
+	}
 	digest, failed := stack.Digest(filepath.Join(r.roots[before.Level], before.Filename))
 	if failed == nil && digest == r.want[id] {
+		return
+	}
+	if _, now := r.w.presence.of(before.Level); now != changes {
 		return
 	}
 	after, err := r.w.Catalog.Row(ctx, id)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"math/rand/v2"
 	"net"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -25,6 +26,9 @@ type topology interface {
 	flush(ctx context.Context) error
 	// faults are the faults that only this topology has.
 	faults() []fault
+	// masters are those that answer, in any order, and servers are all.
+	masters() []*localserver.Redis
+	servers() []*localserver.Redis
 	// heal starts everything again, and returns when everything runs.
 	heal(ctx context.Context) error
 }
@@ -52,7 +56,7 @@ func startSingle(ctx context.Context, w *world) *single {
 	w.t.Helper()
 	s := &single{w: w, byName: map[string]*testserver.Gate{}}
 	for _, r := range []**localserver.Redis{&s.redis, &s.other} {
-		one, err := localserver.StartRedis(ctx, localserver.Options{Dir: w.t.TempDir(), AppendFsync: "always"})
+		one, err := localserver.StartRedis(ctx, localserver.Options{Dir: w.t.TempDir(), AppendFsync: "always", Binary: clocked()})
 		w.must("start a Redis", err)
 		w.t.Cleanup(func() { one.Close() })
 		*r = one
@@ -80,10 +84,22 @@ func (s *single) gates() (all []*testserver.Gate) {
 
 func (s *single) flush(ctx context.Context) error { return s.w.Redis.FlushAll(ctx).Err() }
 
+func (s *single) masters() []*localserver.Redis { return []*localserver.Redis{s.redis} }
+func (s *single) servers() []*localserver.Redis { return []*localserver.Redis{s.redis, s.other} }
+
 func (s *single) heal(ctx context.Context) error {
-	for _, r := range []*localserver.Redis{s.redis, s.other} {
-		_ = r.Resume() // fails where Redis does not run
-		if err := r.Start(ctx); err != nil {
+	return healEach(ctx, s.servers())
+}
+
+// healEach starts servers, and takes their limits away.
+func healEach(ctx context.Context, servers []*localserver.Redis) error {
+	for _, r := range servers {
+		_ = r.Resume() // fails where it does not run
+		err := r.Start(ctx)
+		if err == nil {
+			err = configure(ctx, r, "maxmemory", "0")
+		}
+		if err != nil {
 			return err
 		}
 	}
@@ -101,9 +117,7 @@ func on[T any](r *localserver.Redis, ask func(*redis.Client) (T, error)) (T, err
 func (s *single) replicate(ctx context.Context) error {
 	host, port, _ := strings.Cut(s.redis.Addr(), ":")
 	for _, r := range []*localserver.Redis{s.redis, s.other} { // a replica gets its data at once
-		if _, err := on(r, func(c *redis.Client) (string, error) {
-			return c.ConfigSet(ctx, "repl-diskless-sync-delay", "0").Result()
-		}); err != nil {
+		if err := configure(ctx, r, "repl-diskless-sync-delay", "0"); err != nil {
 			return err
 		}
 	}
@@ -189,7 +203,7 @@ func startCluster(ctx context.Context, w *world) *cluster {
 	w.t.Helper()
 	c := &cluster{w: w, front: map[string]*testserver.Gate{}}
 	var err error
-	c.nodes, err = localserver.StartRedisCluster(ctx, 3, localserver.Options{Dir: w.t.TempDir(), AppendFsync: "always",
+	c.nodes, err = localserver.StartRedisCluster(ctx, 3, localserver.Options{Dir: w.t.TempDir(), AppendFsync: "always", Binary: clocked(),
 		Announce: func(addr string) (int, error) {
 			g := testserver.NewGate(w.t, addr)
 			c.front[addr] = g
@@ -228,12 +242,12 @@ func (c *cluster) flush(ctx context.Context) error {
 	return nil
 }
 
+func (c *cluster) masters() []*localserver.Redis { return slices.Clone(c.nodes.Masters) }
+func (c *cluster) servers() []*localserver.Redis { return c.nodes.Nodes() }
+
 func (c *cluster) heal(ctx context.Context) error {
-	for _, n := range c.nodes.Nodes() {
-		_ = n.Resume() // fails where the node does not run
-		if err := n.Start(ctx); err != nil {
-			return err
-		}
+	if err := healEach(ctx, c.servers()); err != nil {
+		return err
 	}
 	return c.nodes.Wait(ctx)
 }

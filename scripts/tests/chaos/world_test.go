@@ -3,6 +3,7 @@ package chaos_test
 import (
 	"bytes"
 	"context"
+	"database/sql"
 	"fmt"
 	"maps"
 	"os"
@@ -44,8 +45,10 @@ type world struct {
 	gates  map[string]*testserver.Gate // to MySQL, one for each service, by the service's name
 	ledger *ledger
 	reader *reader
+	disks  []*disk // none where the machine has none
 
-	victims [victims]sync.Mutex
+	presence presence
+	victims  [victims]sync.Mutex
 
 	mu      sync.Mutex
 	lossy   bool // accepted counts may be lost
@@ -113,7 +116,7 @@ func start(tb testing.TB, topology string, samples []stack.Sample) *world {
 	if err != nil {
 		t.Fatalf("build: %v", err)
 	}
-	w := &world{t: t, gates: map[string]*testserver.Gate{}, ledger: newLedger()}
+	w := &world{t: t, gates: map[string]*testserver.Gate{}, ledger: newLedger(), presence: presence{changes: map[string]int{}}}
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	w.redis = topologies[topology](ctx, w)
@@ -125,10 +128,7 @@ func start(tb testing.TB, topology string, samples []stack.Sample) *world {
 		Settings: map[string]string{"TIERFLOW_MIN_IDLE": minIdle.String(), "TIERFLOW_RELEASE_GRACE": "100ms",
 			"TIERFLOW_BANDWIDTH": "8MiB"},
 	}
-	if folder, ok := stack.SecondFilesystem(o.Dir, 1<<30); ok {
-		o.Tiers["gold"] = filepath.Join(folder, "gold")
-		t.Cleanup(func() { os.RemoveAll(folder) })
-	}
+	w.makeDisks(&o)
 	w.Stack, err = stack.New(ctx, o)
 	w.must("prepare", err)
 	t.Cleanup(func() {
@@ -147,7 +147,7 @@ func start(tb testing.TB, topology string, samples []stack.Sample) *world {
 	})
 	for _, v := range w.Services() {
 		v.Settings["TIERFLOW_REDIS_URL"] = w.redis.url(v.Name)
-		w.gates[v.Name], v.Settings["TIERFLOW_MYSQL_DSN"] = testserver.MySQLGate(t, w.mysql.DSN("chaos"))
+		w.gates[v.Name], v.Settings["TIERFLOW_MYSQL_DSN"] = testserver.MySQLGate(t, w.serviceDSN())
 	}
 	w.must("add items", w.Add(ctx, samples...))
 	w.must("start", w.Start(ctx))
@@ -161,7 +161,15 @@ func (w *world) startMySQL(ctx context.Context) {
 	w.must("start a MySQL", err)
 	w.t.Cleanup(func() { m.Close() })
 	w.mysql = m
-	w.must("make a database", w.inMySQL(ctx, "CREATE DATABASE chaos"))
+	w.must("make a database", w.asRoot(ctx, func(root *sql.Conn) error {
+		for _, statement := range []string{"CREATE DATABASE chaos", "CREATE USER " + account, "CREATE USER " + crowd,
+			"GRANT ALL ON chaos.* TO " + account} {
+			if _, err := root.ExecContext(ctx, statement); err != nil {
+				return err
+			}
+		}
+		return nil
+	}))
 }
 
 func eventually(ctx context.Context, check func() error) error {
@@ -197,13 +205,15 @@ func (w *world) heal() {
 	w.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	for _, g := range w.allGates() { // first, because the nodes of a cluster replicate through their gates
+	w.mendDisks()                    // first, because a process on a disk that hangs cannot even be killed
+	for _, g := range w.allGates() { // then, because the nodes of a cluster replicate through their gates
 		g.Judge(nil)
 		g.Open()
 	}
 	w.must("heal Redis", w.redis.heal(ctx))
 	_ = w.mysql.Resume() // fails where MySQL does not run
 	w.must("start MySQL", w.mysql.Start(ctx))
+	w.must("allow writes", w.allowWrites(ctx))
 	for _, v := range w.Services() {
 		_ = v.Resume()
 		w.must("launch "+v.Name, v.Launch())
