@@ -204,7 +204,7 @@ type Retried struct {
 
 // Event is one server-sent event.
 type Event struct {
-	Event string          `json:"event"`        // views, relocated, committed, dead or progress; "" where only the position changes
-	ID    string          `json:"id,omitempty"` // the position to resume after; "" for progress
+	Event string          `json:"event"`        // views, relocated, committed, dead, progress, slow or reset; "" where only the position changes
+	ID    string          `json:"id,omitempty"` // the position to resume after; "" for progress and reset
 	Data  json.RawMessage `json:"data"`         // an object of texts: the fields of the entry
 }

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/tierflow/tierflow/shared/entryid"
 )
 
 const (
@@ -49,6 +51,34 @@ func (s *Store) LastIDs(ctx context.Context, streams []string) (ids []string, er
 		}
 	}
 	return ids, err
+}
+
+// Trimmed reports whether a stream may have lost entries that came after its id, because they were trimmed. It does not look at
+// dead, whose entries go one by one when somebody settles them.
+func (s *Store) Trimmed(ctx context.Context, streams, after []string) (bool, error) {
+	infos := make([]*redis.XInfoStreamCmd, len(streams))
+	// The pipeline's error is that of its first failed command; each command has its own.
+	_, _ = s.rdb.Pipelined(ctx, func(pipe redis.Pipeliner) error {
+		for i, key := range streams {
+			infos[i] = pipe.XInfoStream(ctx, key)
+		}
+		return nil
+	})
+	trimmed := false
+	for i, key := range streams {
+		info, err := infos[i].Result()
+		if err != nil && isNoKey(err) {
+			continue
+		}
+		if err != nil {
+			return false, unavailable("read", key, err)
+		}
+		k, _, ok := s.keys.OfStream(key)
+		if ok && key != k.Dead() && info.EntriesAdded > info.Length && entryid.Newer(cmp.Or(info.FirstEntry.ID, info.LastGeneratedID), after[i]) {
+			trimmed = true
+		}
+	}
+	return trimmed, nil
 }
 
 // EntriesAfter reads up to limit entries of a stream that come after an id.

@@ -159,6 +159,8 @@ func (v view) event(e client.Event) error {
 		"committed": fmt.Sprintf("%s, %s to %s", d["outcome"], first("from"), d["to"]),
 		"progress":  fmt.Sprintf("%s to %s, %s of %s bytes", d["from"], d["to"], d["bytes_done"], d["bytes_total"]),
 		"dead":      fmt.Sprintf("%s: %s: %s", d["stage"], d["reason"], d["error"]),
+		"slow":      d["why"],
+		"reset":     d["why"],
 	}[e.Event]
 	_, err := fmt.Fprintf(v.out, "%s  %-9s  %s %s  %s\n", first("posted_at", "finished_at", "committed_at", "failed_at", "updated_at"), e.Event,
 		plain(d["cid"]), plain(d["filename"]), plain(what))

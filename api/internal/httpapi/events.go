@@ -2,7 +2,6 @@ package httpapi
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"net/http"
 	"time"
@@ -74,38 +73,13 @@ func (s *Server) events(c echo.Context) error {
 			return write([]byte(": still here\n\n"))
 		}
 		b := []byte("event: " + e.Stream + "\n")
-		if e.ID != "" {
+		if e.ID != "" || e.Stream == live.Slow {
 			b = append(b, "id: "+at.String()+"\n"...)
 		}
-		data, err := fieldsJSON(e.Fields)
-		if err != nil {
-			return err
-		}
-		b = append(append(append(b, "data: "...), data...), "\n\n"...)
-		return write(b)
+		return write(append(append(append(b, "data: "...), e.Data...), "\n\n"...))
 	})
 	if err != nil && !errors.Is(err, context.Canceled) {
 		s.Log.Debug("a stream of events has ended", zap.Error(err))
 	}
 	return nil
-}
-
-// fieldsJSON writes alternating names and values as a JSON object of strings, in their order.
-func fieldsJSON(fields []string) ([]byte, error) {
-	b := []byte{'{'}
-	for i, f := range fields {
-		switch {
-		case i == 0:
-		case i%2 == 0:
-			b = append(b, ',')
-		default:
-			b = append(b, ':')
-		}
-		text, err := json.Marshal(f)
-		if err != nil {
-			return nil, err
-		}
-		b = append(b, text...)
-	}
-	return append(b, '}'), nil
 }
