@@ -7,15 +7,16 @@
 //	contents         api        INSERT, DELETE, UPDATE (pinned_level)
 //	contents         relocator  UPDATE (generation, view_count, count_entry)
 //	contents         committer  UPDATE (content_level, update_time, generation, view_count, size_bytes, digest, count_entry)
+//	contents         owner      INSERT
 //	level            api        INSERT, DELETE, UPDATE (min_counts, max_counts, path)
 //	level            owner      UPDATE (tier_id)
 //	update_history   committer  INSERT, UPDATE
 //	appraisal        api        INSERT, DELETE, UPDATE
 //	tierflow_schema  owner      INSERT
 //
-// UPDATE without columns means all columns: no other service writes that table. The owner is the account of `committer migrate`
-// and `relocator init-tiers`. The statements are in api/internal/registry, in the relocator's packages (release, counts,
-// init-tiers) and in committer/internal/apply. A house test compares this table with the statements in the sources and with
+// UPDATE without columns means all columns: no other service writes that table. The owner is the account of `committer migrate`,
+// `relocator init-tiers` and `relocator import`. The statements are in api/internal/registry, in the relocator's packages
+// (release, counts, init-tiers, importer) and in committer/internal/apply. A house test compares this table with the statements in the sources and with
 // the accounts that compose/mysql/accounts makes.
 //
 // It runs on MySQL 8.0, MariaDB 10.11 and later versions of both. On go-mysql-server it runs well enough for a

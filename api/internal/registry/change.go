@@ -53,7 +53,7 @@ func (r *Registry) WithChange(ctx context.Context, fn func(Change) error) error 
 	if _, ok, err := r.change(ctx); err != nil || !ok {
 		return err
 	}
-	err := r.locked(ctx, lockChange, 0, func(conn *sql.Conn) error {
+	err := r.catalog.Locked(ctx, lockChange, 0, func(conn *sql.Conn) error {
 		c, ok, err := r.change(ctx)
 		if err != nil || !ok {
 			return err
@@ -61,7 +61,7 @@ func (r *Registry) WithChange(ctx context.Context, fn func(Change) error) error 
 		c.conn = conn
 		return fn(c)
 	})
-	if errors.Is(err, errHeld) {
+	if errors.Is(err, catalog.ErrHeld) {
 		return nil
 	}
 	return err

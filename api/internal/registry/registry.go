@@ -4,12 +4,10 @@ package registry
 
 import (
 	"context"
-	"crypto/sha256"
 	"database/sql"
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"go.uber.org/zap"
@@ -34,9 +32,8 @@ func New(c *catalog.Catalog, store *state.Store, log *zap.Logger) *Registry {
 	return &Registry{c, c.DB(), store, log}
 }
 
-// Locks of a database. They are part of the names that GET_LOCK takes.
+// Locks of a database, beside catalog.LockItems.
 const (
-	lockItems  = "contents"
 	lockLevels = "levels"
 	lockChange = "appraisal"
 )
@@ -64,14 +61,18 @@ func (r *Registry) Register(ctx context.Context, id item.ID, filename, level str
 		}
 		level = p.Lowest().Name
 	}
-	return r.locked(ctx, lockItems, lockWait, func(conn *sql.Conn) error {
+	return r.catalog.Locked(ctx, catalog.LockItems, lockWait, func(conn *sql.Conn) error {
 		if err := levelExists(ctx, conn, op, id, level); err != nil {
 			return err
 		}
-		if err := r.free(ctx, conn, id, filename); err != nil {
+		conflicts, err := catalog.Conflicts(ctx, conn, []catalog.NewItem{{ID: id, Filename: filename}})
+		if err != nil {
 			return err
 		}
-		_, err := conn.ExecContext(ctx, "INSERT INTO contents (cid, content_level, filename) VALUES (?, ?, ?)", id, level, filename)
+		if conflicts[0] != nil {
+			return fault.New(fault.Conflict, op, id.String(), errors.New(conflicts[0].Why))
+		}
+		_, err = conn.ExecContext(ctx, "INSERT INTO contents (cid, content_level, filename) VALUES (?, ?, ?)", id, level, filename)
 		if catalog.Kind(err) == fault.Unprocessable { // somebody has removed the level since
 			return noLevel(op, id, level)
 		}
@@ -97,46 +98,6 @@ func levelExists(ctx context.Context, q interface {
 
 func noLevel(op string, id item.ID, level string) error {
 	return fault.New(fault.Unprocessable, op, id.String(), fmt.Errorf("there is no level %q", level))
-}
-
-// free returns fault.Conflict where the cid or the filename cannot be taken. Under the caller's lock the answer holds until the
-// INSERT.
-func (r *Registry) free(ctx context.Context, conn *sql.Conn, id item.ID, filename string) error {
-	names := []any{filename}
-	for i, c := range filename {
-		if c == '/' {
-			names = append(names, filename[:i])
-		}
-	}
-	// Filenames below filename/ sort from filename/ to before the byte after the slash. MySQL compares a shorter text as if
-	// spaces followed it, and spaces sort after control characters. The NUL, which no name contains, corrects for that.
-	// Other servers do not pad.
-	next := filename + "0"
-	args := append([]any{id}, names...)
-	args = append(args, filename+"/\x00", next+"\x00", next)
-	var otherID item.ID
-	var other string
-	// Three SELECTs instead of OR: each uses its own index.
-	err := conn.QueryRowContext(ctx, "SELECT cid, filename FROM contents WHERE cid = ? "+
-		"UNION ALL SELECT cid, filename FROM contents WHERE filename IN (?"+strings.Repeat(", ?", len(names)-1)+") "+
-		"UNION ALL SELECT cid, filename FROM contents WHERE filename >= ? AND filename < ? AND filename <> ? LIMIT 1",
-		args...).Scan(&otherID, &other)
-	conflict := func(format string, a ...any) error {
-		return fault.New(fault.Conflict, "register item", id.String(), fmt.Errorf(format, a...))
-	}
-	switch {
-	case errors.Is(err, sql.ErrNoRows):
-		return nil
-	case err != nil:
-		return catalog.Wrap("register item", id.String(), err)
-	case otherID == id:
-		return conflict("cid %d is taken, by %q", id, other)
-	case other == filename:
-		return conflict("filename %q is taken, by item %d", filename, otherID)
-	case len(other) < len(filename):
-		return conflict("%q lies inside %q, which is item %d", filename, other, otherID)
-	}
-	return conflict("%q, which is item %d, would lie inside %q", other, otherID, filename)
 }
 
 // Pin pins an item to a level; level "" removes the pin. The error is fault.Unknown where there is no such item, and
@@ -213,7 +174,7 @@ func (r *Registry) Counts(ctx context.Context) (map[string]int64, error) {
 // SetLevels replaces the levels in one transaction, which also records the change for WithChange. The error is fault.Conflict
 // where an item lies on, or is pinned to, a level that p does not have. Tier ids stay: `relocator init-tiers` writes them.
 func (r *Registry) SetLevels(ctx context.Context, p policy.Policy) error {
-	return r.locked(ctx, lockLevels, lockWait, func(conn *sql.Conn) error {
+	return r.catalog.Locked(ctx, lockLevels, lockWait, func(conn *sql.Conn) error {
 		tx, err := conn.BeginTx(ctx, nil)
 		if err != nil {
 			return catalog.Wrap("set levels", "", err)
@@ -286,38 +247,4 @@ func replace(ctx context.Context, tx *sql.Tx, before []policy.Level, p policy.Po
 		}
 	}
 	return nil
-}
-
-// errHeld means that another connection held the lock for the whole wait.
-var errHeld = errors.New("another session holds it")
-
-// locked calls fn with a connection that holds a lock of this database (GET_LOCK). Of all apis, only one at a time runs fn
-// under the same lock. locked waits for the lock up to wait; then the error is errHeld, as fault.Unavailable. MySQL frees
-// the lock when the connection ends.
-func (r *Registry) locked(ctx context.Context, what string, wait time.Duration, fn func(*sql.Conn) error) error {
-	conn, err := r.db.Conn(ctx)
-	if err != nil {
-		return catalog.Wrap("lock", what, err)
-	}
-	defer conn.Close()
-	var database string
-	if err := conn.QueryRowContext(ctx, "SELECT DATABASE()").Scan(&database); err != nil {
-		return catalog.Wrap("lock", what, err)
-	}
-	// A lock's name is unique to the server, not to the database, and has at most 64 characters.
-	name := fmt.Sprintf("tierflow:%s:%.16x", what, sha256.Sum256([]byte(database)))
-	var got sql.NullInt64
-	if err := conn.QueryRowContext(ctx, "SELECT GET_LOCK(?, ?)", name, int(wait.Seconds())).Scan(&got); err != nil {
-		return catalog.Wrap("lock", what, err)
-	}
-	if got.Int64 != 1 {
-		return fault.New(fault.Unavailable, "lock", what, fmt.Errorf("%w, after a wait of %s", errHeld, wait))
-	}
-	defer func() {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), unlockTimeout)
-		defer cancel()
-		// A broken connection has lost its session, and with it the lock.
-		_, _ = conn.ExecContext(ctx, "SELECT RELEASE_LOCK(?)", name)
-	}()
-	return fn(conn)
 }

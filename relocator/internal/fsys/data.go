@@ -53,6 +53,13 @@ func (s FS) Space(step Step, f *File) (free, total int64, err error) {
 	return int64(st.Bavail) * st.Bsize, int64(st.Blocks) * st.Bsize, err
 }
 
+// Files tells how many files and folders the file system of f has. Some file systems answer 0.
+func (s FS) Files(step Step, f *File) (n int64, err error) {
+	var st unix.Statfs_t
+	err = s.do(step, f.path, func() error { return unix.Fstatfs(f.fd, &st) })
+	return int64(st.Files - st.Ffree), err
+}
+
 // Clone makes dst share all blocks of src (ioctl FICLONE).
 func (s FS) Clone(step Step, dst, src *File) error {
 	return s.do(step, dst.path, func() error { return unix.IoctlFileClone(dst.fd, src.fd) })

@@ -20,6 +20,7 @@ type program struct {
 	Healthcheck struct{}      `cmd:"" help:"Exit 0 if the relocator that runs here is ready."`
 	Version     struct{}      `cmd:"" help:"Print the version."`
 	InitTiers   struct{}      `cmd:"" help:"Make the tiers' roots and identities; changes nothing the second time. Exit 1 where another identity is found."`
+	ImportTier  importOptions `cmd:"" name:"import" help:"Register what lies on a tier and has no row. Moves nothing. Exit 0 all registered, 1 names were refused, 2 could not look at all."`
 	VerifyTiers verifyOptions `cmd:"" name:"verify" help:"Compare MySQL with all tiers. Exit 0 clean, 1 findings, 2 could not compare, 3 no findings but a tier was not looked at."`
 }
 
@@ -36,6 +37,9 @@ func Main(ctx context.Context, args []string, stdout, stderr io.Writer, fs fsys.
 			CommonValues: config.CommonValues, AdminListen: config.adminListen, WorkerID: config.workerID, Close: config.close,
 			Verbs: map[string]process.Verb{
 				"init-tiers": func() int { return initTiers(ctx, config, stdout, stderr) },
+				"import": func() int {
+					return importTier(ctx, config, p.ImportTier, stdout, stderr)
+				},
 				"verify": func() int {
 					return verifyTiers(ctx, config, p.VerifyTiers, stdout, stderr)
 				},

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -178,16 +177,12 @@ func (r *run) recheck(ctx context.Context, suspects []Finding) ([]suspicion, err
 			ids = append(ids, f.ID)
 		}
 	}
-	known := map[string]bool{}
-	for part := range slices.Chunk(paths, page) {
-		names, err := r.knownFilenames(ctx, part)
-		if err != nil {
-			return nil, err
-		}
-		maps.Copy(known, names)
+	known, err := r.o.Catalog.FilenamesOf(ctx, paths)
+	if err != nil {
+		return nil, err
 	}
 	still = slices.DeleteFunc(still, func(d suspicion) bool {
-		return d.Kind == Orphaned && slices.ContainsFunc(above(d.Path), func(p string) bool { return known[p] })
+		return d.Kind == Orphaned && slices.ContainsFunc(above(d.Path), func(p string) bool { return known[p] != 0 })
 	})
 
 	rows, err := r.o.Catalog.Rows(ctx, ids)

@@ -231,12 +231,12 @@ func (r *run) checkNames(ctx context.Context, root *tier.Root, dir *fsys.File, p
 	for i, n := range names {
 		paths[i] = prefix + n
 	}
-	known, err := r.knownFilenames(ctx, paths)
+	known, err := r.o.Catalog.FilenamesOf(ctx, paths)
 	if err != nil {
 		return err
 	}
 	for i, p := range paths {
-		if known[p] {
+		if known[p] != 0 {
 			r.sum.Files++
 			continue
 		}
@@ -295,34 +295,6 @@ func (r *run) openName(ctx context.Context, level string, dir *fsys.File, name s
 }
 
 func isMissing(err error) bool { return errors.Is(err, unix.ENOENT) }
-
-// knownFilenames tells which of the paths are filenames of rows.
-func (r *run) knownFilenames(ctx context.Context, paths []string) (map[string]bool, error) {
-	known := map[string]bool{}
-	var args []any
-	for _, p := range paths {
-		if item.CheckFilename(p) == nil { // no row can have an invalid filename
-			args = append(args, p)
-		}
-	}
-	if len(args) == 0 {
-		return known, nil
-	}
-	rows, err := r.o.Catalog.DB().QueryContext(ctx,
-		"SELECT filename FROM contents WHERE filename IN (?"+strings.Repeat(", ?", len(args)-1)+")", args...)
-	if err != nil {
-		return nil, catalog.Wrap("look up filenames", "", err)
-	}
-	defer rows.Close()
-	for rows.Next() {
-		var p string
-		if err := rows.Scan(&p); err != nil {
-			return nil, catalog.Wrap("look up filenames", "", err)
-		}
-		known[p] = true
-	}
-	return known, catalog.Wrap("look up filenames", "", rows.Err())
-}
 
 // empty tells whether a folder of a level's tier is empty, or does not exist any more.
 func (r *run) empty(ctx context.Context, level string, dir *fsys.File, name string) bool {

@@ -55,6 +55,8 @@ var rules = []struct {
 		never: []string{"relocator/internal/mover", "relocator/internal/tier", "relocator/internal/fsys"}, deep: true},
 	{name: "the gate counts slots and knows no work",
 		of: []string{"relocator/internal/gate"}, never: []string{"..."}, but: []string{"std", "shared/fault"}},
+	{name: "an import reads tiers and writes rows: it has no part in the protocol",
+		of: []string{"relocator/internal/importer"}, never: []string{"shared/state", "shared/stream", "relocator/internal/relocate", "relocator/internal/release"}},
 	{name: "only shared/process handles signals",
 		of: []string{module + "..."}, except: []string{"shared/process"}, never: []string{"os/signal"}},
 	{name: "real servers for tests are for tests",
