@@ -173,6 +173,9 @@ func (t *Tiers) answered(h *health, found state, err error, n int) bool {
 		h.until = time.Now().Add(rest(n, maxLookRest))
 	}
 	t.change(h, found, err)
+	if found == usable && t.suspect[h.level.Name].closed {
+		t.trusts(h.level.Name)
+	}
 	var woken []*waiter
 	if over && h.trial > 0 {
 		woken = h.take(h.trial)

@@ -24,6 +24,7 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+	"golang.org/x/sys/unix"
 
 	"github.com/tierflow/tierflow/relocator/internal/metrics"
 	"github.com/tierflow/tierflow/shared/fault"
@@ -82,7 +83,8 @@ func (s state) allows(u Use) bool {
 // Tiers knows the state of every tier, by level. It is safe for concurrent use.
 //
 // A tier is suspect when it has reported an I/O error, is read-only, or has wrong permissions. It stays suspect until a move
-// that used it, or a release that removed something there, has succeeded.
+// that used it, or a release that removed something there, has succeeded. Where nothing could be written to a tier that is
+// read-only or has wrong permissions, a look that can write ends that as well: perhaps no move uses the tier for a long time.
 type Tiers struct {
 	o   Options
 	ctx context.Context
@@ -90,7 +92,13 @@ type Tiers struct {
 	telling sync.Mutex // held while o.Hangs is called
 	mu      sync.Mutex
 	tiers   map[string]*health
-	suspect map[string]error
+	suspect map[string]suspicion
+}
+
+// suspicion says why a tier is suspect.
+type suspicion struct {
+	err    error
+	closed bool // nothing could be written, because it is read-only or has wrong permissions
 }
 
 // health is what is known of one tier.
@@ -124,7 +132,7 @@ type waiter struct {
 
 // New makes a Tiers. It watches the tiers until ctx ends.
 func New(ctx context.Context, o Options) *Tiers {
-	t := &Tiers{o: o, ctx: ctx, tiers: map[string]*health{}, suspect: map[string]error{}}
+	t := &Tiers{o: o, ctx: ctx, tiers: map[string]*health{}, suspect: map[string]suspicion{}}
 	go t.watch()
 	return t
 }
@@ -233,7 +241,7 @@ func (t *Tiers) Problems() error {
 		}
 	}
 	for _, level := range slices.Sorted(maps.Keys(t.suspect)) {
-		errs = append(errs, fmt.Errorf("level %s is suspect: %w", level, t.suspect[level]))
+		errs = append(errs, fmt.Errorf("level %s is suspect: %w", level, t.suspect[level].err))
 	}
 	return errors.Join(errs...)
 }
@@ -255,24 +263,42 @@ func (t *Tiers) Failed(err error, target policy.Level) error {
 		t.block(e.Level, away, err)
 	case fault.Suspect:
 		t.o.Metrics.TierError(e.Level, string(e.Kind))
-		t.suspects(e.Level, err)
 		if e.Level != target.Name || t.o.Probe(target) == nil { // a source with one bad file may have others that can be read
+			if e.Level != target.Name || !errors.Is(err, unix.EROFS) { // else it was read-only, and it is not any more
+				t.suspects(e.Level, suspicion{err: err})
+			}
 			return err
 		}
+		t.suspects(e.Level, suspicion{err, isAny(err, unix.EROFS, unix.EACCES, unix.EPERM)})
 		t.block(e.Level, failing, err)
 		return &fault.Error{Kind: fault.TierRefused, Op: "write to tier", Subject: target.Name, Err: err, Level: target.Name}
 	}
 	return err
 }
 
-func (t *Tiers) suspects(level string, err error) {
+func isAny(err error, kinds ...error) bool {
+	return slices.ContainsFunc(kinds, func(k error) bool { return errors.Is(err, k) })
+}
+
+func (t *Tiers) suspects(level string, s suspicion) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.suspect[level] == nil {
-		t.o.Log.Error("a tier is suspect", zap.String("level", level), zap.Error(err))
+	before, already := t.suspect[level]
+	if !already {
+		t.o.Log.Error("a tier is suspect", zap.String("level", level), zap.Error(s.err))
 	}
-	t.suspect[level] = err
+	s.closed = s.closed && (!already || before.closed) // an I/O error counts until something has worked
+	t.suspect[level] = s
 	t.o.Metrics.TierSuspect(level, true)
+}
+
+// trusts ends a suspicion. The caller has the lock.
+func (t *Tiers) trusts(level string) {
+	if _, suspect := t.suspect[level]; suspect {
+		delete(t.suspect, level)
+		t.o.Metrics.TierSuspect(level, false)
+		t.o.Log.Info("a tier is not suspect any more", zap.String("level", level))
+	}
 }
 
 // block notes that a tier cannot be used.
@@ -300,10 +326,6 @@ func (t *Tiers) Worked(levels ...string) {
 		if h := t.tiers[l]; h != nil {
 			h.rests = 0
 		}
-		if t.suspect[l] != nil {
-			delete(t.suspect, l)
-			t.o.Metrics.TierSuspect(l, false)
-			t.o.Log.Info("a tier is not suspect any more", zap.String("level", l))
-		}
+		t.trusts(l)
 	}
 }

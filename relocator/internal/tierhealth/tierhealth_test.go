@@ -13,6 +13,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
+	"golang.org/x/sys/unix"
 
 	"github.com/tierflow/tierflow/relocator/internal/fsys"
 	"github.com/tierflow/tierflow/relocator/internal/metrics"
@@ -22,6 +23,7 @@ import (
 	"github.com/tierflow/tierflow/shared/fault"
 	"github.com/tierflow/tierflow/shared/item"
 	"github.com/tierflow/tierflow/shared/policy"
+	"github.com/tierflow/tierflow/shared/testenv/testserver"
 )
 
 func TestMain(m *testing.M) { relocatortest.Main(m) }
@@ -227,6 +229,63 @@ func TestAReadOnlyTierIsSuspectAndItsMovesAndReleasesWaitForIt(t *testing.T) {
 	w.Lies(2, "silver", b)
 	w.Lies(3, "bronze", back)
 	w.Eventually("it is not suspect any more", func() error { return w.suspects() })
+}
+
+// Nothing has to move to the tier when it can be written to again, so no move shows it.
+func TestATierThatWasReadOnlyIsNotSuspectWhenItCanBeWrittenTo(t *testing.T) {
+	disk := testdisk.Memory(t, "16m")
+	w := newWorld(t, disk)
+	a, before := w.Item(1, "a"), w.Item(2, "b")
+	w.Run()
+	w.moves(2, 5000, "gold", before)
+	testdisk.Run(t, "mount", "-o", "remount,ro", disk)
+	w.Post(1, 5000)
+	w.Eventually("the tier is suspect", func() error { return w.suspects("level gold is suspect", "read-only") })
+	w.moves(1, 1500, "silver", a)
+	testdisk.Run(t, "mount", "-o", "remount,rw", disk)
+	w.Eventually("it is not suspect any more", func() error { return w.suspects() })
+	w.Settled()
+	w.Lies(1, "silver", a)
+}
+
+func TestASuspicionEndsWhenATierThatWasClosedCanBeWrittenTo(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		cause error
+		ends  bool
+	}{
+		{"read-only", unix.EROFS, true},
+		{"wrong permissions", unix.EACCES, true},
+		{"an I/O error", unix.EIO, false}, // only a move shows that the disk works
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			var fails atomic.Bool
+			tiers := tierhealth.New(t.Context(), tierhealth.Options{
+				Levels: func(context.Context) (policy.Policy, error) { return policy.Policy{}, errors.New("MySQL is away") },
+				Look:   func(policy.Level) error { return nil },
+				Probe: func(policy.Level) error {
+					if fails.Load() {
+						return c.cause
+					}
+					return nil
+				},
+				Slow: func(time.Duration) []string { return nil }, Metrics: metrics.New(prometheus.NewRegistry()), Log: zap.NewNop()})
+			gold := policy.Level{Name: "gold", Path: "/gold"}
+			write := func() error { return tiers.Check(tierhealth.Need{Level: gold, Use: tierhealth.Write}) }
+			testserver.Eventually(t, "the tier is known", 30*time.Second, write)
+			fails.Store(true)
+			_ = tiers.Failed(&fault.Error{Kind: fault.Suspect, Level: "gold", Err: c.cause}, gold)
+			fails.Store(false)
+			testserver.Eventually(t, "it can be written to", 30*time.Second, write)
+			if err := tiers.Problems(); (err == nil) != c.ends {
+				t.Errorf("when it can be written to: %v", err)
+			}
+			tiers.Worked("gold")
+			if err := tiers.Problems(); err != nil {
+				t.Errorf("after something has worked: %v", err)
+			}
+		})
+	}
 }
 
 func TestAMoveIntoAnImmutableFolderBecomesADeadLetterAndLeavesTheTierAlone(t *testing.T) {
