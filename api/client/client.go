@@ -167,6 +167,16 @@ func (c *Client) Relocations(ctx context.Context, page Page) (Relocations, error
 	return get[Relocations](ctx, c, "/v1/relocations", page.query())
 }
 
+// Waiting lists up to limit entries that wait at workers, and why; those of one item where id is not 0. limit is 1 to 1000,
+// 0 for the api's default.
+func (c *Client) Waiting(ctx context.Context, id item.ID, limit int) (Waiting, error) {
+	q := Page{Limit: limit}.query()
+	if id != 0 {
+		q.Set("cid", id.String())
+	}
+	return get[Waiting](ctx, c, "/v1/waiting", q)
+}
+
 // Pause stops relocations. The api goes on to accept view events.
 func (c *Client) Pause(ctx context.Context) (Paused, error) {
 	return call[Paused](ctx, c, request{method: http.MethodPost, path: "/v1/pause"})

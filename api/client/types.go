@@ -169,6 +169,26 @@ type Relocations struct {
 	Unreachable []Unreachable `json:"unreachable"`
 }
 
+// WaitingEntry is an entry of a stream that waits at a worker.
+type WaitingEntry struct {
+	Stream   string  `json:"stream"` // views, relocated or committed
+	EntryID  string  `json:"entry_id"`
+	CID      string  `json:"cid"` // as the entry has it
+	WorkerID string  `json:"worker_id"`
+	Reason   string  `json:"reason"` // a word, such as lock, server, tier-away or retry
+	Error    string  `json:"error"`  // the last one; "" where there was none
+	Since    string  `json:"since"`
+	Attempts int64   `json:"attempts"` // those that have failed
+	NextTry  *string `json:"next_try"` // nil: when what it waits for is there
+}
+
+// Waiting is what waits at the workers.
+type Waiting struct {
+	Waiting  []WaitingEntry   `json:"waiting"`   // those that have waited for a few seconds, the longest first
+	Total    int64            `json:"total"`     // all that wait, also for a moment or for the grace
+	ByReason map[string]int64 `json:"by_reason"` // the same by reason
+}
+
 // Paused says whether relocations are paused.
 type Paused struct {
 	Paused     bool     `json:"paused"`

@@ -25,6 +25,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/tierflow/tierflow/shared/state"
+	"github.com/tierflow/tierflow/shared/stream"
 )
 
 // Consumer works on a stream of a partition: stream.Consumer.
@@ -32,6 +33,8 @@ type Consumer interface {
 	Run(ctx context.Context)
 	Retire()
 	Resume() bool
+	Waiting() map[string]int
+	Waits(longer time.Duration) []stream.Wait
 }
 
 // Options of an Assignment. All are required, except where noted.
@@ -124,6 +127,7 @@ func (a *Assignment) Run(ctx context.Context) {
 	var wg sync.WaitGroup
 	every, within := a.o.MinIdle/6, a.o.MinIdle*2/3
 	start := sync.OnceFunc(func() { close(a.started) })
+	waiting := a.o.Store.WaitingAt(a.o.Group, a.o.Self.ID, a.o.MinIdle)
 	for ctx.Err() == nil {
 		hctx, cancel := context.WithTimeout(ctx, max(every, time.Second))
 		living, err := a.o.Store.Heartbeat(hctx, a.o.Group, a.o.Self, within)
@@ -135,6 +139,7 @@ func (a *Assignment) Run(ctx context.Context) {
 		switch {
 		case err == nil:
 			a.update(ctx, living, running, &wg)
+			a.report(ctx, waiting, running)
 		case before == nil && ctx.Err() == nil:
 			a.o.Log.Warn("the heartbeat failed: this worker keeps its partitions", zap.Error(err))
 		}
@@ -146,6 +151,7 @@ func (a *Assignment) Run(ctx context.Context) {
 	}
 	lctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 	_ = a.o.Store.Leave(lctx, a.o.Group, a.o.Self.ID) // on an error the others notice after two thirds of MinIdle
+	_ = waiting.Clear(lctx)                           // it expires
 	cancel()
 	wg.Wait()
 }

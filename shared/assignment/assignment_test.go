@@ -12,6 +12,7 @@ import (
 
 	"github.com/tierflow/tierflow/shared/assignment"
 	"github.com/tierflow/tierflow/shared/state"
+	"github.com/tierflow/tierflow/shared/stream"
 	"github.com/tierflow/tierflow/shared/testenv/testserver"
 )
 
@@ -89,6 +90,10 @@ func (a *idleConsumer) Retire() { close(a.retired) }
 
 func (a *idleConsumer) Resume() bool { return false }
 
+func (a *idleConsumer) Waiting() map[string]int { return nil }
+
+func (a *idleConsumer) Waits(time.Duration) []stream.Wait { return nil }
+
 const minIdle = 1200 * time.Millisecond
 
 type member struct {
@@ -98,10 +103,13 @@ type member struct {
 
 func join(t *testing.T, store *state.Store, me state.Worker) *member {
 	t.Helper()
+	return joinWith(t, store, me, func() assignment.Consumer { return &idleConsumer{retired: make(chan struct{})} })
+}
+
+func joinWith(t *testing.T, store *state.Store, me state.Worker, consumer func() assignment.Consumer) *member {
+	t.Helper()
 	s := assignment.New(assignment.Options{Store: store, Group: "g", Self: me, MinIdle: minIdle, Log: zap.NewNop(),
-		Consumers: func(state.Keys) []assignment.Consumer {
-			return []assignment.Consumer{&idleConsumer{retired: make(chan struct{})}}
-		}})
+		Consumers: func(state.Keys) []assignment.Consumer { return []assignment.Consumer{consumer()} }})
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
 	go func() {

@@ -102,6 +102,7 @@ func (h *Handler) Failed(ctx context.Context, d *stream.Delivery, err error) Act
 		kind = fault.Lost
 	}
 	action, reason := Decide(h.o.Stage, kind, d.Attempt, h.o.MaxAttempts)
+	d.Cause = err
 	switch action {
 	case Wait:
 		h.log(zap.DebugLevel, "left to others", d, zap.Error(err))
@@ -113,6 +114,7 @@ func (h *Handler) Failed(ctx context.Context, d *stream.Delivery, err error) Act
 		d.Later(h.o.ServerWait)
 	case WaitForTier:
 		h.log(zap.WarnLevel, "a tier is away, full or failing; trying again later", d, zap.Error(err))
+		d.Reason = "tier"
 		d.Later(tierWait)
 	case DeadLetter:
 		h.deadLetter(ctx, d, reason, err)
@@ -143,6 +145,7 @@ func (h *Handler) deadLetter(ctx context.Context, d *stream.Delivery, reason str
 	if err != nil {
 		h.log(zap.WarnLevel, "the dead letter was not written, trying again", d, zap.Error(err))
 		h.o.ServerFailed()
+		d.Reason, d.Cause = "server", err
 		d.Later(h.o.ServerWait)
 		return
 	}

@@ -74,23 +74,32 @@ func (k Keys) Each() []Keys {
 // OfStream returns the keys of the partition that a stream belongs to, and its number. ok is false where the stream is none
 // of Tierflow's.
 func (k Keys) OfStream(stream string) (keys Keys, p int, ok bool) {
+	_, p, ok = k.StreamName(stream)
+	if !ok {
+		return Keys{}, 0, false
+	}
+	return k.In(p), p, true
+}
+
+// StreamName returns the name of one of Tierflow's streams, such as views, and the number of its partition.
+func (k Keys) StreamName(stream string) (name string, p int, ok bool) {
 	name, ours := strings.CutPrefix(stream, k.prefix)
 	if !ours {
-		return Keys{}, 0, false
+		return "", 0, false
 	}
 	if k.n > 1 {
 		tag, rest, tagged := strings.Cut(name, ":")
 		n, err := strconv.Atoi(strings.Trim(tag, "{p}"))
 		if !tagged || err != nil || n < 0 || n >= k.n || tag != "{"+PartitionName(n)+"}" {
-			return Keys{}, 0, false
+			return "", 0, false
 		}
 		name, p = rest, n
 	}
 	switch name {
 	case "views", "relocated", "committed", "dead":
-		return k.In(p), p, true
+		return name, p, true
 	}
-	return Keys{}, 0, false
+	return "", 0, false
 }
 
 // PartitionName is the name of a partition in keys and for users: p07.
@@ -151,6 +160,11 @@ func (k Keys) Count() string { return k.prefix + "partitions" }
 
 // Workers is a hash: the time of the last heartbeat of each worker of a group, and the tiers that it reaches.
 func (k Keys) Workers(group string) string { return k.prefix + "workers:" + group }
+
+// Waiting is a hash: what waits at a worker of a group. It is one for all partitions.
+func (k Keys) Waiting(group, worker string) string {
+	return k.prefix + "waiting:" + group + ":" + worker
+}
 
 // Unreachable is a hash: the sets of tiers that entries wait for and that no living relocator reaches.
 func (k Keys) Unreachable() string { return k.prefix + "unreachable" }

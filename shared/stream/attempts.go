@@ -31,7 +31,8 @@ func (c *Consumer) dispatch(ds []*Delivery) {
 func (c *Consumer) start(batch []*Delivery, h *handling) {
 	for _, d := range batch {
 		d.Context, d.cancel = context.WithCancelCause(c.base)
-		d.verdict, d.err, d.Reason = none, nil, ""
+		d.verdict, d.Cause, d.Reason = none, nil, ""
+		d.shown.began = time.Now()
 		d.Progress()
 		d.parked, d.woken, d.handling = false, false, h
 		c.known[d.ID] = d
@@ -61,6 +62,7 @@ func (c *Consumer) setApart(d *Delivery) {
 	}
 	d.cancel(nil)
 	d.Single, d.handling, d.parked, d.Reason = true, nil, true, "slot"
+	d.show(d.Reason, nil, time.Time{})
 	c.lone = append(c.lone, d)
 	c.startLone()
 }
@@ -157,6 +159,7 @@ func (c *Consumer) hangs(d *Delivery) {
 	first := h != nil && !h.hangs && !d.parked && c.known[d.ID] == d
 	if first {
 		h.hangs = true
+		d.show("hangs", nil, time.Time{})
 		*c.slots(h)--
 		c.startLone()
 	}

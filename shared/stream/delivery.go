@@ -12,7 +12,8 @@ import (
 // Failed. A handler that calls none has failed.
 type Delivery struct {
 	Single  bool   // its handler gets it alone, because an earlier one has called Alone
-	Reason  string // why the entry waits, for Waiting; a handler may set it
+	Reason  string // why the entry waits, a word, for Waiting and Waits; a handler may set it
+	Cause   error  // the last error, for Waits; a handler may set it
 	Stream  string
 	ID      string // the entry's id in the stream
 	Values  map[string]string
@@ -24,7 +25,8 @@ type Delivery struct {
 	cancel  context.CancelCauseFunc
 
 	consumer *Consumer
-	handling *handling // guarded by the consumer's lock, as the next six; nil while it waits for a handler after Alone
+	handling *handling // guarded by the consumer's lock, as the next seven; nil while it waits for a handler after Alone
+	shown    shown     // what Waits tells
 	parked   bool
 	due      time.Time    // of one that is in a heap
 	at       int          // its index there plus 1; 0: it is in none
@@ -35,7 +37,6 @@ type Delivery struct {
 	working  atomic.Int32 // calls of Working that are not over
 	verdict  verdict
 	wait     time.Duration
-	err      error
 	waits    int  // calls of Later in a row, by this consumer
 	failed   bool // Redis has a record of its back-off, until the next attempt begins
 
@@ -87,7 +88,7 @@ func (d *Delivery) Acked() { d.consumer.acked(d) }
 func (d *Delivery) Hangs() { d.consumer.hangs(d) }
 
 // Failed says that the attempt has failed. The entry stays pending and comes again after a back-off, as the next attempt.
-func (d *Delivery) Failed(err error) { d.verdict, d.err = failed, err }
+func (d *Delivery) Failed(err error) { d.verdict, d.Cause = failed, err }
 
 // Progress is a sign of life. After MinIdle without one, the heartbeat does not renew the entry any more.
 func (d *Delivery) Progress() { d.progress.Store(monotonic()) }

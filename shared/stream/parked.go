@@ -80,9 +80,10 @@ func (c *Consumer) acked(d *Delivery) {
 
 func (c *Consumer) park(d *Delivery, wait time.Duration) {
 	c.mu.Lock()
-	full := c.isFull(d)
+	due := time.Now().Add(wait)
+	full := c.isFull(d, due)
 	if !full {
-		c.push(d, time.Now().Add(wait))
+		c.push(d, due)
 	}
 	full = full && !d.uncounted
 	c.mu.Unlock()
@@ -94,14 +95,15 @@ func (c *Consumer) park(d *Delivery, wait time.Duration) {
 	}
 }
 
-// isFull reports whether no entry can be parked any more, and forgets this one then. Else the entry counts as parked. The caller
-// has the lock.
-func (c *Consumer) isFull(d *Delivery) bool {
+// isFull reports whether no entry can be parked any more, and forgets this one then. Else the entry counts as parked until it is
+// due, or until Wake where due is zero. The caller has the lock.
+func (c *Consumer) isFull(d *Delivery, due time.Time) bool {
 	if c.waiting() >= maxParked {
 		delete(c.known, d.ID)
 		return true
 	}
 	c.known[d.ID], d.parked = d, true
+	d.show(d.Reason, d.Cause, due)
 	return false
 }
 
@@ -109,7 +111,7 @@ func (c *Consumer) isFull(d *Delivery) bool {
 func (c *Consumer) parkUntilWake(d *Delivery) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.isFull(d) {
+	if c.isFull(d, time.Time{}) {
 		return
 	}
 	if d.woken {

@@ -59,6 +59,10 @@ type arguments struct {
 		After string `help:"Continue after this entry."`
 		Limit int    `default:"1000" help:"At most so many, up to 1000."`
 	} `cmd:"" help:"Show what is in flight."`
+	Waiting struct {
+		CID   int64 `help:"Only entries of this item."`
+		Limit int   `default:"100" help:"At most so many, up to 1000."`
+	} `cmd:"" help:"Show what waits at the workers, and why."`
 	Events struct{} `cmd:"" help:"Print events until interrupted."`
 	Dead   struct {
 		After string `help:"Continue after this entry."`
@@ -160,6 +164,8 @@ func (a arguments) do(ctx context.Context, verb string, c *client.Client, v view
 			return watch(ctx, c, v, page)
 		}
 		return show(v, showRelocations)(c.Relocations(ctx, page))
+	case "waiting":
+		return show(v, showWaiting)(c.Waiting(ctx, item.ID(a.Waiting.CID), a.Waiting.Limit))
 	case "events":
 		return printEvents(ctx, c, v)
 	case "dead":

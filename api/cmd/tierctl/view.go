@@ -5,7 +5,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -106,6 +108,18 @@ func showRelocations(t *table, a client.Relocations) {
 	for _, u := range a.Unreachable {
 		t.note("entries wait for a relocator that reaches %s: none does (%s)", plain(strings.Join(u.Tiers, " and ")), plain(u.SeenAt))
 	}
+}
+
+func showWaiting(t *table, a client.Waiting) {
+	t.row("CID", "STREAM", "ENTRY", "REASON", "SINCE", "FAILED", "NEXT TRY", "WORKER", "ERROR")
+	for _, w := range a.Waiting {
+		t.row(w.CID, w.Stream, w.EntryID, w.Reason, w.Since, w.Attempts, or(w.NextTry), w.WorkerID, w.Error)
+	}
+	counts := ""
+	for _, reason := range slices.Sorted(maps.Keys(a.ByReason)) {
+		counts += fmt.Sprintf(", %s %d", plain(reason), a.ByReason[reason])
+	}
+	t.note("%d entries wait%s", a.Total, counts)
 }
 
 func showDeadLetters(t *table, a client.DeadLetters) {

@@ -54,6 +54,7 @@ func (s *Server) table() []Route {
 		{put, "/v1/levels", operate, limit, false, s.putLevels},
 
 		{get, "/v1/relocations", read, limit, head, s.listRelocations},
+		{get, "/v1/waiting", read, limit, head, s.listWaiting},
 		{post, "/v1/pause", operate, limit, false, s.pause},
 		{post, "/v1/resume", operate, limit, false, s.resume},
 		{get, "/v1/dead", read, limit, head, s.listDead},

@@ -24,6 +24,7 @@ var shapes = map[string]any{
 	"Items": client.Items{}, "NewItem": client.NewItem{}, "Pin": client.Pin{}, "Move": client.Move{},
 	"History": client.History{}, "Level": client.Level{}, "Levels": client.Levels{}, "Relocation": client.Relocation{},
 	"Unreachable": client.Unreachable{}, "Relocations": client.Relocations{}, "Paused": client.Paused{},
+	"WaitingEntry": client.WaitingEntry{}, "Waiting": client.Waiting{},
 	"DeadLetter": client.DeadLetter{}, "DeadLetters": client.DeadLetters{}, "Retried": client.Retried{}, "Problem": client.Problem{},
 }
 

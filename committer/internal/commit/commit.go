@@ -130,6 +130,7 @@ func (c *Committer) handle(o *overlap, ds []*stream.Delivery) {
 		case suspect == nil:
 			suspect = d
 		default:
+			d.Reason = "turn"
 			d.Later(0)
 		}
 	}
@@ -275,6 +276,7 @@ func (c *Committer) finish(ctx context.Context, jobs []job) {
 		j := jobs[i]
 		if err != nil {
 			failed, last = failed+1, err
+			j.d.Reason, j.d.Cause = "server", err
 			j.d.Later(serverWait)
 			continue
 		}

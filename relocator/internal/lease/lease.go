@@ -7,6 +7,7 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"sync"
 	"time"
 
@@ -20,6 +21,11 @@ import (
 
 // ErrLost is the cause with which a job's context ends when somebody else has the lock. It counts no attempt.
 var ErrLost error = fault.New(fault.Lost, "hold the lock", "", errors.New("somebody else has it now"))
+
+// HeldBy says why an entry waits that finds the lock of its item busy. holder is the lock's value.
+func HeldBy(holder string) error {
+	return fmt.Errorf("another worker has the lock of the item: %s", holder)
+}
 
 // fencedTime is how long the steps of Fenced may take.
 const fencedTime = 5 * time.Second

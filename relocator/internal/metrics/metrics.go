@@ -98,7 +98,7 @@ func (w waiting) Collect(ch chan<- prometheus.Metric) {
 func Waiting(reg prometheus.Registerer, now func() map[string]int) {
 	reg.MustRegister(waiting{prometheus.NewDesc("tierflow_relocator_waiting",
 		"Entries that wait here, by reason: grace, lock (another worker has the item), retry (the next attempt), server (Redis or MySQL), "+
-			"slot (all that their tiers may have are taken), tier-away, tier-failing, tier-full, tier-hanging, tier-unknown, unreachable.",
+			"slot (all that their tiers may have are taken), tier, tier-away, tier-failing, tier-full, tier-hanging, tier-unknown, unreachable.",
 		[]string{"reason"}, nil), now})
 }
 

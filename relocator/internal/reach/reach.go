@@ -81,12 +81,13 @@ func (r *Reach) Reassign(d *stream.Delivery, group string, err error) bool {
 	if to == "" {
 		r.o.Metrics.Unreachable(e.tiers)
 		_ = r.o.Store.MarkUnreachable(ctx, e.tiers...) // visible only; the next try marks them again
-		d.Reason = "unreachable"
+		d.Reason, d.Cause = "unreachable", err
 		d.Later(max(r.o.Lease, time.Second))
 		return true
 	}
 	if _, err := r.o.Store.Reassign(ctx, d.Stream, group, r.o.Self.ID, d.ID, to); err != nil {
 		r.o.ServerFailed()
+		d.Reason, d.Cause = "server", err
 		d.Later(0)
 		return true
 	}

@@ -111,7 +111,7 @@ func (j *job) run() {
 	}
 	if holder != "" {
 		j.log.Debug("busy", zap.String("holder", holder))
-		j.d.Reason = "lock"
+		j.d.Reason, j.d.Cause = "lock", lease.HeldBy(holder)
 		j.d.Later(0)
 		return
 	}

@@ -77,7 +77,7 @@ func (h *Handler) handle(d *stream.Delivery) {
 		d.Settled()
 	case taken == state.Busy:
 		j.log.Debug("busy", zap.String("holder", holder))
-		d.Reason = "lock"
+		d.Reason, d.Cause = "lock", lease.HeldBy(holder)
 		d.Later(0)
 	default:
 		j.run()

@@ -215,7 +215,7 @@ func (t *Tiers) Park(d *stream.Delivery, err error) bool {
 	if h == nil {
 		return false
 	}
-	d.Reason = "tier-" + string(h.state)
+	d.Reason, d.Cause = "tier-"+string(h.state), err
 	if h.state.allows(use) { // since a moment ago
 		d.Later(0)
 		return true
