@@ -162,6 +162,11 @@ func (c *Client) SetLevels(ctx context.Context, document []byte) (Levels, error)
 	return call[Levels](ctx, c, request{method: http.MethodPut, path: "/v1/levels", contentType: jsonType, body: bytes.NewReader(document)})
 }
 
+// Status reads how everything is, and what waits for a human.
+func (c *Client) Status(ctx context.Context) (Status, error) {
+	return get[Status](ctx, c, "/v1/status", nil)
+}
+
 // Relocations lists what is in flight, oldest first.
 func (c *Client) Relocations(ctx context.Context, page Page) (Relocations, error) {
 	return get[Relocations](ctx, c, "/v1/relocations", page.query())

@@ -228,3 +228,50 @@ type Event struct {
 	ID    string          `json:"id,omitempty"` // the position to resume after; "" for progress and reset
 	Data  json.RawMessage `json:"data"`         // an object of texts: the fields of the entry
 }
+
+// Status is one look at everything. Attention comes from the rest of it.
+type Status struct {
+	At          string           `json:"at"`
+	Attention   []Attention      `json:"attention"` // what waits for a human, worst first; empty: nothing does
+	Services    []Service        `json:"services"`
+	Stages      []Stage          `json:"stages"`
+	Waiting     map[string]int64 `json:"waiting"` // entries that wait at the workers, by reason
+	Dead        []DeadKind       `json:"dead"`
+	DeadTotal   int64            `json:"dead_total"`
+	Paused      bool             `json:"paused"`
+	Unreachable []Unreachable    `json:"unreachable"`
+}
+
+// Attention is something that waits for a human.
+type Attention struct {
+	Kind string `json:"kind"` // a word for programs, such as no-relocator
+	What string `json:"what"` // a sentence
+	Do   string `json:"do"`   // what to do about it
+}
+
+// Service is a program that reports itself.
+type Service struct {
+	Program   string            `json:"program"` // api, relocator, committer
+	ID        string            `json:"id"`
+	Version   string            `json:"version"`    // "" from one of an older version
+	StartedAt *string           `json:"started_at"` // nil from one of an older version
+	Alive     bool              `json:"alive"`
+	Ready     bool              `json:"ready"`   // it lives and misses nothing
+	AgeMS     int64             `json:"age_ms"`  // since its last report
+	Missing   map[string]string `json:"missing"` // what its /readyz says, by check
+	Warnings  map[string]string `json:"warnings"`
+}
+
+// Stage is what waits at a stage of the pipeline.
+type Stage struct {
+	Stage     string `json:"stage"` // relocate, commit or release
+	Unsettled int64  `json:"unsettled"`
+	OldestMS  int64  `json:"oldest_ms"` // the age of the oldest entry; 0 where there is none
+}
+
+// DeadKind counts dead letters.
+type DeadKind struct {
+	Stage  string `json:"stage"` // stage and reason are "" for dead letters of older versions
+	Reason string `json:"reason"`
+	Count  int64  `json:"count"`
+}

@@ -189,7 +189,8 @@ func (r *Ready) Missing() map[string]string {
 	return maps.Clone(r.missing)
 }
 
-func (r *Ready) warnings() map[string]string {
+// Warnings returns a copy of what is wrong although nothing is missing.
+func (r *Ready) Warnings() map[string]string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return maps.Clone(r.warns)
@@ -236,7 +237,7 @@ func Handler(r *Ready, reg *prometheus.Registry) http.Handler {
 		if m := r.Missing(); len(m) > 0 {
 			body["status"], body["missing"], status = "not ready", m, http.StatusServiceUnavailable
 		}
-		if m := r.warnings(); len(m) > 0 {
+		if m := r.Warnings(); len(m) > 0 {
 			body["warnings"] = m
 		}
 		answer(w, status, body)

@@ -155,6 +155,9 @@ func (k Keys) Paused() string { return k.prefix + "paused" }
 // Holding is a hash: the relocators that begin no moves, and the pause that each has seen.
 func (k Keys) Holding() string { return k.prefix + "holding" }
 
+// Services is a hash: what each program reports of itself.
+func (k Keys) Services() string { return k.prefix + "services" }
+
 // Count records the number of partitions, which all services must share.
 func (k Keys) Count() string { return k.prefix + "partitions" }
 

@@ -54,6 +54,7 @@ type arguments struct {
 	SetLevels struct {
 		File string `arg:"" help:"A file of levels, as levels --json prints them, or - for standard input."`
 	} `cmd:"" help:"Replace all levels."`
+	Status      struct{} `cmd:"" help:"Show how everything is, and what waits for a human. Exits with 1 when something does."`
 	Relocations struct {
 		Watch bool   `help:"Show them again every second, until interrupted."`
 		After string `help:"Continue after this entry."`
@@ -85,7 +86,7 @@ type deadArg struct {
 	ID string `arg:"" name:"id" help:"The id of the dead letter."`
 }
 
-// run does one verb. The exit code is 0, or 1 where the api refuses the call or cannot be reached, or 2 for wrong arguments.
+// run does one verb. The exit code is 0, or 1 where the api refuses the call, cannot be reached, or says that something waits, or 2 for wrong arguments.
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	var a arguments
 	verb, err := settings.Parse("tierctl", "Operates Tierflow through its HTTP API.", &a, args)
@@ -105,12 +106,19 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	}
 	v := view{out: stdout, json: a.JSON}
 	c.OnAnswer = v.answer
-	if err := a.do(ctx, verb, c, v, stdin); err != nil && ctx.Err() == nil {
+	switch err := a.do(ctx, verb, c, v, stdin); {
+	case err == nil || ctx.Err() != nil:
+	case errors.Is(err, errAttention):
+		return process.Failed // status has printed it
+	default:
 		fmt.Fprintln(stderr, "tierctl:", err)
 		return process.Failed
 	}
 	return process.OK
 }
+
+// errAttention says that something waits for a human.
+var errAttention = errors.New("something waits for a human")
 
 // show prints what a call of the client returns. With --json, view.answer has printed it already.
 func show[T any](v view, print func(*table, T)) func(answer T, err error) error {
@@ -158,6 +166,12 @@ func (a arguments) do(ctx context.Context, verb string, c *client.Client, v view
 			return err
 		}
 		return show(v, showLevels)(c.SetLevels(ctx, levels))
+	case "status":
+		answer, err := c.Status(ctx)
+		if err == nil && len(answer.Attention) > 0 {
+			return errors.Join(show(v, showStatus)(answer, nil), errAttention)
+		}
+		return show(v, showStatus)(answer, err)
 	case "relocations":
 		page := client.Page{After: a.Relocations.After, Limit: a.Relocations.Limit}
 		if a.Relocations.Watch {

@@ -264,3 +264,34 @@ func TestARefusalExitsWith1AndWrongArgumentsExitWith2(t *testing.T) {
 		t.Errorf("%d %q", code, out)
 	}
 }
+
+func TestStatusExitsWithOneWhenSomethingWaitsForAHuman(t *testing.T) {
+	rdb, keys := api(t)
+	code, out, errs := tierctl("", "status")
+	if code != 1 || errs != "" || !strings.Contains(out, "No relocator lives") || !strings.Contains(out, "STAGE") {
+		t.Errorf("exit code %d, %q, %s", code, errs, out)
+	}
+	if code, out, _ := tierctl("", "status", "--json"); code != 1 || !strings.Contains(out, `"kind":"no-relocator"`) {
+		t.Errorf("as JSON: exit code %d, %s", code, out)
+	}
+	store := state.NewStore(state.Options{Redis: rdb, Keys: keys, TTL: time.Hour, Lease: time.Minute})
+	testserver.Eventually(t, "nothing waits", 30*time.Second, func() error {
+		services, err := store.Services(t.Context(), time.Minute)
+		if err != nil || len(services) == 0 {
+			return fmt.Errorf("%v, %w", services, err)
+		}
+		for _, s := range services { // without the warnings of the Redis of the tests
+			s.Warnings = nil
+			for _, program := range []string{s.Program, "relocator", "committer"} {
+				s.Program = program
+				if err := store.Report(t.Context(), s); err != nil {
+					return err
+				}
+			}
+		}
+		if code, out, _ := tierctl("", "status"); code != 0 || !strings.Contains(out, "nothing waits for a human") {
+			return fmt.Errorf("exit code %d, %s", code, out)
+		}
+		return nil
+	})
+}

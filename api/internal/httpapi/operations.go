@@ -5,16 +5,14 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"maps"
 	"net/http"
-	"slices"
-	"strings"
 	"time"
 
 	"github.com/labstack/echo/v4"
 
 	"github.com/tierflow/tierflow/api/client"
 	"github.com/tierflow/tierflow/api/internal/reevaluate"
+	"github.com/tierflow/tierflow/api/internal/status"
 	"github.com/tierflow/tierflow/shared/catalog"
 	"github.com/tierflow/tierflow/shared/event"
 	"github.com/tierflow/tierflow/shared/fault"
@@ -45,6 +43,17 @@ func (s *Server) refOrNull(r *state.Ref) *string {
 	return &text
 }
 
+func (s *Server) showStatus(c echo.Context) error {
+	if _, err := query(c); err != nil {
+		return err
+	}
+	answer, err := status.Read(c.Request().Context(), s.Reads, s.Living)
+	if err != nil {
+		return err
+	}
+	return c.JSON(http.StatusOK, answer)
+}
+
 func (s *Server) listRelocations(c echo.Context) error {
 	after, count, err := s.streamQuery(c)
 	if err != nil {
@@ -55,19 +64,15 @@ func (s *Server) listRelocations(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	list := client.Relocations{Relocations: []client.Relocation{}, Unreachable: []client.Unreachable{}, NextAfter: s.refOrNull(next)}
+	list := client.Relocations{Relocations: []client.Relocation{}, NextAfter: s.refOrNull(next)}
 	if list.Unsettled, err = s.Reads.Unsettled(ctx); err != nil {
 		return err
 	}
 	if list.Paused, err = s.Reads.Paused(ctx); err != nil {
 		return err
 	}
-	missing, err := s.Reads.Unreachable(ctx)
-	if err != nil {
+	if list.Unreachable, err = status.Unreachable(ctx, s.Reads); err != nil {
 		return err
-	}
-	for _, tiers := range slices.Sorted(maps.Keys(missing)) {
-		list.Unreachable = append(list.Unreachable, client.Unreachable{Tiers: strings.Split(tiers, ","), SeenAt: event.FormatTime(missing[tiers])})
 	}
 	for _, m := range moves {
 		a := client.Relocation{EntryID: m.Entry.Text(s.Reads.Keys()), EventID: m.View.EventID, CID: m.View.ID, Count: m.View.Count,

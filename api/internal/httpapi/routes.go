@@ -53,6 +53,7 @@ func (s *Server) table() []Route {
 		{get, "/v1/levels", read, limit, head, s.getLevels},
 		{put, "/v1/levels", operate, limit, false, s.putLevels},
 
+		{get, "/v1/status", read, limit, head, s.showStatus},
 		{get, "/v1/relocations", read, limit, head, s.listRelocations},
 		{get, "/v1/waiting", read, limit, head, s.listWaiting},
 		{post, "/v1/pause", operate, limit, false, s.pause},

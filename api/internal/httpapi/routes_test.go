@@ -309,6 +309,19 @@ func TestTheDashboardSaysThatThereAreMoreAndWhatNoRelocatorReaches(t *testing.T)
 	}
 }
 
+// A page that is green while nothing works is worse than none.
+func TestTheDashboardIsGreenOnlyWhereNothingWaits(t *testing.T) {
+	page := readFile(t, "web/index.html")
+	for _, want := range []string{`await ask("/v1/status")`, "good = !first;", `"no contact with the api"`, `", as of "`, "AbortSignal.timeout("} {
+		if !strings.Contains(page, want) {
+			t.Errorf("the page lacks %s", want)
+		}
+	}
+	if strings.Contains(page, "/readyz") {
+		t.Error("the page takes the readiness of one api for the state of everything")
+	}
+}
+
 func TestAPanicIsA500AndTheNextRequestIsServed(t *testing.T) {
 	h := newServer().HTTP().Handler // it has no MySQL: the handler runs into nil
 	w := httptest.NewRecorder()

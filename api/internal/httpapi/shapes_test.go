@@ -26,6 +26,7 @@ var shapes = map[string]any{
 	"Unreachable": client.Unreachable{}, "Relocations": client.Relocations{}, "Paused": client.Paused{},
 	"WaitingEntry": client.WaitingEntry{}, "Waiting": client.Waiting{},
 	"DeadLetter": client.DeadLetter{}, "DeadLetters": client.DeadLetters{}, "Retried": client.Retried{}, "Problem": client.Problem{},
+	"Overview": client.Status{}, "Attention": client.Attention{}, "Service": client.Service{}, "Stage": client.Stage{}, "DeadKind": client.DeadKind{},
 }
 
 // schema is a part of openapi.yaml that describes a JSON value.

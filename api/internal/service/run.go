@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"os"
 	"sync"
 
 	"go.uber.org/zap"
@@ -19,6 +20,8 @@ import (
 	"github.com/tierflow/tierflow/api/internal/registry"
 	"github.com/tierflow/tierflow/shared/admin"
 	"github.com/tierflow/tierflow/shared/backlog"
+	"github.com/tierflow/tierflow/shared/presence"
+	"github.com/tierflow/tierflow/shared/process"
 	"github.com/tierflow/tierflow/shared/state"
 )
 
@@ -75,6 +78,9 @@ func Run(ctx context.Context, c Config, log *zap.Logger, listening func(net.Addr
 	work, stop := context.WithCancel(context.WithoutCancel(ctx))
 	var workers sync.WaitGroup
 	workers.Go(func() { ready.Run(work) })
+	workers.Go(func() {
+		presence.Run(work, reads, ready, state.Service{Program: "api", ID: identity(listener.Addr()), Version: process.Version}, log)
+	})
 	workers.Go(func() { find.Run(work) })
 	workers.Go(func() { reevaluator.Run(work) })
 	workers.Go(func() { commits.Run(work) })
@@ -115,6 +121,19 @@ func Run(ctx context.Context, c Config, log *zap.Logger, listening func(net.Addr
 		err = nil
 	}
 	return err
+}
+
+// identity tells the apis apart: the host and the port that this one listens on, which outlive its restarts.
+func identity(a net.Addr) string {
+	host, err := os.Hostname()
+	if err != nil {
+		host = "unknown"
+	}
+	_, port, err := net.SplitHostPort(a.String())
+	if err != nil {
+		return host
+	}
+	return net.JoinHostPort(host, port)
 }
 
 // keysChanged says what has become of the file of API keys. A wrong file does not make the service unready. The service

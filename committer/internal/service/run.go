@@ -10,6 +10,7 @@ import (
 	"github.com/tierflow/tierflow/committer/internal/commit"
 	"github.com/tierflow/tierflow/shared/admin"
 	"github.com/tierflow/tierflow/shared/backlog"
+	"github.com/tierflow/tierflow/shared/presence"
 	"github.com/tierflow/tierflow/shared/process"
 	"github.com/tierflow/tierflow/shared/state"
 )
@@ -60,6 +61,10 @@ func Run(ctx context.Context, c Config, log *zap.Logger) error {
 		return err
 	}
 	go ready.Run(adminCtx)
+	var ends sync.WaitGroup
+	ends.Go(func() {
+		presence.Run(adminCtx, store, ready, state.Service{Program: "committer", ID: c.workerID, Version: process.Version}, log)
+	})
 	log.Info("started", zap.Int64("max_attempts", c.maxAttempts), zap.String("version", process.VersionText("committer")))
 
 	var wg sync.WaitGroup
@@ -70,6 +75,7 @@ func Run(ctx context.Context, c Config, log *zap.Logger) error {
 	wg.Wait()
 	log.Info("stopped")
 	stopAdmin()
+	ends.Wait()
 	waitAdmin()
 	return nil
 }

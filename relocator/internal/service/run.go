@@ -23,6 +23,7 @@ import (
 	"github.com/tierflow/tierflow/shared/admin"
 	"github.com/tierflow/tierflow/shared/assignment"
 	"github.com/tierflow/tierflow/shared/failure"
+	"github.com/tierflow/tierflow/shared/presence"
 	"github.com/tierflow/tierflow/shared/process"
 	"github.com/tierflow/tierflow/shared/state"
 	"github.com/tierflow/tierflow/shared/stream"
@@ -135,6 +136,10 @@ func Run(ctx context.Context, c Config, fs fsys.FS, log *zap.Logger) error {
 		return err
 	}
 	go ready.Run(adminCtx)
+	var ends sync.WaitGroup
+	ends.Go(func() {
+		presence.Run(adminCtx, store, ready, state.Service{Program: "relocator", ID: c.workerID, Version: process.Version}, log)
+	})
 	go watchPause(adminCtx, store, c.workerID, &paused, &moving, log)
 	log.Info("started", zap.Int("concurrency", c.concurrency), zap.Duration("release_grace", c.grace),
 		zap.String("verify", string(c.verify)), zap.String("version", process.VersionText("relocator")))
@@ -145,6 +150,7 @@ func Run(ctx context.Context, c Config, fs fsys.FS, log *zap.Logger) error {
 	wg.Wait()
 	log.Info("stopped")
 	stopAdmin()
+	ends.Wait()
 	waitAdmin()
 	return nil
 }

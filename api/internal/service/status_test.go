@@ -1,0 +1,93 @@
+package service_test
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/tierflow/tierflow/api/client"
+	"github.com/tierflow/tierflow/shared/state"
+	"github.com/tierflow/tierflow/shared/testenv/testserver"
+)
+
+func TestTheStatusSaysWhatWaitsForAHuman(t *testing.T) {
+	a := start(t, options{})
+	ctx := t.Context()
+	store := state.NewStore(state.Options{Redis: a.redis, Keys: a.keys, TTL: time.Hour, Lease: time.Minute})
+	var got client.Status
+	want := func(what string, kinds ...string) {
+		t.Helper()
+		testserver.Eventually(t, what, 30*time.Second, func() error {
+			text := a.want(200, "GET", "/v1/status", "", &got)
+			var found []string
+			for _, one := range got.Attention {
+				found = append(found, one.Kind)
+			}
+			if fmt.Sprint(found) != fmt.Sprint(kinds) {
+				return fmt.Errorf("want %v: %s", kinds, text)
+			}
+			return nil
+		})
+	}
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	testserver.Eventually(t, "the api has reported itself", 30*time.Second, func() error {
+		text := a.want(200, "GET", "/v1/status", "", &got)
+		if len(got.Services) != 1 || got.Services[0].Program != "api" || !got.Services[0].Ready || got.Services[0].StartedAt == nil {
+			return fmt.Errorf("%s", text)
+		}
+		return nil
+	})
+	version := got.Services[0].Version
+	warned := len(got.Services[0].Warnings) > 0 // of the Redis of the tests, such as that it has no append-only file
+	and := func(kinds ...string) []string {
+		if warned {
+			return append(kinds, "warning")
+		}
+		return kinds
+	}
+	want("nobody else lives", and("no-relocator", "no-committer")...)
+
+	r := state.Service{Program: "relocator", ID: "r1", Version: version, StartedAt: time.Now()}
+	must(store.Report(ctx, r))
+	_, err := store.Heartbeat(ctx, state.GroupCommitter, state.Worker{ID: "c1"}, time.Minute) // of an older version: it sends heartbeats alone
+	must(err)
+	want("all live, and one is of an older version", and("versions")...)
+	must(store.Report(ctx, state.Service{Program: "committer", ID: "c1", Version: version, StartedAt: time.Now()}))
+	want("all live", and()...)
+
+	r.Missing = map[string]string{"tiers": "level gold hangs"}
+	must(store.Report(ctx, r))
+	want("a relocator is not ready", and("not-ready")...)
+	if what := got.Attention[0].What; !strings.Contains(what, "level gold hangs") || !strings.Contains(what, "r1") {
+		t.Error(what)
+	}
+	r.Missing = nil
+	must(store.Report(ctx, r))
+	must(a.redis.XAdd(ctx, &redis.XAddArgs{Stream: a.keys.Dead(), Values: []string{"stage", "relocate"}}).Err())
+	must(a.redis.XAdd(ctx, &redis.XAddArgs{Stream: a.keys.Relocated(), ID: "1-1", Values: []string{"cid", "7"}}).Err())
+	want("an entry is old, and one is dead", and("old-entry", "dead-letters")...)
+	must(a.redis.Del(ctx, a.keys.Dead(), a.keys.Relocated()).Err())
+	must(store.SetPaused(ctx, true, "test"))
+	want("moves are paused", append(and(), "paused")...)
+	must(store.SetPaused(ctx, false, "test"))
+
+	// The relocator is killed: its last report is a minute old.
+	old := time.Now().Add(-time.Minute).UnixMilli()
+	report := fmt.Sprintf(`%d {"program":"relocator","id":"r1","version":%q,"started_at":"2026-01-01T00:00:00Z"}`, old, version)
+	must(a.redis.HSet(ctx, a.keys.Services(), "relocator r1", report).Err())
+	if warned {
+		want("the relocator was killed", "no-relocator", "lost", "warning")
+	} else {
+		want("the relocator was killed", "no-relocator", "lost")
+	}
+	must(store.Ended(ctx, r))
+	want("the relocator was stopped", and("no-relocator")...)
+}

@@ -1,0 +1,154 @@
+package state
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/tierflow/tierflow/shared/stream"
+)
+
+const (
+	// ReportEvery is how often a program reports itself.
+	ReportEvery = 5 * time.Second
+	// aliveFor is how long a report counts as a sign of life.
+	aliveFor = 3 * ReportEvery
+	// knownFor is how long a program that has ended without saying so is still named.
+	knownFor = time.Hour
+)
+
+// Service is a program as it reports itself.
+type Service struct {
+	Program   string            `json:"program"` // api, relocator, committer
+	ID        string            `json:"id"`      // unique among the programs of this name
+	Version   string            `json:"version"`
+	StartedAt time.Time         `json:"started_at"`
+	Missing   map[string]string `json:"missing,omitempty"`  // what /readyz says is missing, by check
+	Warnings  map[string]string `json:"warnings,omitempty"` // what it warns of
+
+	Age   time.Duration `json:"-"` // since the last report, by the clock of Redis
+	Alive bool          `json:"-"`
+}
+
+// reportScript records a report. The time is the server's.
+//
+//	KEYS  services
+//	ARGV  program and id, the report as JSON, how long the hash is kept in ms
+//	->    1
+var reportScript = stream.Script(`
+local t = redis.call('TIME')
+redis.call('HSET', KEYS[1], ARGV[1], string.format('%.0f ', t[1] * 1000 + math.floor(t[2] / 1000)) .. ARGV[2])
+redis.call('PEXPIRE', KEYS[1], ARGV[3])
+return 1`)
+
+// servicesScript lists the reports and deletes those that are too old, or of the future: the server's clock went back.
+//
+//	KEYS  services
+//	ARGV  how long a report is kept in ms
+//	->    of each its age in ms and its JSON
+var servicesScript = stream.Script(`
+local t = redis.call('TIME')
+local now = t[1] * 1000 + math.floor(t[2] / 1000)
+local found, all = {}, redis.call('HGETALL', KEYS[1])
+for i = 1, #all, 2 do
+  local at, text = string.match(all[i+1], '^(%d+) (.*)$')
+  if not at or math.abs(now - at) > tonumber(ARGV[1]) then
+    redis.call('HDEL', KEYS[1], all[i])
+  else
+    found[#found+1] = string.format('%.0f', now - at)
+    found[#found+1] = text
+  end
+end
+return found`)
+
+func (v Service) field() string { return v.Program + " " + v.ID }
+
+// Report records that a program lives, and what it says of itself.
+func (s *Store) Report(ctx context.Context, v Service) error {
+	text, err := json.Marshal(v)
+	if err == nil {
+		err = reportScript.Run(ctx, s.rdb, []string{s.keys.Services()}, v.field(), text, knownFor.Milliseconds()).Err()
+	}
+	if err != nil {
+		return unavailable("report to", s.keys.Services(), err)
+	}
+	return nil
+}
+
+// Ended removes a program that ends, so that it is not missed.
+func (s *Store) Ended(ctx context.Context, v Service) error {
+	if err := s.rdb.HDel(ctx, s.keys.Services(), v.field()).Err(); err != nil {
+		return unavailable("write", s.keys.Services(), err)
+	}
+	return nil
+}
+
+// Services returns the programs that have reported themselves within the last hour and have not said that they end, by program
+// and id. Where a worker sends heartbeats and no reports, it is of an older version: it is alive, and nothing else is known of
+// it. within is how long a heartbeat counts.
+func (s *Store) Services(ctx context.Context, within time.Duration) ([]Service, error) {
+	found, err := servicesScript.Run(ctx, s.rdb, []string{s.keys.Services()}, knownFor.Milliseconds()).StringSlice()
+	if err != nil {
+		return nil, unavailable("read", s.keys.Services(), err)
+	}
+	var all []Service
+	known := map[string]bool{}
+	for i := 0; i+1 < len(found); i += 2 {
+		ms, err := strconv.ParseInt(found[i], 10, 64)
+		var v Service
+		if err == nil {
+			err = json.Unmarshal([]byte(found[i+1]), &v)
+		}
+		if err != nil {
+			return nil, unavailable("read", s.keys.Services(), fmt.Errorf("a report cannot be read: %w", err))
+		}
+		v.Age = time.Duration(ms) * time.Millisecond
+		v.Alive = v.Age.Abs() <= aliveFor
+		v.Age = max(v.Age, 0)
+		known[v.field()] = true
+		all = append(all, v)
+	}
+	for _, group := range []string{GroupRelocator, GroupCommitter} {
+		ids, err := s.living(ctx, group, within)
+		if err != nil {
+			return nil, err
+		}
+		for _, id := range ids {
+			if v := (Service{Program: group, ID: id, Alive: true}); !known[v.field()] {
+				all = append(all, v)
+			}
+		}
+	}
+	slices.SortFunc(all, func(a, b Service) int {
+		return cmp.Or(strings.Compare(a.Program, b.Program), strings.Compare(a.ID, b.ID))
+	})
+	return all, nil
+}
+
+// living returns the workers of a group with a heartbeat within the given time.
+func (s *Store) living(ctx context.Context, group string, within time.Duration) (ids []string, err error) {
+	beats, err := s.rdb.HGetAll(ctx, s.keys.Workers(group)).Result()
+	if err != nil {
+		return nil, unavailable("read", s.keys.Workers(group), err)
+	}
+	if len(beats) == 0 {
+		return nil, nil
+	}
+	now, err := s.Now(ctx, s.keys.Workers(group))
+	if err != nil {
+		return nil, err
+	}
+	for id, beat := range beats {
+		at, _, _ := strings.Cut(beat, " ")
+		ms, err := strconv.ParseInt(at, 10, 64)
+		if err == nil && now.Sub(time.UnixMilli(ms)).Abs() <= within {
+			ids = append(ids, id)
+		}
+	}
+	return ids, nil
+}
