@@ -30,6 +30,8 @@
  *    read a part (of a directory that is being deleted); otherwise it has read all of it. The comparison before an
  *    adoption and the check that both names are still there are one step; the code checks afterwards.
  *  - The check that the lock is still the worker's, before it writes a count, exists only with SETBACK, which needs it.
+ *  - A batch (l_look and what follows) is one event. The code locks the row from its look-up to its write; here others may
+ *    change it in between, and then its count is not written.
  *
  * What is checked.
  *  check()      at every change of the row or of files: some whole copy exists under some name, and the tier that the
@@ -64,7 +66,7 @@
  *  SHAREDTMP        one temporary for an event, not for an attempt
  *  RESEND           event 1 is posted again after event 2 (with T3 = T1); RESENDIGNORED (clean): the repeat is ignored
  *  NOCOUNTFENCE     with EXPIRE or WIPE, NE=3, T1=0, T2=1, T3=0: the commit does not check whether the row has a newer count
- *  COUNTANYORDER    with NE=3, all targets 0: a settle in place does not check whether the row has a newer count
+ *  COUNTANYORDER    with LOCKED, NE=3, all targets 0: a settle in place does not check whether the row has a newer count
  *  EMITEXPIRES      with EXPIRE: the state expires after the emit, before the commit
  *  APPENDEXPIRES    with EXPIRE: the state of an event that seems to need no move expires before it is settled
  *  FINISHEXPIRES    with EXPIRE, T2=1: finish gives another event's state an expiry
@@ -72,7 +74,12 @@
  *  NOFIRST          with SETBACK, EXPIRE: the first count of a row does not raise its generation
  *  NOPENDING        with SETBACK, EXPIRE: a worker does not check that an entry without a state is pending
  *  NOMINE           with SETBACK, T1=0, T2=0: a count is written without a check that the lock is still the worker's
- *  LOCKLESS         a settle in place may do without the lock (clean)
+ *  LOCKED           every event goes the way with the lock (clean)
+ *  BATCHFIRST       with SETBACK: the way without the lock looks at the state before the row
+ *  BATCHANYORDER    with NE=3, all targets 0: that way does not check whether the row has a newer count
+ *  BATCHANYROW      with EXPIRE: that way does not check that the row is as it was looked up
+ *  BATCHACKS        that way acks an event before its count is written
+ *  BATCHEXPIRES     with EXPIRE, T1=0: that way gives the state of a newer event an expiry
  *  BACKAPPENDS      with FENCE=0: a releaser that renames back asks for the clearing again
  *  SWEEPLIVE        the sweep also takes what is in use (clean)
  *  LOSTONLY         only "some whole copy exists" is checked
@@ -258,8 +265,15 @@ proctype Worker(byte w) {
 #define MAY (w==0 || hv[0] || hc[0])
 #define HELDV(x) (hv[1-w]==x && own[1-w])
 #define HELDC(x) (hc[1-w]==x+1 && own[1-w])
+#ifdef LOCKED
+#define m_begin m_lock
+#elif defined(BATCHFIRST)
+#define m_begin l_state
+#else
+#define m_begin l_look
+#endif
 #define TAKEV(x) :: d_step { MAY && vp[x] && (!HELDV(x) || FAULT) -> if :: HELDV(x) -> FAULTED :: else fi; \
-		e=x; t=TGT(x); hv[w]=x; own[w]=1 }; goto m_lock
+		e=x; t=TGT(x); hv[w]=x; own[w]=1 }; goto m_begin
 #define TAKEC(x) :: d_step { MAY && cp[x] && (!HELDC(x) || FAULT) -> if :: HELDC(x) -> FAULTED :: else fi; \
 		t=x; hc[w]=x+1; own[w]=1 }; goto x_lock
 take:	if
@@ -273,11 +287,61 @@ take:	if
 	TAKEC(2)
 	fi;
 
+/* ------------------------------------- the mover, without the lock ------------------------------------- */
+/* A batch of events: a settle in place does without the lock, and every other event goes on with it (m_lock). */
+#ifndef LOCKED
+#ifdef BATCHFIRST
+l_state:if		/* one MGET */
+	:: lock==0 && state!=0 && state>=e -> goto l_look
+	:: goto m_lock
+	CRASH
+	fi;
+#endif
+l_look:	if		/* one SELECT */
+	:: d_step { !NEWER(cnt,e) && lev==t -> gok[w]=1 }
+	:: NEWER(cnt,e) || lev!=t -> goto m_lock
+	:: true								/* not looked up: an older event of the same batch */
+	CRASH
+	fi;
+#ifndef BATCHFIRST
+l_state:if		/* one MGET, after the look-up: the state has been there since, so Redis was not wiped before it */
+	:: lock==0 && state!=0 && !NEWER(e,state)			/* the newest event, or a newer one has come just now */
+	:: state!=0 && NEWER(state,e) -> goto l_old			/* a newer event has its own entry */
+	:: lock!=0 || state==0 || NEWER(e,state) -> d_step { gok[w]=0 }; goto m_lock
+	CRASH
+	fi;
+#endif
+#ifdef BATCHACKS
+	if :: d_step { ackV() } CRASH fi;
+#endif
+l_count:if		/* one UPDATE of many rows */
+#ifdef BATCHANYORDER
+	:: d_step { gok[w] -> FIRST; WRITTEN(e); gok[w]=0 }
+#elif defined(BATCHANYROW)
+	:: d_step { !NEWER(cnt,e) -> FIRST; WRITTEN(e); gok[w]=0 }
+	:: NEWER(cnt,e) -> goto m_lock
+#else
+	:: d_step { gok[w] && !NEWER(cnt,e) -> FIRST; WRITTEN(e); gok[w]=0 }
+	:: !gok[w] || NEWER(cnt,e) -> d_step { gok[w]=0 }; goto m_lock
+#endif
+	CRASH
+	fi;
+l_done:	if		/* one script for many events */
+#ifdef BATCHEXPIRES
+	:: d_step { EXPIRES(1); ackV(); clr() }; goto take
+#else
+	:: d_step { if :: state==e -> EXPIRES(1) :: else fi; ackV(); clr() }; goto take
+#endif
+	CRASH
+	fi;
+l_old:	if		/* the same script: superseded */
+	:: d_step { ackV(); clr() }; goto take
+	CRASH
+	fi;
+#endif
+
 /* ------------------------------------------------ mover ------------------------------------------------ */
 m_lock:	if		/* one script */
-#ifdef LOCKLESS
-	:: state<=e && lock==0 && KNOWN -> goto l_look
-#endif
 #ifndef ANYORDER
 	:: d_step { state>e -> ackV(); clr() }; goto take		/* a newer event has its own entry */
 	:: d_step { !KNOWN -> clr() }; goto take				/* Redis was wiped after the read */
@@ -422,21 +486,6 @@ m_ask:	if		/* XINFO STREAM: has `views` reached the row's entry id? */
 	:: d_step { if :: gok[w] && cnt==L -> cnt=0 :: else fi; gok[w]=0; L=0 }; goto m_look
 	CRASH
 	fi;
-#endif
-#ifdef LOCKLESS
-l_look:	if		/* one SELECT, without the lock */
-	:: d_step { !NEWER(cnt,e) && lev==t -> gok[w]=1 }
-	:: NEWER(cnt,e) || lev!=t -> goto m_lock			/* go on with the lock */
-	CRASH
-	fi;
-#ifdef SETBACK
-	if		/* XINFO STREAM, after the look-up */
-	:: REACHED(e)
-	:: !REACHED(e) -> goto m_drop
-	CRASH
-	fi;
-#endif
-	goto m_count;
 #endif
 
 /* ----------------------------------------------- releaser ---------------------------------------------- */

@@ -62,6 +62,26 @@ func (c *Catalog) Rows(ctx context.Context, ids []item.ID) (map[item.ID]Row, err
 	return found, nil
 }
 
+// LockRows reads the rows of these ids and locks them, in the order of the primary key: whoever locks more than one row uses this
+// order. A row that another transaction has locked is not in the map, and holds up no other.
+func LockRows(ctx context.Context, tx *sql.Tx, ids []any) (map[item.ID]Row, error) {
+	rows, err := tx.QueryContext(ctx, "SELECT "+rowColumns+" FROM contents WHERE cid IN (?"+strings.Repeat(",?", len(ids)-1)+
+		") ORDER BY cid FOR UPDATE SKIP LOCKED", ids...)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	locked := make(map[item.ID]Row, len(ids))
+	for rows.Next() {
+		r, err := scanRow(rows)
+		if err != nil {
+			return nil, err
+		}
+		locked[r.ID] = r
+	}
+	return locked, rows.Err()
+}
+
 // Placements reads the rows of these ids and calls fn for each row that exists, in no order. It reads only ID, Level,
 // Filename and Pinned: it is for callers that look up thousands of items a second.
 func (c *Catalog) Placements(ctx context.Context, ids []item.ID, fn func(Row)) error {

@@ -141,6 +141,28 @@ if redis.call('GET', KEYS[2]) == ARGV[2] then redis.call('DEL', KEYS[2]) end
 redis.call('XACK', KEYS[3], ARGV[3], ARGV[1])
 return 1`)
 
+// settleScript settles view events whose items are on their targets, and whose counts their rows have, without their locks
+// (step 3). From now on their states may expire. The state of a newer event stays as it is, and none is made where there is
+// none. The script also acks events that are superseded.
+//
+//	KEYS  views, content:{cid} of each event that is not superseded
+//	ARGV  group, ttl, two for each of these events: its entry id, and its state ('': as it is); the entry ids of the others
+//	->    1
+var settleScript = stream.Script(`
+local call, find, keys, argv, ttl, ids = redis.call, string.find, KEYS, ARGV, ARGV[2], {}
+for i = 2, #keys do
+  local id, state = argv[2*i-1], argv[2*i]
+  local v = call('GET', keys[i])
+  -- Its JSON has no bare quote inside a string, so this is the entry id and nothing else.
+  if v and find(v, '", "entry_id": "' .. id .. '", "updated_at": "', 1, true) then
+    if state == '' then call('EXPIRE', keys[i], ttl) else call('SET', keys[i], state, 'EX', ttl) end
+  end
+  ids[i-1] = id
+end
+for i = 2 * #keys + 1, #argv do ids[#ids+1] = argv[i] end
+call('XACK', keys[1], argv[1], unpack(ids))
+return 1`)
+
 // emitScript reports a durable copy to the committer and settles the view event (step 5). The token is the fence. The state gets no
 // expiry before the commit: the committer may be away for longer, and the event may have to be appended again.
 //

@@ -63,7 +63,7 @@ func (s *Store) GetMany(ctx context.Context, ids []item.ID) ([]*State, error) {
 	if err != nil {
 		return nil, unavailable("read states", "", err)
 	}
-	for i, text := range texts {
+	for i, text := range texts[0] {
 		if st, err := Parse(text); err == nil {
 			states[i] = &st
 		}
@@ -71,9 +71,13 @@ func (s *Store) GetMany(ctx context.Context, ids []item.ID) ([]*State, error) {
 	return states, nil
 }
 
-// readKeys reads a key of each item in one pipeline; "" where it does not exist.
-func (s *Store) readKeys(ctx context.Context, ids []item.ID, key func(item.ID) string) ([]string, error) {
-	texts := make([]string, len(ids))
+// readKeys reads keys of each item in one pipeline. It returns the values of the first key of each item, then those of the
+// next; "" where a key does not exist.
+func (s *Store) readKeys(ctx context.Context, ids []item.ID, keysOf ...func(item.ID) string) ([][]string, error) {
+	texts := make([][]string, len(keysOf))
+	for k := range texts {
+		texts[k] = make([]string, len(ids))
+	}
 	if len(ids) == 0 {
 		return texts, nil
 	}
@@ -90,9 +94,11 @@ func (s *Store) readKeys(ctx context.Context, ids []item.ID, key func(item.ID) s
 			if len(of) == 0 {
 				continue
 			}
-			keys := make([]string, len(of))
-			for j, i := range of {
-				keys[j] = key(ids[i])
+			keys := make([]string, 0, len(keysOf)*len(of))
+			for _, key := range keysOf {
+				for _, i := range of {
+					keys = append(keys, key(ids[i]))
+				}
 			}
 			cmds[p] = pipe.MGet(ctx, keys...)
 		}
@@ -107,7 +113,7 @@ func (s *Store) readKeys(ctx context.Context, ids []item.ID, key func(item.ID) s
 			return nil, err
 		}
 		for j, v := range values {
-			texts[of[j]], _ = v.(string)
+			texts[j/len(of)][of[j%len(of)]], _ = v.(string)
 		}
 	}
 	return texts, nil

@@ -6,11 +6,13 @@ import (
 	"errors"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/tierflow/tierflow/shared/catalog"
 	"github.com/tierflow/tierflow/shared/entryid"
 	"github.com/tierflow/tierflow/shared/fault"
 	"github.com/tierflow/tierflow/shared/item"
+	"github.com/tierflow/tierflow/shared/policy"
 	"github.com/tierflow/tierflow/shared/state"
 )
 
@@ -88,7 +90,7 @@ func (r *Rows) writeCounts(counts []newCount) []error {
 		ids[i] = int64(c.row.ID)
 	}
 	err := r.transact(ids, func(ctx context.Context, tx *sql.Tx, locked map[item.ID]catalog.Row) error {
-		var todo []newCount
+		var todo []Count
 		for i, c := range counts {
 			now, ok := locked[c.row.ID]
 			switch {
@@ -98,8 +100,7 @@ func (r *Rows) writeCounts(counts []newCount) []error {
 				entryid.Newer(now.CountEntry, c.entry):
 				errs[i] = fault.New(fault.Busy, "write count", c.row.ID.String(), ErrChanged)
 			default:
-				c.row = now
-				todo = append(todo, c)
+				todo = append(todo, Count{now, c.count, c.entry})
 				delete(locked, c.row.ID) // one count for each item
 			}
 		}
@@ -118,13 +119,12 @@ func (r *Rows) writeCounts(counts []newCount) []error {
 	return errs
 }
 
-// updateCounts writes the counts of rows that are locked; each has the row as it is locked.
-func updateCounts(ctx context.Context, tx *sql.Tx, counts []newCount) error {
+func updateCounts(ctx context.Context, tx *sql.Tx, counts []Count) error {
 	var values, entries, ids, first []any
 	for _, c := range counts {
-		id := int64(c.row.ID)
-		values, entries, ids = append(values, id, int64(c.count)), append(entries, id, c.entry), append(ids, id)
-		if c.row.CountEntry == "" {
+		id := int64(c.Row.ID)
+		values, entries, ids = append(values, id, int64(c.Count)), append(entries, id, c.Entry), append(ids, id)
+		if c.Row.CountEntry == "" {
 			first = append(first, id)
 		}
 	}
@@ -136,6 +136,45 @@ func updateCounts(ctx context.Context, tx *sql.Tx, counts []newCount) error {
 	_, err := tx.ExecContext(ctx, "UPDATE contents SET view_count = CASE cid"+cases+" END, count_entry = CASE cid"+cases+" END"+raise+
 		" WHERE cid IN ("+placeholders(len(counts))+")", slices.Concat(values, entries, first, ids)...)
 	return err
+}
+
+// Count is a count to write into a row that is locked.
+type Count struct {
+	Row   catalog.Row // as it is locked
+	Count item.Count
+	Entry string // id of the event's entry
+}
+
+// WriteCounts locks the rows of these items, without the items' locks, and writes the counts that choose returns for them, all
+// in one transaction. choose gets the locked rows, by id, and the levels, both read afresh. A row that is missing, or that
+// another transaction has locked, is not among them. The locks of the rows are the fence: nobody changes a row between its
+// look-up and its write. So choose must be quick. The caller must have made sure that the row's count is not newer.
+func (r *Rows) WriteCounts(ids []item.ID, choose func(context.Context, map[item.ID]catalog.Row, policy.Policy) ([]Count, error)) error {
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	defer cancel()
+	var levels policy.Policy
+	var levelsErr error
+	var reading sync.WaitGroup
+	reading.Go(func() { levels, levelsErr = Levels(ctx, r.catalog) })
+	defer reading.Wait()
+	args := make([]any, len(ids))
+	for i, id := range ids {
+		args[i] = int64(id)
+	}
+	err := r.transact(args, func(ctx context.Context, tx *sql.Tx, locked map[item.ID]catalog.Row) error {
+		reading.Wait()
+		if levelsErr != nil {
+			return levelsErr
+		}
+		counts, err := choose(ctx, locked, levels)
+		for part := range slices.Chunk(counts, maxCounts) {
+			if err == nil {
+				err = updateCounts(ctx, tx, part)
+			}
+		}
+		return err
+	})
+	return catalog.Wrap("write counts", "", err)
 }
 
 // ForgetEntry makes the age of a row's count unknown, where the row still is as it was looked up. It is for an entry id of a

@@ -1,6 +1,6 @@
 // Package placement has the SQL that the relocator runs on rows of the table contents. It looks items up, writes the counts
-// of events that need no move, and begins releases. It touches MySQL alone, but for one look at Redis: before a count is
-// written, the item's lock must still be the writer's.
+// of events that need no move, and begins releases. It touches MySQL alone, but for one look at Redis: before a single count is
+// written, the item's lock must still be the writer's. Counts of a batch are written under the locks of their rows (WriteCounts).
 //
 // Calls that are made at the same time share one round trip, which begins after the calls (shared/batch).
 package placement
@@ -114,8 +114,7 @@ func Levels(ctx context.Context, c *catalog.Catalog) (policy.Policy, error) {
 	return p, err
 }
 
-// transact calls f in a transaction that has locked the rows, in the order of the primary key: whoever locks more than
-// one row uses this order. A row that another transaction has locked is not among them, and holds up no other.
+// transact calls f in a transaction that has locked the rows (catalog.LockRows).
 func (r *Rows) transact(ids []any, f func(context.Context, *sql.Tx, map[item.ID]catalog.Row) error) (err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
@@ -132,7 +131,7 @@ func (r *Rows) transact(ids []any, f func(context.Context, *sql.Tx, map[item.ID]
 		return err
 	}
 	defer func() { _ = tx.Rollback() }() // does nothing after Commit; the first error has said what is wrong
-	locked, err := lock(ctx, tx, ids)
+	locked, err := catalog.LockRows(ctx, tx, ids)
 	if err != nil {
 		return err
 	}
@@ -140,24 +139,6 @@ func (r *Rows) transact(ids []any, f func(context.Context, *sql.Tx, map[item.ID]
 		return err
 	}
 	return tx.Commit()
-}
-
-func lock(ctx context.Context, tx *sql.Tx, ids []any) (map[item.ID]catalog.Row, error) {
-	rows, err := tx.QueryContext(ctx, "SELECT cid, content_level, filename, update_time, generation, view_count, digest, count_entry FROM contents"+
-		" WHERE cid IN ("+placeholders(len(ids))+") ORDER BY cid FOR UPDATE SKIP LOCKED", ids...)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	locked := make(map[item.ID]catalog.Row, len(ids))
-	for rows.Next() {
-		var row catalog.Row
-		if err := rows.Scan(&row.ID, &row.Level, &row.Filename, &row.Updated, &row.Generation, &row.ViewCount, &row.Digest, &row.CountEntry); err != nil {
-			return nil, err
-		}
-		locked[row.ID] = row
-	}
-	return locked, rows.Err()
 }
 
 func placeholders(n int) string { return strings.Repeat(", ?", n)[2:] }

@@ -82,7 +82,7 @@ func TestAnEntryOfAWipedRedisChangesNothing(t *testing.T) {
 	if err := w.Redis.Set(t.Context(), w.Store.Keys().State(1), st.JSON(), 0).Err(); err != nil {
 		t.Fatal(err)
 	}
-	d := &stream.Delivery{Stream: views, ID: lost, Values: values, Attempt: 1, Context: t.Context()}
+	d := &stream.Delivery{Single: true, Stream: views, ID: lost, Values: values, Attempt: 1, Context: t.Context()}
 	w.RelocateHandler("r1").Handle([]*stream.Delivery{d})
 	if got := w.Row(1); got != before {
 		t.Errorf("row\n%+v, not\n%+v", got, before)

@@ -1,10 +1,12 @@
-// Package relocate moves items to the level that their newest view event calls for: it handles entries of `views`, steps 2
-// to 5 of docs/design.md. It touches Redis through shared/state, MySQL through package placement, and tiers through package
+// Package relocate moves items to the level that their newest view event calls for: it handles entries of `views`, steps 1
+// to 5 of docs/design.md. Batches of events that need no move are settled without locks (batch.go), and the count of an item is
+// written at most once a second (pace.go). Every other event is handled alone (relocate.go). The package touches Redis through shared/state, MySQL through package placement, and tiers through package
 // mover.
 //
 // What becomes of an entry:
 //
 //	no move is needed, or the copy is emitted  settled; the script of that step has acked it
+//	the item's row was written a moment ago    stays pending for a second at most, unless a newer event supersedes it
 //	the item was forgotten                     settled
 //	the row has a newer count                  settled: superseded
 //	another worker has the item's lock         stays pending; no attempt is counted
@@ -16,6 +18,7 @@ package relocate
 import (
 	"context"
 	"errors"
+	"sync"
 	"time"
 
 	"go.uber.org/zap"
@@ -46,18 +49,31 @@ type Options struct {
 type Handler struct {
 	*handler.Base
 	o Options
+
+	mu       sync.Mutex
+	counting map[string]*counting // by stream
 }
 
 // New makes a Handler.
 func New(o Options) *Handler {
-	return &Handler{handler.New(o.Parts, state.GroupRelocator, failure.Relocate, func(*stream.Delivery) {}), o}
+	return &Handler{Base: handler.New(o.Parts, state.GroupRelocator, failure.Relocate, func(*stream.Delivery) {}), o: o,
+		counting: map[string]*counting{}}
 }
 
-// Handle is the handler of the consumer of `views`.
+// Handle is the handler of the consumer of `views`, whose Options.Alone must be set.
 func (h *Handler) Handle(ds []*stream.Delivery) {
-	for _, d := range ds {
-		h.handle(d)
+	if ds[0].Single {
+		h.handle(ds[0])
+		return
 	}
+	h.mu.Lock()
+	c := h.counting[ds[0].Stream]
+	if c == nil {
+		c = &counting{Handler: h}
+		h.counting[ds[0].Stream] = c
+	}
+	h.mu.Unlock()
+	c.batch(ds)
 }
 
 func (h *Handler) handle(d *stream.Delivery) {
@@ -192,11 +208,11 @@ func (j *job) older(ctx context.Context, row catalog.Row) error {
 	return fault.New(fault.Busy, "relocate", row.ID.String(), placement.ErrChanged)
 }
 
-// state is the item's state once this event needs a relocator no more.
-func (j *job) state(row catalog.Row, target string) state.State {
+// stateOf is the item's state once this event needs a relocator no more.
+func stateOf(v event.View, row catalog.Row, target, entry string) state.State {
 	return state.State{
-		ID: j.view.ID, Count: j.view.Count, Target: target, DBLevel: row.Level, Filename: row.Filename,
-		EventID: j.view.EventID, EntryID: j.d.ID, UpdatedAt: time.Now(),
+		ID: v.ID, Count: v.Count, Target: target, DBLevel: row.Level, Filename: row.Filename,
+		EventID: v.EventID, EntryID: entry, UpdatedAt: time.Now(),
 	}
 }
 
@@ -224,7 +240,7 @@ func (j *job) forgotten(ctx context.Context, missing error) error {
 
 // settle ends the work on an event that needs no move.
 func (j *job) settle(ctx context.Context, row catalog.Row) error {
-	st := j.state(row, row.Level)
+	st := stateOf(j.view, row, row.Level, j.d.ID)
 	if err := j.Rows.SetCount(ctx, row, j.view.Count, j.d.ID, j.token); err != nil {
 		return err
 	}
@@ -257,7 +273,7 @@ func (j *job) move(ctx context.Context, row catalog.Row, from, to policy.Level) 
 	}
 	j.o.Tiers.Worked(from.Name, to.Name)
 
-	st := j.state(row, to.Name)
+	st := stateOf(j.view, row, to.Name, j.d.ID)
 	finished := st.UpdatedAt
 	emitted, err := j.emit(ctx, st, event.Relocated{
 		EventID: j.view.EventID, ID: j.view.ID, From: from.Name, To: to.Name, Filename: row.Filename,

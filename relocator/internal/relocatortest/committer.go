@@ -16,13 +16,14 @@ import (
 // committer's code.
 func (w *World) Committer() {
 	w.T.Helper()
-	w.consume("c1", w.Store.Keys().Relocated(), state.GroupCommitter, func(ds []*stream.Delivery) {
-		for _, d := range ds {
-			if err := w.commit(context.Background(), d); err != nil {
-				w.T.Error(err)
+	w.consume("c1", stream.Options{Stream: w.Store.Keys().Relocated(), Group: state.GroupCommitter, Slots: slots,
+		Handle: func(ds []*stream.Delivery) {
+			for _, d := range ds {
+				if err := w.commit(context.Background(), d); err != nil {
+					w.T.Error(err)
+				}
 			}
-		}
-	})
+		}})
 }
 
 func (w *World) commit(ctx context.Context, d *stream.Delivery) error {

@@ -256,14 +256,15 @@ func (w *World) reach(worker string) *reach.Reach {
 
 // Relocator starts a worker on `views`. It stops at the end of the test at the latest.
 func (w *World) Relocator(worker string) (stop func()) {
-	return w.consume(worker, w.Store.Keys().Views(), state.GroupRelocator, w.RelocateHandler(worker).Handle)
+	return w.consume(worker, stream.Options{Stream: w.Store.Keys().Views(), Group: state.GroupRelocator, Handle: w.RelocateHandler(worker).Handle,
+		Batch: 100, Alone: slots})
 }
 
 // Releaser starts a worker on `committed`. It stops at the end of the test at the latest.
 func (w *World) Releaser(worker string) (stop func()) {
 	m := w.mover()
 	h := release.New(release.Options{Parts: w.parts(worker, m), Grace: w.Grace, Gate: w.releases})
-	return w.consume(worker, w.Store.Keys().Committed(), state.GroupReleaser, h.Handle)
+	return w.consume(worker, stream.Options{Stream: w.Store.Keys().Committed(), Group: state.GroupReleaser, Handle: h.Handle, Slots: slots})
 }
 
 // Run starts a relocator, a releaser and a committer.
@@ -273,14 +274,15 @@ func (w *World) Run() {
 	w.Committer()
 }
 
-func (w *World) consume(worker, key, group string, handle stream.Handler) (stop func()) {
+func (w *World) consume(worker string, o stream.Options) (stop func()) {
 	w.T.Helper()
 	rdb, err := state.Connect(testserver.Redis(w.T), 3)
 	if err != nil {
 		w.T.Fatal(err)
 	}
-	c := stream.New(stream.Options{Redis: rdb, Stream: key, Backoff: w.Store.Keys().Backoff(group), Group: group, Consumer: worker,
-		MinIdle: w.lease, Slots: slots, Drain: 5 * time.Second, Handle: handle, Log: w.log.Named(worker)})
+	o.Redis, o.Backoff, o.Consumer = rdb, w.Store.Keys().Backoff(o.Group), worker
+	o.MinIdle, o.Drain, o.Log = w.lease, 5*time.Second, w.log.Named(worker)
+	c := stream.New(o)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	go func() { c.Run(ctx); close(done) }()

@@ -109,19 +109,21 @@ func Run(ctx context.Context, c Config, fs fsys.FS, log *zap.Logger) error {
 	var moving consumers // those of views
 	away := func() bool { return !ready.OK("redis", "mysql") }
 	var all consumers
-	consumer := func(k state.Keys, key, group string, hold func() bool, slots *gate.Gate, handle stream.Handler) *stream.Consumer {
-		return all.add(stream.New(stream.Options{
-			Redis: c.readers, Stream: key, Backoff: k.Backoff(group), Group: group, Consumer: c.workerID, MinIdle: c.MinIdle,
-			Adopt: reassignedWithin, Slots: handlers(c.concurrency, c.Partitions), Drain: c.Drain, Hold: hold, Full: slots.Full,
-			Handle: handle, Log: log, Lost: counters.Lost,
-		}))
+	consumer := func(k state.Keys, o stream.Options) *stream.Consumer {
+		o.Redis, o.Backoff, o.Consumer, o.MinIdle, o.Adopt = c.readers, k.Backoff(o.Group), c.workerID, c.MinIdle, reassignedWithin
+		o.Drain, o.Log, o.Lost = c.Drain, log, counters.Lost
+		return all.add(stream.New(o))
 	}
+	each := handlers(c.concurrency, c.Partitions)
 	partitions = assignment.New(assignment.Options{
 		Store: store, Group: state.GroupRelocator, Self: self, MinIdle: c.MinIdle, Log: log,
 		Consumers: func(k state.Keys) []assignment.Consumer {
 			return []assignment.Consumer{
-				moving.add(consumer(k, k.Views(), state.GroupRelocator, func() bool { return away() || paused.Load() }, moves, relocator.Handle)),
-				consumer(k, k.Committed(), state.GroupReleaser, away, releases, releaser.Handle),
+				// Views are read though no move has a slot: most need none.
+				moving.add(consumer(k, stream.Options{Stream: k.Views(), Group: state.GroupRelocator, Handle: relocator.Handle,
+					Batch: relocate.MaxBatch, Alone: each, Hold: func() bool { return away() || paused.Load() }})),
+				consumer(k, stream.Options{Stream: k.Committed(), Group: state.GroupReleaser, Handle: releaser.Handle, Slots: each,
+					Hold: away, Full: releases.Full}),
 			}
 		},
 		Changed: func(n int) { all.setSlots(handlers(c.concurrency, n)) },

@@ -62,7 +62,7 @@ func TestTheEntryOfACrashedWorkerIsTakenOverAndItsTemporaryIsSwept(t *testing.T)
 	handled := make(chan struct{})
 	go func() {
 		defer close(handled)
-		h.Handle([]*stream.Delivery{{ID: msgs[0].Messages[0].ID, Values: values, Attempt: 1, Context: ctx}})
+		h.Handle([]*stream.Delivery{{Single: true, ID: msgs[0].Messages[0].ID, Values: values, Attempt: 1, Context: ctx}})
 	}()
 	<-entered
 	gate.Close() // from now on it renews nothing

@@ -11,7 +11,8 @@ import (
 	"github.com/tierflow/tierflow/scripts/testenv/stack"
 )
 
-// TestKilledAtAnyStepAProcessCostsNothing ends relocators and committers with SIGKILL at every step of a move. It does so
+// TestKilledAtAnyStepAProcessCostsNothing ends relocators and committers with SIGKILL at every step of a move, and of a view that
+// moves nothing. It does so
 // before the first and the last of each kind of operation on files, and before and after every Redis script and MySQL
 // statement. The steps go from the delivery of the view event to the end of the release. Each step has an item of its own.
 // For most items, more counts are posted while the process is away, which move them back and forth.
@@ -66,11 +67,14 @@ func (f *flow) other(level string) string {
 	return "bronze"
 }
 
-// postLevel posts a count that needs the level.
+// postLevel posts a count that needs the level. Where the item never moves, each count is another one.
 func (c *campaign) postLevel(f *flow, level string) {
-	if level == "bronze" {
+	switch {
+	case f.way.level == "bronze":
+		c.post(f, f.last+1)
+	case level == "bronze":
 		c.post(f, 0)
-	} else {
+	default:
 		c.post(f, f.way.count)
 	}
 }

@@ -1,0 +1,146 @@
+package relocate
+
+import (
+	"time"
+
+	"github.com/tierflow/tierflow/shared/item"
+	"github.com/tierflow/tierflow/shared/stream"
+)
+
+const (
+	// everySecond is how far the writes of a row's counts are apart. A newer count waits for the rest of it, and supersedes those
+	// that wait.
+	everySecond = time.Second
+	// quietAfter is how long no view event must have come for the newest counts not to wait any more. So all is settled soon after
+	// posting ends. An item whose count was written early waits for twice the time next, so the writes are a second apart on average.
+	quietAfter = 150 * time.Millisecond
+	// maxWaiting bounds how many counts wait. Beyond it, they are written at once.
+	maxWaiting = 8000
+	// forgetPace is how long an item is remembered that has no writes.
+	forgetPace = 10 * time.Second
+)
+
+// pace is when an item's count may be written.
+type pace struct {
+	next  time.Time        // when it may be written again
+	since time.Time        // of the first event since the last write that was superseded; zero: none was
+	waits *stream.Delivery // the newest event, which waits until then
+}
+
+// paces are those of the items of one partition that had events a short while ago. The caller sees to it that no two goroutines
+// use them at once.
+type paces struct {
+	of      map[item.ID]*pace
+	waiting int       // how many have an event that waits
+	last    time.Time // when the last new event was read
+	pruned  time.Time
+}
+
+func (p *paces) get(id item.ID) *pace {
+	if p.of == nil {
+		p.of = map[item.ID]*pace{}
+	}
+	one := p.of[id]
+	if one == nil {
+		one = &pace{}
+		p.of[id] = one
+	}
+	return one
+}
+
+// returned reports whether an event is back that has waited.
+func (p *paces) returned(id item.ID, d *stream.Delivery) bool {
+	one := p.of[id]
+	if one == nil || one.waits != d {
+		return false
+	}
+	p.drop(one)
+	return true
+}
+
+// superseded returns the event of the item that waits, where it is older than this one, and forgets it; else nil.
+func (p *paces) superseded(id item.ID, by *stream.Delivery) *stream.Delivery {
+	one := p.of[id]
+	if one == nil || one.waits == nil || !newer(by, one.waits) {
+		return nil
+	}
+	d := one.waits
+	p.drop(one)
+	return d
+}
+
+func (p *paces) drop(one *pace) {
+	one.waits = nil
+	p.waiting--
+}
+
+// waits notes that an event waits.
+func (p *paces) waits(id item.ID, d *stream.Delivery) {
+	one := p.get(id)
+	if one.waits == nil {
+		p.waiting++
+	}
+	one.waits = d
+}
+
+// wait returns how long the newest event of an item must wait until its count may be written.
+func (p *paces) wait(id item.ID, now time.Time) time.Duration {
+	one := p.of[id]
+	if one == nil || p.waiting >= maxWaiting {
+		return 0
+	}
+	next := one.next
+	if p.quiet(now) {
+		next = next.Add(-everySecond)
+	}
+	return next.Sub(now)
+}
+
+// quiet reports whether posting seems to have ended.
+func (p *paces) quiet(now time.Time) bool { return now.Sub(p.last) >= quietAfter }
+
+// overdue reports whether the count of an item is to be written though a newer event has come: the row's count is older than a
+// second, and while posts come all the time, each event is superseded when it is read.
+func (p *paces) overdue(id item.ID, now time.Time) bool {
+	one := p.get(id)
+	if one.since.IsZero() {
+		one.since = now
+	}
+	return now.Sub(one.since) >= everySecond && !now.Before(one.next)
+}
+
+// wrote notes that the count of an item was written.
+func (p *paces) wrote(id item.ID, now time.Time) {
+	one := p.get(id)
+	if one.next.Before(now) {
+		one.next = now
+	}
+	one.next, one.since = one.next.Add(everySecond), time.Time{}
+}
+
+// posted notes that new events were read, and forgets items that have none.
+func (p *paces) posted(now time.Time) {
+	p.last = now
+	if now.Sub(p.pruned) < everySecond {
+		return
+	}
+	p.pruned = now
+	for id, one := range p.of {
+		old := now.Sub(one.next)
+		if old > forgetPace && one.waits != nil { // its consumer has lost it
+			p.drop(one)
+		}
+		if old > everySecond && one.waits == nil && (one.since.IsZero() || now.Sub(one.since) > forgetPace) {
+			delete(p.of, id)
+		}
+	}
+}
+
+// hurry lets the events begin that wait, where their counts may be written once posting has ended.
+func (p *paces) hurry(now time.Time) {
+	for id, one := range p.of {
+		if one.waits != nil && p.wait(id, now) <= 0 {
+			one.waits.Hurry()
+		}
+	}
+}
