@@ -65,6 +65,9 @@ func (c *Consumer) setApart(d *Delivery) {
 	d.show(d.Reason, nil, time.Time{})
 	c.lone = append(c.lone, d)
 	c.startLone()
+	if d.parked {
+		d.show(d.Reason, nil, time.Time{})
+	}
 }
 
 // startLone starts handlers for entries that get one alone, as long as there are slots. The caller has the lock.
