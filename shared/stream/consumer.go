@@ -294,7 +294,7 @@ func (c *Consumer) turn(ctx context.Context, next *time.Time) error {
 	full := c.o.Full != nil && c.o.Full()
 	c.mu.Lock()
 	free := c.o.Slots - c.running
-	if c.ahead+len(c.lone) >= maxAhead || full {
+	if c.ahead >= maxAhead || c.o.Alone > 0 && len(c.lone) >= c.o.Alone || full {
 		free = 0
 	}
 	block := idleBlock
