@@ -78,7 +78,7 @@ type Seen struct {
 	Lock  Token  // "" where it is free
 }
 
-// See reads the states and the locks of many items in one trip. The state of an item is read no later than its lock.
+// See reads the states and the locks of many items in one round trip. The state of an item is read no later than its lock.
 func (s *Store) See(ctx context.Context, ids []item.ID) ([]Seen, error) {
 	texts, err := s.readKeys(ctx, ids, s.keys.State, s.keys.Lock)
 	if err != nil {
