@@ -31,7 +31,7 @@ type Row struct {
 // Item returns the input of policy.Policy.Decide for this row. count is the item's newest count. An event or the state may
 // have a newer count than the row.
 func (r Row) Item(count item.Count) policy.Item {
-	return policy.Item{Level: r.Level, Count: int64(count), Pin: r.Pinned}
+	return policy.Item{Level: r.Level, Count: int64(count), Arrived: r.Updated, Pin: policy.Pin{Level: r.Pinned}, Size: r.SizeBytes}
 }
 
 // CountedOrMoved reports whether the item ever had a view event or a move. Somebody may have put an item without either on

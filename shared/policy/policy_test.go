@@ -116,20 +116,24 @@ func TestAWrongPolicyIsRefusedWithEveryProblem(t *testing.T) {
 			"highest count 2 is below its lowest 3", "must start at 0, not 3", "counts 3 to 4 belong", `"-": the top level`,
 		}},
 	} {
-		t.Run(c.name, func(t *testing.T) {
-			p, err := policy.New(c.levels)
-			if err == nil {
-				t.Fatalf("taken: %+v", p)
-			}
-			for _, w := range c.want {
-				if !strings.Contains(err.Error(), w) {
-					t.Errorf("the error does not say %q:\n%v", w, err)
-				}
-			}
-			if n := len(strings.Split(err.Error(), "\n")); n != len(c.want) {
-				t.Errorf("%d problems, not %d:\n%v", n, len(c.want), err)
-			}
-		})
+		t.Run(c.name, func(t *testing.T) { wantRefused(t, c.levels, c.want) })
+	}
+}
+
+// wantRefused checks that the error names exactly these problems, one a line.
+func wantRefused(t *testing.T, levels []policy.Level, want []string) {
+	t.Helper()
+	p, err := policy.New(levels)
+	if err == nil {
+		t.Fatalf("taken: %+v", p)
+	}
+	for _, w := range want {
+		if !strings.Contains(err.Error(), w) {
+			t.Errorf("the error does not say %q:\n%v", w, err)
+		}
+	}
+	if n := len(strings.Split(err.Error(), "\n")); n != len(want) {
+		t.Errorf("%d problems, not %d:\n%v", n, len(want), err)
 	}
 }
 
