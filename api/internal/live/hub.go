@@ -3,7 +3,6 @@ package live
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -169,7 +168,7 @@ func (h *Hub) Run(ctx context.Context) {
 func (h *Hub) readStreams(ctx context.Context) {
 	var after []string
 	for ctx.Err() == nil && !h.idle() {
-		err := errors.New("not begun")
+		var err error
 		if after == nil {
 			var ends []string
 			if ends, err = h.store.LastIDs(ctx, h.streams); err == nil {
