@@ -179,7 +179,7 @@ func (w *world) deliver(kinds []fault.Kind, handle func(d *stream.Delivery, kind
 	defer stop()
 	var mu sync.Mutex
 	seen := map[string]bool{}
-	c := stream.New(stream.Options{Redis: w.rdb, Stream: w.key, Backoff: w.store.Keys().Backoff(w.group), Group: w.group, Consumer: "w1",
+	c := stream.New(stream.Options{Redis: w.rdb, Stream: w.key, Backoff: w.store.Keys().Backoff(w.group), Walker: w.store.Keys().Walker(w.group), Group: w.group, Consumer: "w1",
 		MinIdle: time.Minute, Drain: 5 * time.Second, Log: zap.NewNop(), Handle: func(ds []*stream.Delivery) {
 			d := ds[0]
 			mu.Lock()

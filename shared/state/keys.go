@@ -136,6 +136,9 @@ func (k Keys) dead() []string { return []string{k.Dead(), k.DeadIndex(), k.DeadR
 // Backoff is a sorted set: which pending entries of a group have failed, and when each is due.
 func (k Keys) Backoff(group string) string { return k.stream("backoff:" + group) }
 
+// Walker is the consumer of a group that looks for entries of dead ones. It expires.
+func (k Keys) Walker(group string) string { return k.stream("walker:" + group) }
+
 // State is an item's state, as JSON.
 func (k Keys) State(id item.ID) string { return k.of("content:", id) }
 

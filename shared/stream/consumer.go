@@ -17,11 +17,12 @@ import (
 // Handler works on deliveries: at most Options.Batch of them. On each it calls one of the methods that Delivery names.
 type Handler func(ds []*Delivery)
 
-// Options of a Consumer. Redis, Stream, Backoff, Group, Consumer, MinIdle, Handle and Log are required.
+// Options of a Consumer. Redis, Stream, Backoff, Walker, Group, Consumer, MinIdle, Handle and Log are required.
 type Options struct {
 	Redis    redis.UniversalClient
 	Stream   string
 	Backoff  string // the group's key, in the stream's slot: which entries have failed, and when they are due
+	Walker   string // the group's key, in the stream's slot: which consumer looks for entries of dead ones
 	Group    string
 	Consumer string        // no other living consumer has this name; the same after a restart where possible
 	MinIdle  time.Duration // other consumers take over an entry that was not renewed for so long
@@ -91,9 +92,11 @@ type Consumer struct {
 	backlog   bool   // the last read returned as many entries as it may
 	settledTo string // every entry up to here was settled: where a vanished group continues
 	samples   []sample
-	claimed   string // XAUTOCLAIM's cursor
-	walking   bool   // the cursor has not reached the end of the pending list
-	yield     bool   // new entries have the next turn, because the walk had the last one
+	claimed   string    // XAUTOCLAIM's cursor
+	walking   bool      // the cursor has not reached the end of the pending list
+	walkUntil time.Time // until then no other consumer walks
+	walkAt    time.Time // when to ask again whether another one walks; zero: at the next upkeep
+	yield     bool      // new entries have the next turn, because the walk had the last one
 	adoptAt   time.Time
 	clock     Clock
 	begun     bool // the entries that were pending at the start have been adopted
@@ -272,7 +275,7 @@ func (c *Consumer) turn(ctx context.Context, next *time.Time) error {
 			return err
 		}
 		*next = time.Now().Add(jitter(c.o.MinIdle / 3))
-	} else if c.walking && !c.yield {
+	} else if c.walks() && !c.yield {
 		if err := c.takeOver(ctx); err != nil && !isNoGroup(err) { // the read below makes the group again
 			return err
 		}
@@ -321,6 +324,9 @@ func (c *Consumer) turn(ctx context.Context, next *time.Time) error {
 	block = min(block, time.Until(*next))
 	if c.o.Adopt > 0 {
 		block = min(block, time.Until(c.adoptAt))
+	}
+	if !c.walkAt.IsZero() {
+		block = min(block, time.Until(c.walkAt))
 	}
 	block = max(block, time.Millisecond)
 	if free <= 0 || hold {

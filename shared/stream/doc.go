@@ -21,7 +21,7 @@
 //   - The heartbeat renews an entry only while this consumer has it: a bare XCLAIM would take it back from another. The
 //     handler must also report progress, or have said that it makes a call that cannot (Delivery.Working). The loss of an
 //     entry cancels its handler's context.
-//   - The consumer calls XAUTOCLAIM until the end of the pending list. XAUTOCLAIM looks at ten entries for each that it may
+//   - One consumer of a group at a time calls XAUTOCLAIM (walk.go), until the end of the pending list. XAUTOCLAIM looks at ten entries for each that it may
 //     return, so an empty page does not mean that the list is over. It takes 1.5 s for a million entries. So the consumer
 //     reads new entries between its steps, and at every second turn where it claims something. It logs an error for each
 //     entry that XAUTOCLAIM reports as deleted.

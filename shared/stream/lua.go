@@ -104,6 +104,29 @@ for i = 3, #ARGV, 2 do
   end
 end`)
 
+// walkScript lets one consumer of a group walk at a time. A lease that is longer than any is from before the server's clock went
+// back, and does not count.
+//
+//	KEYS  walker
+//	ARGV  consumer, ms of the lease, ms of the longest lease
+//	->    0 (the consumer walks), or the ms that are left of another one's lease
+var walkScript = Script(`
+local left = redis.call('PTTL', KEYS[1])
+if left > 0 and left <= tonumber(ARGV[3]) and redis.call('GET', KEYS[1]) ~= ARGV[1] then return left end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+return 0`)
+
+// leaveWalkScript ends the walk of the consumer. Until the time is over nobody walks, this consumer neither.
+//
+//	KEYS  walker
+//	ARGV  consumer, ms
+//	->    1 done, 0 another consumer has the lease
+var leaveWalkScript = Script(`
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+if ARGV[2] == '0' then return redis.call('DEL', KEYS[1]) end
+redis.call('SET', KEYS[1], '-', 'PX', ARGV[2])
+return 1`)
+
 // makeIdleScript makes entries of the consumer look idle, so that others take them over at once. A take-over counts as an
 // attempt, so the script takes one off the count. It does not where an entry waits for its back-off (see beginScript), or
 // where the count is one less already. It leaves entries alone that look idle already.

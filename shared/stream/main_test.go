@@ -189,6 +189,9 @@ func (w *world) run(o stream.Options) *running {
 	if o.Backoff == "" {
 		o.Backoff = w.stream + ":backoff"
 	}
+	if o.Walker == "" {
+		o.Walker = w.stream + ":walker"
+	}
 	if o.Consumer == "" {
 		o.Consumer = "me"
 	}

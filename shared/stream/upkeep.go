@@ -27,7 +27,7 @@ func (c *Consumer) upkeep(ctx context.Context) error {
 	if err := c.checkClock(ctx); err != nil {
 		return err
 	}
-	c.walking = true
+	c.walking, c.walkAt = true, time.Time{}
 	if err := c.takeOver(ctx); err != nil {
 		return err
 	}
@@ -138,7 +138,10 @@ func (c *Consumer) takeOver(ctx context.Context) error {
 		room := (c.o.Slots - c.running) * c.o.Batch
 		c.mu.Unlock()
 		if room <= 0 || c.held() {
-			return nil
+			return c.leaveWalk(ctx) // others may have slots
+		}
+		if mine, err := c.mayWalk(ctx); err != nil || !mine {
+			return err
 		}
 		count = min(room, walkStep/10)
 		msgs, cursor, deleted, err := c.o.Redis.XAutoClaimWithDeleted(ctx, &redis.XAutoClaimArgs{
@@ -188,7 +191,7 @@ func (c *Consumer) takeOver(ctx context.Context) error {
 			}
 		}
 		if !c.walking {
-			return nil
+			return c.leaseWalk(ctx, c.walkEvery()/2)
 		}
 	}
 	return nil

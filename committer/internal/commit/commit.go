@@ -102,7 +102,7 @@ func (c *Committer) Partitions() []int { return c.assignment.Partitions() }
 func (c *Committer) consumers(k state.Keys) []assignment.Consumer {
 	o := newOverlap()
 	o.consumer = stream.New(stream.Options{
-		Redis: c.o.Redis, Stream: k.Relocated(), Backoff: k.Backoff(state.GroupCommitter), Group: state.GroupCommitter,
+		Redis: c.o.Redis, Stream: k.Relocated(), Backoff: k.Backoff(state.GroupCommitter), Walker: k.Walker(state.GroupCommitter), Group: state.GroupCommitter,
 		Consumer: c.o.WorkerID, MinIdle: c.o.MinIdle, Slots: 1, Batch: batchSize, Drain: c.o.Drain,
 		Hold: func() bool { return c.o.Hold() || c.refused.Rests() }, Handle: func(ds []*stream.Delivery) { c.handle(o, ds) }, Log: c.o.Log,
 		Lost: func(string) { c.o.Metrics.lost.Inc() },

@@ -107,7 +107,7 @@ func (w *world) relocator(id string, tiers ...string) *reach.Reach {
 	r := w.reach(self)
 	started := make(chan struct{})
 	start := sync.OnceFunc(func() { close(started) })
-	c := stream.New(stream.Options{Redis: w.connect(w.url), Stream: w.stream(), Backoff: w.store.Keys().Backoff(state.GroupRelocator),
+	c := stream.New(stream.Options{Redis: w.connect(w.url), Stream: w.stream(), Backoff: w.store.Keys().Backoff(state.GroupRelocator), Walker: w.store.Keys().Walker(state.GroupRelocator),
 		Group: state.GroupRelocator, Consumer: id, MinIdle: time.Minute, Slots: 4, Adopt: 10 * time.Millisecond, Drain: time.Second,
 		Hold: func() bool { start(); return false }, Log: zap.NewNop(), Handle: func(ds []*stream.Delivery) {
 			d := ds[0]

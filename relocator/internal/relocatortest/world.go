@@ -281,6 +281,7 @@ func (w *World) consume(worker string, o stream.Options) (stop func()) {
 		w.T.Fatal(err)
 	}
 	o.Redis, o.Backoff, o.Consumer = rdb, w.Store.Keys().Backoff(o.Group), worker
+	o.Walker = w.Store.Keys().Walker(o.Group)
 	o.MinIdle, o.Drain, o.Log = w.lease, 5*time.Second, w.log.Named(worker)
 	c := stream.New(o)
 	ctx, cancel := context.WithCancel(context.Background())

@@ -114,7 +114,7 @@ func Run(ctx context.Context, c Config, fs fsys.FS, log *zap.Logger) error {
 	var all consumers
 	consumer := func(k state.Keys, o stream.Options) *stream.Consumer {
 		o.Redis, o.Backoff, o.Consumer, o.MinIdle, o.Adopt = c.readers, k.Backoff(o.Group), c.workerID, c.MinIdle, reassignedWithin
-		o.Drain, o.Log, o.Lost = c.Drain, log, counters.Lost
+		o.Walker, o.Drain, o.Log, o.Lost = k.Walker(o.Group), c.Drain, log, counters.Lost
 		return all.add(stream.New(o))
 	}
 	each := handlers(c.concurrency, c.Partitions)
