@@ -28,15 +28,17 @@ type Options struct {
 	MinIdle  time.Duration // other consumers take over an entry that was not renewed for so long
 	Slots    int           // handlers at once; 1 where 0
 	Batch    int           // deliveries that one handler gets; 1 where 0
-	Alone    int           // handlers at once, besides Slots, of entries for which Delivery.Alone was called
-	Drain    time.Duration // how long handlers may run after a stop
-	Keep     int64         // settled entries that trimming leaves in the stream; 10,000 where 0
-	Adopt    time.Duration // how often Run looks for entries reassigned to this consumer; 0: at each upkeep
-	Hold     func() bool   // no entry is begun while it returns true; called at every turn; may be nil
-	Full     func() bool   // no new entry is read while it returns true, because its handler could only wait; may be nil
-	Handle   Handler
-	Log      *zap.Logger
-	Lost     func(id string) // an entry was deleted while it was pending; may be nil
+	// Alone is how many handlers may run at once, besides Slots, for entries for which Delivery.Alone was called. While as many
+	// entries wait for such a handler, no new entry is read: a crash makes all that is in hand wait until it is taken over.
+	Alone  int
+	Drain  time.Duration // how long handlers may run after a stop
+	Keep   int64         // settled entries that trimming leaves in the stream; 10,000 where 0
+	Adopt  time.Duration // how often Run looks for entries reassigned to this consumer; 0: at each upkeep
+	Hold   func() bool   // no entry is begun while it returns true; called at every turn; may be nil
+	Full   func() bool   // no new entry is read while it returns true, because its handler could only wait; may be nil
+	Handle Handler
+	Log    *zap.Logger
+	Lost   func(id string) // an entry was deleted while it was pending; may be nil
 }
 
 const (
