@@ -95,7 +95,7 @@ func TestSeveralPartitionsLookLikeOneFromOutside(t *testing.T) {
 	a.wantProblem("POST", "/v1/dead/"+found["1"]+"/retry", "", "", 409, "conflict", "newer")
 	a.want(204, "DELETE", "/v1/dead/"+found["3"], "", nil)
 	for _, id := range []string{"2", "3"} {
-		a.wantProblem("DELETE", "/v1/dead/"+found[id], "", "", 404, "not-found", "retried or dropped")
+		a.wantProblem("DELETE", "/v1/dead/"+found[id], "", "", 404, "not-found", "it has been retried, dropped")
 	}
 	_, bare, _ := strings.Cut(found["4"], ":")
 	for _, id := range []string{bare, "p04:" + bare, "p4:" + bare, "x:" + bare} {

@@ -51,12 +51,12 @@ type Gate struct {
 	held        map[*Slot]bool
 	hanging     map[string]bool
 	queue       []*waiter
-	waiting     map[string]*waiter // those of the queue, by key
-	granted     map[string]*Slot   // slots whose waiters were called and have not come yet, by key
+	waiting     map[any]*waiter // those of the queue, by key
+	granted     map[any]*Slot   // slots whose waiters were called and have not come yet, by key
 }
 
 type waiter struct {
-	key  string
+	key  any
 	need Need
 	wake func() bool
 	slot *Slot // that it was called for
@@ -65,23 +65,24 @@ type waiter struct {
 // New makes a Gate of so many slots.
 func New(slots int) *Gate {
 	return &Gate{limits: newLimits(slots), tier: map[string]int{}, target: map[string]int{}, largeTarget: map[string]int{},
-		held: map[*Slot]bool{}, hanging: map[string]bool{}, waiting: map[string]*waiter{}, granted: map[string]*Slot{}}
+		held: map[*Slot]bool{}, hanging: map[string]bool{}, waiting: map[any]*waiter{}, granted: map[any]*Slot{}}
 }
 
 // Slot is the right to use the tiers of a Need until Free.
 type Slot struct {
 	gate   *Gate
-	key    string
+	key    any
 	need   Need
 	counts bool
 	hangs  func()
 	expiry *time.Timer // of a slot that waits for its waiter
 }
 
-// Take returns a slot, nil where there is none. In that case wake is called when there is one, and it is kept for the next
-// Take with this key for ten seconds. Where wake returns false, nobody waits any more, and the next in the queue has it. The key names who asks. hangs is called when a tier of the slot hangs: the slot counts no
-// more then, until the tier answers.
-func (g *Gate) Take(key string, n Need, hangs func(), wake func() bool) *Slot {
+// Take returns a slot, nil where there is none. In that case wake is called when there is one, and it is kept for ten seconds,
+// until the next Take or Leave with this key. Where wake returns false, nobody waits any more, and the next in the queue has
+// it. The key names who asks, and must be comparable: a delivery. hangs is called when a tier of the slot hangs: the slot counts no more then, until the tier
+// answers.
+func (g *Gate) Take(key any, n Need, hangs func(), wake func() bool) *Slot {
 	g.mu.Lock()
 	defer g.unlock()
 	if s := g.granted[key]; s != nil {
@@ -99,6 +100,19 @@ func (g *Gate) Take(key string, n Need, hangs func(), wake func() bool) *Slot {
 	}
 	g.wait(key, n, wake)
 	return nil
+}
+
+// Leave says that a key does not need a slot any more: it takes the key out of the queue, and gives the slot back that is kept
+// for it. A slot that the key has taken stays.
+func (g *Gate) Leave(key any) {
+	g.mu.Lock()
+	defer g.unlock()
+	g.drop(key)
+	if s := g.granted[key]; s != nil {
+		s.expiry.Stop()
+		delete(g.granted, key)
+		g.free(s)
+	}
 }
 
 // Full reports whether there is no slot for anybody.
@@ -160,7 +174,7 @@ func (g *Gate) SetHanging(level string, hangs bool) {
 	}
 }
 
-func (g *Gate) hold(key string, n Need, hangs func()) *Slot {
+func (g *Gate) hold(key any, n Need, hangs func()) *Slot {
 	s := &Slot{gate: g, key: key, need: n, hangs: hangs}
 	g.held[s] = true
 	g.count(s, true)
@@ -198,7 +212,7 @@ func (g *Gate) fits(n Need) bool {
 		(!n.Large || g.large < l.large && g.largeTarget[n.Target] < l.largeTarget)
 }
 
-func (g *Gate) wait(key string, n Need, wake func() bool) {
+func (g *Gate) wait(key any, n Need, wake func() bool) {
 	g.drop(key)
 	w := &waiter{key: key, need: n, wake: wake}
 	g.queue = append(g.queue, w)
@@ -206,7 +220,7 @@ func (g *Gate) wait(key string, n Need, wake func() bool) {
 }
 
 // drop takes a key out of the queue.
-func (g *Gate) drop(key string) {
+func (g *Gate) drop(key any) {
 	if w := g.waiting[key]; w != nil {
 		delete(g.waiting, key)
 		g.queue = slices.DeleteFunc(g.queue, func(o *waiter) bool { return o == w })

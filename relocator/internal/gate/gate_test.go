@@ -165,3 +165,36 @@ func TestASlotGrowsOnlyWhereALargeOneIsFree(t *testing.T) {
 		t.Error("it has the large slot")
 	}
 }
+
+func TestWhoNeedsNoSlotAnyMoreGivesItToTheNext(t *testing.T) {
+	g := gate.New(1)
+	need := gate.Need{Source: "bronze", Target: "gold"}
+	var called []string
+	take := func(key string) *gate.Slot {
+		return g.Take(key, need, never, calls(func() { called = append(called, key) }))
+	}
+	first := take("a")
+	for _, key := range []string{"b", "c", "d"} {
+		if take(key) != nil {
+			t.Fatal("one slot")
+		}
+	}
+	g.Leave("c") // it is in the queue
+	first.Free()
+	g.Leave("b") // its slot is kept for it
+	if !slices.Equal(called, []string{"b", "d"}) {
+		t.Fatalf("%v were called", called)
+	}
+	last := take("d")
+	if last == nil {
+		t.Fatal("no slot was kept")
+	}
+	g.Leave("d") // it has taken its slot
+	if !g.Full() {
+		t.Error("the slot is free before its end")
+	}
+	last.Free()
+	if g.Full() {
+		t.Error("the slot is not free")
+	}
+}

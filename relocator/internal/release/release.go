@@ -64,6 +64,8 @@ func (h *Handler) Handle(ds []*stream.Delivery) {
 }
 
 func (h *Handler) handle(d *stream.Delivery) {
+	j := &job{Handler: h, d: d, random: lease.Random()}
+	defer j.leaveGate()
 	c, err := event.ParseCommitted(d.Values)
 	if !h.Admit(d, c.ID, err) {
 		return
@@ -78,8 +80,8 @@ func (h *Handler) handle(d *stream.Delivery) {
 		d.Later(wait)
 		return
 	}
-	j := &job{Handler: h, d: d, entry: c, random: lease.Random(),
-		log: h.o.Log.WithLazy(zap.Stringer("cid", c.ID), zap.String("level", c.Clears()), zap.String("entry", d.ID))}
+	j.entry = c
+	j.log = h.o.Log.WithLazy(zap.Stringer("cid", c.ID), zap.String("level", c.Clears()), zap.String("entry", d.ID))
 	j.token = state.NewReleaseToken(h.o.WorkerID, j.random)
 	j.run()
 }
@@ -92,16 +94,25 @@ func (h *Handler) forget(d *stream.Delivery) {
 // job is the work on one entry.
 type job struct {
 	*Handler
-	d      *stream.Delivery
-	entry  event.Committed
-	random string // names this attempt in the token and on disk
-	token  state.Token
-	slot   *gate.Slot // nil before it is taken
-	log    *zap.Logger
+	d       *stream.Delivery
+	entry   event.Committed
+	random  string // names this attempt in the token and on disk
+	token   state.Token
+	slot    *gate.Slot // nil before it is taken
+	inQueue bool       // waits for a slot
+	log     *zap.Logger
+}
+
+// leaveGate frees the job's slot. An entry that has waited for a slot may need none any more: then the next in the queue has
+// it.
+func (j *job) leaveGate() {
+	j.slot.Free()
+	if !j.inQueue {
+		j.o.Gate.Leave(j.d)
+	}
 }
 
 func (j *job) run() {
-	defer func() { j.slot.Free() }()
 	over := j.o.Mover.Expect()
 	defer over()
 	holder, err := j.o.Store.Lock(j.d.Context, j.entry.ID, j.token)
@@ -132,6 +143,7 @@ func (j *job) run() {
 			j.d.Reason = "grace"
 			j.d.Later(g.wait)
 		case errors.Is(err, gate.ErrNoSlot):
+			j.inQueue = true
 			j.d.Reason = "slot"
 			j.d.AwaitTurn()
 		case j.o.Reach.Reassign(j.d, state.GroupReleaser, err) || j.o.Tiers.Park(j.d, err):
@@ -213,7 +225,7 @@ func (j *job) takeSlot(level policy.Level, levels policy.Policy, current string)
 	if err := j.o.Tiers.Check(needs...); err != nil {
 		return err
 	}
-	j.slot = j.o.Gate.Take(j.d.Stream+" "+j.d.ID, gate.Need{Source: current, Target: level.Name}, j.d.Hangs, j.d.Wake)
+	j.slot = j.o.Gate.Take(j.d, gate.Need{Source: current, Target: level.Name}, j.d.Hangs, j.d.Wake)
 	if j.slot == nil {
 		return gate.ErrNoSlot
 	}

@@ -77,12 +77,14 @@ func (h *Handler) Handle(ds []*stream.Delivery) {
 }
 
 func (h *Handler) handle(d *stream.Delivery) {
+	j := &job{Handler: h, d: d, random: lease.Random()}
+	defer j.leaveGate()
 	view, err := event.ParseView(d.Values)
 	if !h.Admit(d, view.ID, err) {
 		return
 	}
-	j := &job{Handler: h, d: d, view: view, random: lease.Random(),
-		log: h.o.Log.WithLazy(zap.Stringer("cid", view.ID), zap.String("event_id", view.EventID), zap.String("entry", d.ID))}
+	j.view = view
+	j.log = h.o.Log.WithLazy(zap.Stringer("cid", view.ID), zap.String("event_id", view.EventID), zap.String("entry", d.ID))
 	j.token = state.NewToken(view.EventID, h.o.WorkerID, j.random)
 	taken, holder, err := h.o.Store.Take(d.Context, d.ID, view.ID, j.token, h.o.WorkerID)
 	switch {
@@ -109,11 +111,20 @@ type job struct {
 	token    state.Token
 	progress progress
 	slot     *gate.Slot // nil before it is taken
+	inQueue  bool       // waits for a slot
 	log      *zap.Logger
 }
 
+// leaveGate frees the job's slot. An entry that has waited for a slot may need none any more, because a newer event has
+// superseded it: then the next in the queue has it.
+func (j *job) leaveGate() {
+	j.slot.Free()
+	if !j.inQueue {
+		j.o.Gate.Leave(j.d)
+	}
+}
+
 func (j *job) run() {
-	defer func() { j.slot.Free() }()
 	over := j.o.Mover.Expect() // a release will follow
 	defer over()
 	ctx, release := j.Locks.Hold(j.d, j.view.ID, j.token, func(ctx context.Context) { j.progress.publish(ctx, j.o.Store, j.view.ID) })
@@ -130,6 +141,7 @@ func (j *job) run() {
 	cancel()
 	switch {
 	case errors.Is(err, gate.ErrNoSlot):
+		j.inQueue = true
 		j.d.Reason = "slot"
 		j.d.AwaitTurn()
 	case j.o.Reach.Reassign(j.d, state.GroupRelocator, err) || j.o.Tiers.Park(j.d, err):
@@ -172,7 +184,7 @@ func (j *job) relocate(ctx context.Context, over func()) error {
 	if err := j.o.Tiers.Check(tierhealth.Need{Level: from, Use: tierhealth.Read}, tierhealth.Need{Level: to, Use: tierhealth.Write}); err != nil {
 		return err
 	}
-	j.slot = j.o.Gate.Take(j.d.Stream+" "+j.d.ID, gate.Need{Source: from.Name, Target: to.Name}, j.d.Hangs, j.d.Wake)
+	j.slot = j.o.Gate.Take(j.d, gate.Need{Source: from.Name, Target: to.Name}, j.d.Hangs, j.d.Wake)
 	if j.slot == nil {
 		return gate.ErrNoSlot
 	}
