@@ -79,11 +79,14 @@ func TestAPauseIsAnsweredWhenEveryLivingRelocatorHasSaidThatItBeginsNoMoves(t *t
 	var answer client.Paused
 	answers := func(workers ...string) {
 		t.Helper()
+		before, err := store.Pause(ctx) // before the call: it may be answered before the goroutine runs
+		if err != nil {
+			t.Fatal(err)
+		}
 		done := make(chan error, 1)
 		go func() {
 			done <- func() error {
-				before, err := store.Pause(ctx)
-				by := before
+				by, err := before, error(nil)
 				for err == nil && (by == "" || by == before) {
 					by, err = store.Pause(ctx)
 				}
