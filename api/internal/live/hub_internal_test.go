@@ -206,7 +206,7 @@ func TestAWatcherThatDoesNotReadIsCutOffAndResumes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, _, ok, _, _ := w.hub.ring.start(position.ids); ok {
+	if _, _, floor, _ := w.hub.ring.start(); position.reaches(floor) {
 		t.Fatal("the ring is too long for this test")
 	}
 	s, err := w.watch(position, got.next, views, nil) // the ring does not reach back: from Redis
@@ -215,12 +215,52 @@ func TestAWatcherThatDoesNotReadIsCutOffAndResumes(t *testing.T) {
 	}
 	w.post(views+1, length/2)
 	ringIs(before + views + length/2)
-	if _, _, ok, _, _ := w.hub.ring.start(s.at.ids); !ok {
+	if _, _, floor, _ := w.hub.ring.start(); !s.at.reaches(floor) {
 		t.Fatal("the ring does not have what came last")
 	}
 	w.rdb.Close() // Redis is not needed for what the ring has
 	if s, err = w.watch(s.at, s.next, views+length/2, nil); err != errDone {
 		t.Fatalf("resumed from the ring: %v, %+v", err, s)
+	}
+}
+
+// The ring begins after a dead letter that somebody has retried since. No reading of the streams reaches its id.
+func TestAPositionBeforeADeadLetterThatIsGoneIsResumed(t *testing.T) {
+	w := newWorld(t, ringLength)
+	w.post(0, 1)
+	before := w.end()
+	const last = 4 * catchUps
+	dead, err := w.test.XAdd(t.Context(), &redis.XAddArgs{Stream: w.keys.Dead(), Values: []string{"count", "x"}}).Result()
+	if err != nil {
+		t.Fatal(err)
+	}
+	begun := make(chan struct{})
+	ended := make(chan error, 1)
+	go func() {
+		_, err := w.watch(w.end(), 1, last, sync.OnceFunc(func() { close(begun) }))
+		ended <- err
+	}()
+	testserver.Eventually(t, "the ring begins", patience, func() error {
+		if _, _, floor, _ := w.hub.ring.start(); floor == nil || floor[len(floor)-1] != dead {
+			return fmt.Errorf("at %q", floor)
+		}
+		return nil
+	})
+	if err := w.test.XDel(t.Context(), w.keys.Dead(), dead).Err(); err != nil {
+		t.Fatal(err)
+	}
+	w.post(1, 1)
+	<-begun
+	next := 2
+	s, err := w.watch(before, 1, last, func() { // each view comes when the one before was read
+		w.post(next, 1)
+		next++
+	})
+	if err != errDone || s.reset > 0 {
+		t.Errorf("%v, %+v", err, s)
+	}
+	if err := <-ended; err != errDone {
+		t.Error(err)
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/tierflow/tierflow/shared/entryid"
 	"github.com/tierflow/tierflow/shared/fault"
 	"github.com/tierflow/tierflow/shared/state"
 )
@@ -18,6 +19,25 @@ const overlap = 5 * time.Second
 type Position struct {
 	entry string   // the last entry of all, as Ref.Text shows it
 	ids   []string // the last entry of each of the hub's streams
+}
+
+// reaches tells whether the position is at these ids or after them, in every stream.
+func (p Position) reaches(ids []string) bool {
+	for i, id := range ids {
+		if entryid.Newer(id, p.ids[i]) {
+			return false
+		}
+	}
+	return true
+}
+
+// raise makes the position reach these ids. An entry that one of them names may be gone: then nobody reads up to it.
+func (p Position) raise(ids []string) {
+	for i, id := range ids {
+		if entryid.Newer(id, p.ids[i]) {
+			p.ids[i] = id
+		}
+	}
 }
 
 // String is the form that ParsePosition reads: the last entry's id. With one partition, the positions in views, relocated,

@@ -3,8 +3,6 @@ package live
 import (
 	"slices"
 	"sync"
-
-	"github.com/tierflow/tierflow/shared/entryid"
 )
 
 const (
@@ -86,17 +84,13 @@ func (r *ring) last() []string {
 	return slices.Clone(r.ends)
 }
 
-// start says where a watcher begins that has read up to these ids: it leaves out what it has had. live is the number of the
-// first event that is yet to come. ok is false where the ring does not have every event after the ids. Then reading says
-// whether somebody reads the streams, and more is closed when that or the events change.
-func (r *ring) start(ids []string) (first, live uint64, ok, reading bool, more <-chan struct{}) {
+// start says what a watcher finds: the number of the first event, and live, that of the first event that is yet to come. floor has
+// of each stream the id up to which events may be missing; nil: nobody reads the streams. more is closed when that or the
+// events change.
+func (r *ring) start() (first, live uint64, floor []string, more <-chan struct{}) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	ok = r.floor != nil
-	for i, id := range r.floor {
-		ok = ok && !entryid.Newer(id, ids[i])
-	}
-	return r.oldest, r.next, ok, r.floor != nil, r.more
+	return r.oldest, r.next, slices.Clone(r.floor), r.more
 }
 
 // from returns events from number n on, and a channel that is closed when there are more. ok is false where the ring has

@@ -68,17 +68,18 @@ func (h *Hub) Watch(ctx context.Context, from Position, beat time.Duration, send
 // begin sees to it that the ring has everything after the watcher's position.
 func (w *watcher) begin(ctx context.Context) (first, live uint64, err error) {
 	for caughtUp := 0; ; {
-		first, live, ok, reading, more := w.hub.ring.start(w.at.ids)
+		first, live, floor, more := w.hub.ring.start()
 		switch {
-		case ok:
-			return first, live, nil
-		case !reading:
+		case floor == nil:
 			err = w.wait(ctx, more)
+		case w.at.reaches(floor):
+			return first, live, nil
 		case caughtUp == catchUps:
 			err = w.slow()
 		default:
 			if err = w.fromRedis(ctx); err == nil {
 				caughtUp++
+				w.at.raise(floor) // what there still is up to there was read just now
 			} else if fault.Is(err, fault.Unavailable) && ctx.Err() == nil {
 				// Redis is away. The watcher stays connected, and the heartbeat shows that the api is alive.
 				pause(ctx, retryAfter)
