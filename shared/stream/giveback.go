@@ -45,6 +45,9 @@ func (c *Consumer) giveBack() {
 			}
 		}
 	}
+	if err == nil && len(ids) > 0 {
+		err = c.o.Redis.Del(ctx, c.o.Walker).Err() // a consumer that starts now, as after a restart, need not wait for its turn to walk
+	}
 	if err == nil {
 		err = forgetScript.Run(ctx, c.o.Redis, []string{c.o.Stream}, c.o.Group, c.o.Consumer).Err()
 	}

@@ -9,7 +9,8 @@ import (
 // One consumer of a group at a time walks through the pending list with XAUTOCLAIM. It has a lease, which it renews while it
 // walks. When it has come to the end, or has no slot left, others may walk: half an interval later, or at once. Each consumer
 // asks again within a quarter of an interval after the lease has ended. So the next walk begins within an interval, also where
-// the walker has died. The lease only saves work: two walkers at once do no harm.
+// the walker has died. A consumer that gives entries back ends the lease, so one that starts then walks at once. The lease only
+// saves work: two walkers at once do no harm.
 
 // walkEvery is the interval: how often a consumer that is alone walks.
 func (c *Consumer) walkEvery() time.Duration { return c.o.MinIdle / 3 }

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/tierflow/tierflow/shared/stream"
+	"github.com/tierflow/tierflow/shared/testenv/testserver"
 )
 
 func TestOneConsumerOfAGroupWalksThroughThePendingListAtATime(t *testing.T) {
@@ -75,5 +76,28 @@ func TestAWalkerWithoutASlotLetsOthersWalk(t *testing.T) {
 	}
 	w.settle(a)
 	w.settle(b)
+	w.nothingIsLeft()
+}
+
+// After a restart, nobody waits for the end of an interval.
+func TestWhatAConsumerGivesBackIsTakenByOneThatStartsThen(t *testing.T) {
+	w := newWorld(t)
+	ids := w.add(1)
+	a := w.run(stream.Options{Consumer: "a", MinIdle: time.Hour, Handle: func(ds []*stream.Delivery) { ds[0].Later(time.Hour) }})
+	testserver.Eventually(t, "the entry waits", soon, func() error {
+		if _, parked := a.Load(); parked != 1 {
+			return fmt.Errorf("%d entries do", parked)
+		}
+		return nil
+	})
+	a.stop()
+	a.wait()
+	handle, got := w.handler()
+	w.run(stream.Options{Consumer: "b", MinIdle: time.Hour, Handle: handle})
+	h := next(w, got)
+	if h.ID != ids[0] || h.Attempt != 1 {
+		t.Errorf("%s, attempt %d", h.ID, h.Attempt)
+	}
+	w.settle(h)
 	w.nothingIsLeft()
 }
