@@ -1,11 +1,10 @@
 package powercut_test
 
 import (
-	"errors"
 	"os"
 	"os/exec"
-	"runtime"
-	"syscall"
+
+	"github.com/tierflow/tierflow/shared/testenv/namespace"
 )
 
 // inNamespace runs this test program again, with the same arguments, in a private mount namespace, and returns its exit
@@ -21,15 +20,5 @@ func inNamespace() (int, error) {
 		return 1, err
 	}
 	defer os.Remove(dir)
-	runtime.LockOSThread() // Pdeathsig kills the child when the thread that started it ends
-	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
-	cmd.Env = append(os.Environ(), "TIERFLOW_TEST_POWERCUT_DIR="+dir)
-	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL}
-	err = cmd.Run()
-	var exit *exec.ExitError
-	if errors.As(err, &exit) {
-		return max(1, exit.ExitCode()), nil
-	}
-	return 0, err
+	return namespace.Run("TIERFLOW_TEST_POWERCUT_DIR=" + dir)
 }

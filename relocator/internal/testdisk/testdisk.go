@@ -14,39 +14,21 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/tierflow/tierflow/shared/testenv/namespace"
 )
 
-const inside = "TIERFLOW_TEST_IN_NAMESPACE"
-
-// Main runs the test program again, with the same arguments, in a private mount namespace, and exits with its code. There
-// it calls run. When that process ends, for whatever reason, the kernel removes its mounts and loop devices.
+// Main calls run in a private mount namespace (package namespace). Where there is none, the tests fail.
 func Main(run func()) {
-	if os.Getenv(inside) != "" {
-		run()
-		return
+	if err := namespace.Main(run); err != nil {
+		fmt.Fprintf(os.Stderr, "%v (these tests must run as root, with the right to mount)\n", err)
+		os.Exit(1)
 	}
-	runtime.LockOSThread() // Pdeathsig kills the child when the thread that started it ends
-	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
-	cmd.Env = append(os.Environ(), inside+"=1")
-	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL}
-	err := cmd.Run()
-	var exit *exec.ExitError
-	switch {
-	case err == nil:
-		os.Exit(0)
-	case errors.As(err, &exit):
-		os.Exit(max(1, exit.ExitCode()))
-	}
-	fmt.Fprintf(os.Stderr, "%v (these tests must run as root, with the right to mount)\n", err)
-	os.Exit(1)
 }
 
 // Command runs a command and waits for it. An error contains its output.

@@ -6,46 +6,24 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"sync"
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/tierflow/tierflow/shared/testenv/namespace"
 )
 
-// inNamespace is set in the process that has a mount namespace of its own.
-const inNamespace = "TIERFLOW_TEST_IN_NAMESPACE"
-
-// withOwnMounts runs the test program again, with the same arguments, in a private mount namespace, and exits with its code.
-// When that process ends, for whatever reason, the kernel removes its mounts and loop devices. Where this is not permitted,
-// the tests run here, without the faults of disks.
+// withOwnMounts calls run in a private mount namespace. Where this is not permitted, the tests run here, without the faults of
+// disks.
 func withOwnMounts(run func()) {
-	if os.Getenv(inNamespace) != "" {
+	if !namespace.Inside() {
+		thawLeftovers()
+	}
+	if err := namespace.Main(run); err != nil {
 		run()
-		return
 	}
-	thawLeftovers()
-	runtime.LockOSThread() // Pdeathsig kills the child when the thread that started it ends
-	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
-	cmd.Env = append(os.Environ(), inNamespace+"=1")
-	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL}
-	if err := cmd.Start(); err != nil {
-		runtime.UnlockOSThread()
-		run()
-		return
-	}
-	err := cmd.Wait()
-	var exit *exec.ExitError
-	switch {
-	case err == nil:
-		os.Exit(0)
-	case errors.As(err, &exit):
-		os.Exit(max(1, exit.ExitCode()))
-	}
-	fmt.Fprintln(os.Stderr, err)
-	os.Exit(1)
 }
 
 // thawLeftovers thaws the disks of test programs that were killed together with the process that would have thawed them.

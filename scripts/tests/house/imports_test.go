@@ -122,7 +122,7 @@ func TestAPackageIsNamedAfterWhatItProvides(t *testing.T) {
 
 func TestOnlyMainReadsTheEnvironment(t *testing.T) {
 	// settings reads the environment through kong, for main. testserver and testdisk are for tests only.
-	may := []string{"shared/settings", "shared/testenv/testserver", "relocator/internal/testdisk"}
+	may := []string{"shared/settings", "shared/testenv/testserver", "shared/testenv/namespace"}
 	readers := []string{"Getenv", "LookupEnv", "Environ", "ExpandEnv"}
 	for _, p := range packages(t) {
 		for file, syntax := range p.syntax(t) {
