@@ -18,6 +18,40 @@ const (
 	claimTime = 10 * time.Second
 )
 
+// Turn is an entry at the gate, from the start of its handler to its end.
+type Turn struct {
+	gate  *Gate
+	key   any
+	slot  *Slot // nil: it has none
+	waits bool  // it is in the queue
+}
+
+// Turn begins the turn of an entry. The key is as for Take: a delivery. An entry that comes back after a wait has the same
+// key, and a new delivery of the entry has another one.
+func (g *Gate) Turn(key any) *Turn { return &Turn{gate: g, key: key} }
+
+// Take takes a slot, as Gate.Take does. false: there is none, and the entry is in the queue.
+func (t *Turn) Take(n Need, hangs func(), wake func() bool) bool {
+	t.slot = t.gate.Take(t.key, n, hangs, wake)
+	t.waits = t.slot == nil
+	return !t.waits
+}
+
+// Grow makes the slot one of a large item. false: there is none, and the entry is in the queue.
+func (t *Turn) Grow(wake func() bool) bool {
+	t.waits = !t.slot.Grow(wake)
+	return !t.waits
+}
+
+// End frees the slot. An entry that was called for a slot may need none any more, because a newer event has superseded it: then
+// the next in the queue has it.
+func (t *Turn) End() {
+	t.slot.Free()
+	if !t.waits {
+		t.gate.Leave(t.key)
+	}
+}
+
 // ErrNoSlot is for callers to say that they got no slot. It counts no attempt.
 var ErrNoSlot error = fault.New(fault.Busy, "wait for", "a slot", errors.New("all that the tiers may have are taken"))
 
@@ -80,8 +114,8 @@ type Slot struct {
 
 // Take returns a slot, nil where there is none. In that case wake is called when there is one, and it is kept for ten seconds,
 // until the next Take or Leave with this key. Where wake returns false, nobody waits any more, and the next in the queue has
-// it. The key names who asks, and must be comparable: a delivery. hangs is called when a tier of the slot hangs: the slot counts no more then, until the tier
-// answers.
+// it. The key names who asks, and must be comparable. hangs is called when a tier of the slot hangs: the slot counts no more
+// then, until the tier answers.
 func (g *Gate) Take(key any, n Need, hangs func(), wake func() bool) *Slot {
 	g.mu.Lock()
 	defer g.unlock()
@@ -102,8 +136,8 @@ func (g *Gate) Take(key any, n Need, hangs func(), wake func() bool) *Slot {
 	return nil
 }
 
-// Leave says that a key does not need a slot any more: it takes the key out of the queue, and gives the slot back that is kept
-// for it. A slot that the key has taken stays.
+// Leave says that a key does not need a slot any more. It takes the key out of the queue, and frees the slot that is kept for
+// it. A slot that the key has taken stays.
 func (g *Gate) Leave(key any) {
 	g.mu.Lock()
 	defer g.unlock()

@@ -64,8 +64,8 @@ func (h *Handler) Handle(ds []*stream.Delivery) {
 }
 
 func (h *Handler) handle(d *stream.Delivery) {
-	j := &job{Handler: h, d: d, random: lease.Random()}
-	defer j.leaveGate()
+	j := &job{Handler: h, d: d, random: lease.Random(), turn: h.o.Gate.Turn(d)}
+	defer j.turn.End()
 	c, err := event.ParseCommitted(d.Values)
 	if !h.Admit(d, c.ID, err) {
 		return
@@ -76,7 +76,7 @@ func (h *Handler) handle(d *stream.Delivery) {
 		return
 	}
 	if wait := h.o.Grace - age; wait > 0 {
-		d.Reason = "grace"
+		d.Reason = state.WaitingGrace
 		d.Later(wait)
 		return
 	}
@@ -94,22 +94,12 @@ func (h *Handler) forget(d *stream.Delivery) {
 // job is the work on one entry.
 type job struct {
 	*Handler
-	d       *stream.Delivery
-	entry   event.Committed
-	random  string // names this attempt in the token and on disk
-	token   state.Token
-	slot    *gate.Slot // nil before it is taken
-	inQueue bool       // waits for a slot
-	log     *zap.Logger
-}
-
-// leaveGate frees the job's slot. An entry that has waited for a slot may need none any more: then the next in the queue has
-// it.
-func (j *job) leaveGate() {
-	j.slot.Free()
-	if !j.inQueue {
-		j.o.Gate.Leave(j.d)
-	}
+	d      *stream.Delivery
+	entry  event.Committed
+	random string // names this attempt in the token and on disk
+	token  state.Token
+	turn   *gate.Turn
+	log    *zap.Logger
 }
 
 func (j *job) run() {
@@ -140,10 +130,9 @@ func (j *job) run() {
 		var g *inGrace
 		switch {
 		case errors.As(err, &g):
-			j.d.Reason = "grace"
+			j.d.Reason = state.WaitingGrace
 			j.d.Later(g.wait)
 		case errors.Is(err, gate.ErrNoSlot):
-			j.inQueue = true
 			j.d.Reason = "slot"
 			j.d.AwaitTurn()
 		case j.o.Reach.Reassign(j.d, state.GroupReleaser, err) || j.o.Tiers.Park(j.d, err):
@@ -225,8 +214,7 @@ func (j *job) takeSlot(level policy.Level, levels policy.Policy, current string)
 	if err := j.o.Tiers.Check(needs...); err != nil {
 		return err
 	}
-	j.slot = j.o.Gate.Take(j.d, gate.Need{Source: current, Target: level.Name}, j.d.Hangs, j.d.Wake)
-	if j.slot == nil {
+	if !j.turn.Take(gate.Need{Source: current, Target: level.Name}, j.d.Hangs, j.d.Wake) {
 		return gate.ErrNoSlot
 	}
 	return nil

@@ -1,12 +1,12 @@
 // Package relocate moves items to the level that their newest view event calls for: it handles entries of `views`, steps 1
-// to 5 of docs/design.md. Batches of events that need no move are settled without locks (batch.go), and the count of an item is
-// written at most once a second (pace.go). Every other event is handled alone (relocate.go). The package touches Redis through shared/state, MySQL through package placement, and tiers through package
-// mover.
+// to 5 of docs/design.md. Batches of events that need no move are settled without locks (batch.go). On average the count of an
+// item is written at most once a second (pace.go). Every other event is handled alone (relocate.go). The package touches Redis
+// through shared/state, MySQL through package placement, and tiers through package mover.
 //
 // What becomes of an entry:
 //
 //	no move is needed, or the copy is emitted  settled; the script of that step has acked it
-//	the item's row was written a moment ago    stays pending for a second at most, unless a newer event supersedes it
+//	the item's row was written a moment ago    stays pending for two seconds at most, unless a newer event supersedes it
 //	the item was forgotten                     settled
 //	the row has a newer count                  settled: superseded
 //	another worker has the item's lock         stays pending; no attempt is counted
@@ -77,8 +77,8 @@ func (h *Handler) Handle(ds []*stream.Delivery) {
 }
 
 func (h *Handler) handle(d *stream.Delivery) {
-	j := &job{Handler: h, d: d, random: lease.Random()}
-	defer j.leaveGate()
+	j := &job{Handler: h, d: d, random: lease.Random(), turn: h.o.Gate.Turn(d)}
+	defer j.turn.End()
 	view, err := event.ParseView(d.Values)
 	if !h.Admit(d, view.ID, err) {
 		return
@@ -110,18 +110,8 @@ type job struct {
 	random   string // names this attempt in the token and on disk
 	token    state.Token
 	progress progress
-	slot     *gate.Slot // nil before it is taken
-	inQueue  bool       // waits for a slot
+	turn     *gate.Turn
 	log      *zap.Logger
-}
-
-// leaveGate frees the job's slot. An entry that has waited for a slot may need none any more, because a newer event has
-// superseded it: then the next in the queue has it.
-func (j *job) leaveGate() {
-	j.slot.Free()
-	if !j.inQueue {
-		j.o.Gate.Leave(j.d)
-	}
 }
 
 func (j *job) run() {
@@ -141,7 +131,6 @@ func (j *job) run() {
 	cancel()
 	switch {
 	case errors.Is(err, gate.ErrNoSlot):
-		j.inQueue = true
 		j.d.Reason = "slot"
 		j.d.AwaitTurn()
 	case j.o.Reach.Reassign(j.d, state.GroupRelocator, err) || j.o.Tiers.Park(j.d, err):
@@ -184,8 +173,7 @@ func (j *job) relocate(ctx context.Context, over func()) error {
 	if err := j.o.Tiers.Check(tierhealth.Need{Level: from, Use: tierhealth.Read}, tierhealth.Need{Level: to, Use: tierhealth.Write}); err != nil {
 		return err
 	}
-	j.slot = j.o.Gate.Take(j.d, gate.Need{Source: from.Name, Target: to.Name}, j.d.Hangs, j.d.Wake)
-	if j.slot == nil {
+	if !j.turn.Take(gate.Need{Source: from.Name, Target: to.Name}, j.d.Hangs, j.d.Wake) {
 		return gate.ErrNoSlot
 	}
 	return j.move(ctx, row, from, to)
@@ -312,7 +300,7 @@ func (j *job) move(ctx context.Context, row catalog.Row, from, to policy.Level) 
 
 // large makes the job's slot one of a large item.
 func (j *job) large() error {
-	if !j.slot.Grow(j.d.Wake) {
+	if !j.turn.Grow(j.d.Wake) {
 		return gate.ErrNoSlot
 	}
 	return nil
