@@ -13,10 +13,6 @@ import (
 // would cost more than the work.
 const waitShown = 3 * time.Second
 
-// grace is the reason of releases that wait as long as they are meant to. They are counted and not listed: at any moment that
-// is most of the releases.
-const grace = "grace"
-
 // report tells Redis which entries wait here, and why. It is for people to read: an error does no harm.
 func (a *Assignment) report(ctx context.Context, waiting *state.WaitingAt, running map[int]*work) {
 	r := state.WaitingReport{Counts: map[string]int{}}
@@ -29,7 +25,7 @@ func (a *Assignment) report(ctx context.Context, waiting *state.WaitingAt, runni
 			all = append(all, c.Waits(waitShown)...)
 		}
 	}
-	all = slices.DeleteFunc(all, func(w stream.Wait) bool { return w.Reason == grace })
+	all = slices.DeleteFunc(all, func(w stream.Wait) bool { return w.Reason == state.WaitingGrace })
 	slices.SortFunc(all, func(x, y stream.Wait) int { return x.Since.Compare(y.Since) })
 	for _, w := range all[:min(len(all), state.MaxWaiting)] {
 		r.Listed = append(r.Listed, a.describe(w))

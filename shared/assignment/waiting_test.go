@@ -42,7 +42,10 @@ func (s *sent) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 }
 
 func (s *sent) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
-	return next
+	return func(ctx context.Context, cmds []redis.Cmder) error {
+		s.n.Add(int64(len(cmds)))
+		return next(ctx, cmds)
+	}
 }
 
 // parkOne lets a worker have n entries that wait for a tier. rdb is what it sends its commands with.

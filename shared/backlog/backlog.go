@@ -14,7 +14,7 @@ import (
 )
 
 const (
-	// fresh is how long numbers are used again, so that many scrapes cost Redis as little as one.
+	// fresh is how long a reading is used for further scrapes, so that many scrapes cost Redis no more than one.
 	fresh = time.Second
 	// readTime bounds the wait for Redis. While Redis is away these metrics are absent, and the others are not.
 	readTime = 2 * time.Second
@@ -67,7 +67,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		gauge(c.dead, float64(n), kind.Stage, kind.Reason)
 	}
 	if len(load.Dead) == 0 {
-		gauge(c.dead, 0, "", "") // an alert on the sum needs a series that ends
+		gauge(c.dead, 0, "", "") // without a series, an alert on the sum would never end
 	}
 }
 
@@ -75,7 +75,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 func (c *collector) read() (state.Load, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !c.at.IsZero() && time.Since(c.at) < fresh {
+	if time.Since(c.at) < fresh {
 		return c.load, c.err
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), readTime)

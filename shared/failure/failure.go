@@ -25,9 +25,9 @@ type Stage string
 
 // Stages.
 const (
-	Relocate Stage = "relocate" // an entry of `views`
-	Commit   Stage = "commit"   // an entry of `relocated`
-	Release  Stage = "release"  // an entry of `committed`
+	Relocate Stage = state.StageRelocate // an entry of `views`
+	Commit   Stage = state.StageCommit   // an entry of `relocated`
+	Release  Stage = state.StageRelease  // an entry of `committed`
 )
 
 // Exhausted is the reason of a dead letter that has had all its attempts.

@@ -3,6 +3,7 @@ package state
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -56,10 +57,6 @@ func (s *Store) run(ctx context.Context, id item.ID, script *redis.Script, keys 
 // LOAD before each pipeline would have to reach every node of a cluster, and fail with any of them.
 func runAll(ctx context.Context, rdb redis.UniversalClient, calls []call) []*redis.Cmd {
 	cmds := make([]*redis.Cmd, len(calls))
-	all := make([]int, len(calls))
-	for i := range all {
-		all[i] = i
-	}
 	send := func(run runner, which []int) {
 		if cluster, ok := rdb.(*redis.ClusterClient); ok {
 			sendToCluster(ctx, cluster, run, calls, cmds, which)
@@ -67,17 +64,21 @@ func runAll(ctx context.Context, rdb redis.UniversalClient, calls []call) []*red
 		}
 		send(ctx, rdb, run, calls, cmds, which)
 	}
-	send((*redis.Script).EvalSha, all)
-	var unknown []int
-	for i, c := range cmds {
-		if redis.HasErrorPrefix(c.Err(), "NOSCRIPT") {
-			unknown = append(unknown, i)
-		}
+	byDigest(cmds, send)
+	return cmds
+}
+
+// byDigest sends all scripts by their digests, and those as texts that a server does not know.
+func byDigest(cmds []*redis.Cmd, send func(run runner, which []int)) {
+	all := make([]int, len(cmds))
+	for i := range all {
+		all[i] = i
 	}
+	send((*redis.Script).EvalSha, all)
+	unknown := slices.DeleteFunc(all, func(i int) bool { return !redis.HasErrorPrefix(cmds[i].Err(), "NOSCRIPT") })
 	if len(unknown) > 0 {
 		send((*redis.Script).Eval, unknown)
 	}
-	return cmds
 }
 
 // runner is how a script is sent.

@@ -5,8 +5,8 @@ import "github.com/tierflow/tierflow/shared/stream"
 // deadLibrary begins every script that changes dead. It keeps two hashes beside the stream. dead:index names the dead letter
 // of each subject, dead:reasons counts by stage and reason. A dead letter without the field times is from before them.
 //
-// A subject is an item and a stage. Of later stages it also is the level whose copy the entry is about: an old copy that is
-// kept on bronze must not be forgotten because another one is kept on silver.
+// A subject is an item and a stage. For commit and release it has a level too: the one whose copy the entry is about. Otherwise
+// an old copy kept on bronze would be forgotten because another is kept on silver.
 const deadLibrary = library + `
 local function named(list, from)
   local v = {}
@@ -43,7 +43,7 @@ end
 // deadLetterScript settles an entry that failed for good, and appends it to dead with its reason. It reads the pending list
 // first: with XACK alone, a worker that was paused could dead-letter an entry that another worker has now. It replaces the
 // dead letter that an older entry of the same subject has. So an item that cannot be moved has one, however often it is
-// posted. One that a newer entry has stays, and so does the new one.
+// posted. A dead letter of a newer entry stays, and the new one stays beside it.
 //
 //	KEYS  the entry's stream, dead, dead:index, dead:reasons
 //	ARGV  group, consumer, entry id, fields and values of the entry of dead

@@ -54,18 +54,23 @@ func (s *Store) LastIDs(ctx context.Context, streams []string) (ids []string, er
 }
 
 // Trimmed reports whether a stream may have lost entries that came after its id, because they were trimmed. It does not look at
-// dead, whose entries go one by one when somebody settles them.
+// dead, whose entries disappear one by one: somebody retries or drops them, or a newer one replaces them.
 func (s *Store) Trimmed(ctx context.Context, streams, after []string) (bool, error) {
 	infos := make([]*redis.XInfoStreamCmd, len(streams))
 	// The pipeline's error is that of its first failed command; each command has its own.
 	_, _ = s.rdb.Pipelined(ctx, func(pipe redis.Pipeliner) error {
 		for i, key := range streams {
-			infos[i] = pipe.XInfoStream(ctx, key)
+			if name, _, ok := s.keys.StreamName(key); ok && name != "dead" {
+				infos[i] = pipe.XInfoStream(ctx, key)
+			}
 		}
 		return nil
 	})
 	trimmed := false
 	for i, key := range streams {
+		if infos[i] == nil {
+			continue
+		}
 		info, err := infos[i].Result()
 		if err != nil && isNoKey(err) {
 			continue
@@ -73,8 +78,7 @@ func (s *Store) Trimmed(ctx context.Context, streams, after []string) (bool, err
 		if err != nil {
 			return false, unavailable("read", key, err)
 		}
-		k, _, ok := s.keys.OfStream(key)
-		if ok && key != k.Dead() && info.EntriesAdded > info.Length && entryid.Newer(cmp.Or(info.FirstEntry.ID, info.LastGeneratedID), after[i]) {
+		if info.EntriesAdded > info.Length && entryid.Newer(cmp.Or(info.FirstEntry.ID, info.LastGeneratedID), after[i]) {
 			trimmed = true
 		}
 	}

@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"slices"
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -64,23 +62,17 @@ func (s *Store) Hold(ctx context.Context, worker, pause string) error {
 // NotHolding returns the living relocators, by id, that have not said that they begin no more moves because of this pause.
 // Living are those with a heartbeat within the given time.
 func (s *Store) NotHolding(ctx context.Context, pause string, within time.Duration) ([]string, error) {
-	beats, err := s.rdb.HGetAll(ctx, s.keys.Workers(GroupRelocator)).Result()
+	living, err := s.living(ctx, GroupRelocator, within)
 	if err != nil {
-		return nil, unavailable("read", s.keys.Workers(GroupRelocator), err)
+		return nil, err
 	}
 	holding, err := s.rdb.HGetAll(ctx, s.keys.Holding()).Result()
 	if err != nil {
 		return nil, unavailable("read", s.keys.Holding(), err)
 	}
-	now, err := s.Now(ctx, s.keys.Paused())
-	if err != nil {
-		return nil, err
-	}
 	missing := []string{}
-	for id, beat := range beats {
-		at, _, _ := strings.Cut(beat, " ")
-		ms, err := strconv.ParseInt(at, 10, 64)
-		if err == nil && now.Sub(time.UnixMilli(ms)).Abs() <= within && holding[id] != pause {
+	for _, id := range living {
+		if holding[id] != pause {
 			missing = append(missing, id)
 		}
 	}

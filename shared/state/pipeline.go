@@ -3,7 +3,6 @@ package state
 import (
 	"context"
 	"fmt"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -103,18 +102,12 @@ func (s *Store) Load(ctx context.Context) (Load, error) {
 		load.Stages[i].Stage = stage
 	}
 	var calls []call
-	var all []int
-	for p, k := range s.keys.Each() {
+	for _, k := range s.keys.Each() {
 		calls = append(calls, call{loadScript, []string{k.Views(), k.Relocated(), k.Committed(), k.Dead(), k.DeadReasons()},
 			[]any{GroupRelocator, GroupCommitter, GroupReleaser}})
-		all = append(all, p)
 	}
 	cmds := make([]*redis.Cmd, len(calls))
-	send(ctx, s.rdb, (*redis.Script).EvalSha, calls, cmds, all)
-	unknown := slices.DeleteFunc(all, func(i int) bool { return !redis.HasErrorPrefix(cmds[i].Err(), "NOSCRIPT") })
-	if len(unknown) > 0 {
-		send(ctx, s.rdb, (*redis.Script).Eval, calls, cmds, unknown)
-	}
+	byDigest(cmds, func(run runner, which []int) { send(ctx, s.rdb, run, calls, cmds, which) })
 	for i, cmd := range cmds {
 		found, err := cmd.Slice()
 		if err == nil {

@@ -21,8 +21,11 @@ const (
 	MaxWaiting = 500
 	// maxWaitingError bounds the words of one error, in bytes.
 	maxWaitingError = 300
-	// maxWaitingRead is how many entries Waiting reads, but for those of the last worker.
+	// maxWaitingRead: once Waiting has read so many entries, it reads no further workers. It reads 20 workers at a time.
 	maxWaitingRead = 10_000
+	// WaitingGrace is the reason of releases that wait as long as they are meant to. They are counted and not listed: at any moment
+	// that is most of the releases.
+	WaitingGrace = "grace"
 	// waitingCounts is the field with the number of all entries that wait, by reason.
 	waitingCounts = "counts"
 )
@@ -196,7 +199,7 @@ func countsText(counts map[string]int) string {
 
 // Waiting returns how many entries wait at living workers, by reason, as these have reported it. It lists up to limit of those
 // that have waited for longer than a few seconds, the longest first, of one item where cid is not "". An entry that
-// was settled, or that another worker has by now, is left out.
+// was settled, or that another worker has by now, is left out. Where very many wait, it looks at some workers only.
 func (s *Store) Waiting(ctx context.Context, cid string, limit int) (list []Waiting, counts map[string]int64, err error) {
 	keys, err := s.waitingKeys(ctx)
 	if err != nil {

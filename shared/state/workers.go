@@ -3,6 +3,7 @@ package state
 import (
 	"context"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 
@@ -89,6 +90,29 @@ func (s *Store) Heartbeat(ctx context.Context, group string, w Worker, within ti
 		living = append(living, other)
 	}
 	return living, nil
+}
+
+// living returns the workers of a group with a heartbeat within the given time.
+func (s *Store) living(ctx context.Context, group string, within time.Duration) (ids []string, err error) {
+	beats, err := s.rdb.HGetAll(ctx, s.keys.Workers(group)).Result()
+	if err != nil {
+		return nil, unavailable("read", s.keys.Workers(group), err)
+	}
+	if len(beats) == 0 {
+		return nil, nil
+	}
+	now, err := s.Now(ctx, s.keys.Workers(group))
+	if err != nil {
+		return nil, err
+	}
+	for id, beat := range beats {
+		at, _, _ := strings.Cut(beat, " ")
+		ms, err := strconv.ParseInt(at, 10, 64)
+		if err == nil && now.Sub(time.UnixMilli(ms)).Abs() <= within {
+			ids = append(ids, id)
+		}
+	}
+	return ids, nil
 }
 
 // Leave removes a worker from its group: the others have its partitions after their next heartbeats.

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"time"
 
 	"go.uber.org/zap"
 
@@ -16,6 +17,9 @@ import (
 
 // ForgetLease is the min lease of the locks that Forget takes. The Store of a Registry must have it. Forget explains why.
 const ForgetLease = 2 * catalog.IdleSession
+
+// unlockTimeout bounds the end of Forget.
+const unlockTimeout = 2 * time.Second
 
 // Forget deletes an item's row and its state in Redis. The file that the row names stays. The error is fault.Unknown where
 // there is no row, and fault.Conflict while a move or a release of the item is under way: call again when that is over.

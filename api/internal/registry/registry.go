@@ -38,11 +38,8 @@ const (
 	lockChange = "appraisal"
 )
 
-// lockWait is how long a registration or a change of levels waits for others. unlockTimeout bounds unlocking.
-const (
-	lockWait      = 5 * time.Second
-	unlockTimeout = 2 * time.Second
-)
+// lockWait is how long a registration or a change of levels waits for others.
+const lockWait = 5 * time.Second
 
 // Register adds an item to a level, or to the policy's lowest level where level is "". The error is fault.Conflict where the cid or
 // the filename is taken, or where one filename is a path prefix of another: that item would lie inside the other. It is
