@@ -68,6 +68,8 @@ func TestEveryMethodMakesItsCall(t *testing.T) {
 		`PUT /v1/contents/7/pin Bearer k application/json {"level":"gold"}`: func(c *client.Client) error { return second(c.Pin(ctx, 7, "gold")) },
 		"DELETE /v1/contents/7/pin Bearer k":                                func(c *client.Client) error { return second(c.Unpin(ctx, 7)) },
 		"GET /v1/status Bearer k":                                           func(c *client.Client) error { return second(c.Status(ctx)) },
+		"GET /v1/waiting?cid=7&limit=2 Bearer k":                            func(c *client.Client) error { return second(c.Waiting(ctx, 7, 2)) },
+		"GET /v1/waiting Bearer k":                                          func(c *client.Client) error { return second(c.Waiting(ctx, 0, 0)) },
 		"GET /v1/levels Bearer k":                                           func(c *client.Client) error { return second(c.Levels(ctx)) },
 		`PUT /v1/levels Bearer k application/json {"a":1,"a":2}`:            func(c *client.Client) error { return second(c.SetLevels(ctx, []byte(`{"a":1,"a":2}`))) },
 		"GET /v1/relocations?after=p07%3A1-0 Bearer k": func(c *client.Client) error {

@@ -185,7 +185,7 @@ type WaitingEntry struct {
 // Waiting is what waits at the workers.
 type Waiting struct {
 	Waiting  []WaitingEntry   `json:"waiting"`   // those that have waited for a few seconds, the longest first
-	Total    int64            `json:"total"`     // all that wait, also for a moment or for the grace
+	Total    int64            `json:"total"`     // all that are parked, also for a moment or for the grace; what hangs or is being tried again is listed only
 	ByReason map[string]int64 `json:"by_reason"` // the same by reason
 }
 
@@ -205,7 +205,7 @@ type DeadLetter struct {
 	SourceStream string            `json:"source_stream"`
 	SourceID     string            `json:"source_id"`
 	FailedAt     string            `json:"failed_at"`
-	Times        int64             `json:"times"`           // how often an entry of the item failed so: this one has replaced the older ones
+	Times        int64             `json:"times"`           // how many dead letters of this item and stage there have been, with this one; it has replaced the others
 	FirstFailed  string            `json:"first_failed_at"` // the first time
 	Entry        map[string]string `json:"entry"`           // the fields of the entry that failed
 }
@@ -229,7 +229,7 @@ type Event struct {
 	Data  json.RawMessage `json:"data"`         // an object of texts: the fields of the entry
 }
 
-// Status is one look at everything. Attention comes from the rest of it.
+// Status is one look at everything.
 type Status struct {
 	At          string           `json:"at"`
 	Attention   []Attention      `json:"attention"` // what waits for a human, worst first; empty: nothing does

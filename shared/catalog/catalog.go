@@ -16,8 +16,8 @@
 //
 // UPDATE without columns means all columns: no other service writes that table. The owner is the account of `committer migrate`,
 // `relocator init-tiers` and `relocator import`. The statements are in api/internal/registry, in the relocator's packages
-// (release, counts, init-tiers, importer) and in committer/internal/apply. A house test compares this table with the statements in the sources and with
-// the accounts that compose/mysql/accounts makes.
+// (release, counts, init-tiers, importer) and in committer/internal/apply. A house test compares this table with the statements
+// in the sources and with the accounts that compose/mysql/accounts makes.
 //
 // It runs on MySQL 8.0, MariaDB 10.11 and later versions of both. On go-mysql-server it runs well enough for a
 // demonstration.

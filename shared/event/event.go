@@ -160,7 +160,7 @@ type Failure struct {
 	SourceID     string
 	FailedAt     time.Time
 	// Redis adds these two when the dead letter is written. An older one has neither.
-	Times         int64     // how many dead letters this is the last of: it has replaced the others. 0: unknown
+	Times         int64     // how many dead letters there have been, with this one, which has replaced the others. 0: unknown
 	FirstFailedAt time.Time // FailedAt of the first of them
 }
 

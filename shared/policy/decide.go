@@ -52,7 +52,7 @@ type Decision struct {
 // target stays there. A level or a pin that the policy does not have is for the caller to see: such a pin is answered as it
 // stands.
 //
-// Each level has a threshold for this item. Of a level above the item's it is Min, and of the item's own and those below it is
+// Each level has a threshold for this item. For a level above the item's own it is Min. For the own level and those below it is
 // Demote. The item belongs on the highest level whose threshold its count reaches, and which it may be on. So downwards it
 // goes step by step, and a level keeps it whose Demote the count reaches. docs/design.md has the rules in their order.
 func (p Policy) Decide(i Item, now time.Time) Decision {
@@ -139,8 +139,8 @@ func (l *Level) threshold(above bool) int64 {
 // usable tells whether an item may be on the level: it may enter active levels, and stay on a readonly one.
 func (l *Level) usable(own bool) bool { return l.State == Active || l.State == Readonly && own }
 
-// pinned returns where a pin to a level sends an item. To a level that takes nothing in it sends the item only as far as the
-// next level below that does. An item that is on the level already stays.
+// pinned returns where a pin to a level sends an item. If that level takes nothing in, the item goes to the next level below
+// that does. An item that is on the level already stays.
 func (p Policy) pinned(level string, here int) (string, Reason) {
 	pin := p.index(level)
 	if pin < 0 || pin == here || p.levels[pin].usable(false) {

@@ -14,14 +14,14 @@ import (
 )
 
 const (
-	// look is how often a program looks whether it has news of itself.
+	// look is how often a program checks whether its state has changed.
 	look = time.Second
 	// callTime bounds one report.
 	callTime = 2 * time.Second
 )
 
-// Run reports the program until ctx ends, and then that it ends. self is what it says of itself, besides what ready tells. While
-// Redis is away it cannot report, and its own /readyz says so.
+// Run reports the program until ctx ends, and then removes its report. self has what ready does not know. While Redis is away
+// it cannot report, and its own /readyz says so.
 func Run(ctx context.Context, store *state.Store, ready *admin.Ready, self state.Service, log *zap.Logger) {
 	self.StartedAt = time.Now().UTC()
 	tick := time.NewTicker(look)

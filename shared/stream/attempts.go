@@ -62,7 +62,6 @@ func (c *Consumer) setApart(d *Delivery) {
 	}
 	d.cancel(nil)
 	d.Single, d.handling, d.parked, d.Reason = true, nil, true, "slot"
-	d.show(d.Reason, nil, time.Time{})
 	c.lone = append(c.lone, d)
 	c.startLone()
 	if d.parked {
@@ -81,8 +80,8 @@ func (c *Consumer) startLone() {
 	}
 }
 
-// uncountLone uncounts the entries of a batch that wait for a handler alone, because their wait may be long. A crash just after
-// one was begun counts no attempt, too.
+// uncountLone uncounts the entries of a batch that wait for a handler alone, because their wait may be long. If one is
+// begun meanwhile, a crash just after that counts no attempt either.
 func (c *Consumer) uncountLone(batch []*Delivery) {
 	var counts []count
 	c.mu.Lock()

@@ -28,8 +28,8 @@ type Options struct {
 	MinIdle  time.Duration // other consumers take over an entry that was not renewed for so long
 	Slots    int           // handlers at once; 1 where 0
 	Batch    int           // deliveries that one handler gets; 1 where 0
-	// Alone is how many handlers may run at once, besides Slots, for entries for which Delivery.Alone was called. While as many
-	// entries wait for such a handler, no new entry is read: a crash makes all that is in hand wait until it is taken over.
+	// Alone is how many handlers may run at once for entries that were set apart (Delivery.Alone), besides Slots. No new entry is
+	// read while as many wait for one: after a crash, all entries in hand wait for a take-over.
 	Alone  int
 	Drain  time.Duration // how long handlers may run after a stop
 	Keep   int64         // settled entries that trimming leaves in the stream; 10,000 where 0

@@ -32,7 +32,7 @@ func (p *parking) due(most int) (ds []*Delivery) {
 
 // dispatchDue starts handlers for parked entries that are due, as long as there are slots.
 func (c *Consumer) dispatchDue() {
-	// An entry that is not known was found to be another consumer's, by the heartbeat.
+	// The heartbeat removes an entry from known when another consumer has it.
 	lost := func(d *Delivery) bool { return c.known[d.ID] != d }
 	c.mu.Lock()
 	c.lone = append(c.lone, slices.DeleteFunc(c.parkedLone.due(len(c.parkedLone)), lost)...)

@@ -1,9 +1,6 @@
 package stream
 
-import (
-	"slices"
-	"time"
-)
+import "time"
 
 // Wait is an entry that has waited at a consumer, and has not been settled.
 type Wait struct {
@@ -40,7 +37,7 @@ func (d *Delivery) show(reason string, cause error, next time.Time) {
 	}
 }
 
-// Waits lists the entries that have waited for so long, the longest first.
+// Waits lists the entries that have waited for at least that long, in no order.
 func (c *Consumer) Waits(longer time.Duration) []Wait {
 	var all []Wait
 	now := time.Now()
@@ -53,6 +50,5 @@ func (c *Consumer) Waits(longer time.Duration) []Wait {
 		}
 	}
 	c.mu.Unlock()
-	slices.SortFunc(all, func(a, b Wait) int { return a.Since.Compare(b.Since) })
 	return all
 }

@@ -86,7 +86,8 @@ type deadArg struct {
 	ID string `arg:"" name:"id" help:"The id of the dead letter."`
 }
 
-// run does one verb. The exit code is 0, or 1 where the api refuses the call, cannot be reached, or says that something waits, or 2 for wrong arguments.
+// run does one verb. The exit code is 0 for success, and 2 for wrong arguments. It is 1 where the api refuses the call, where it
+// cannot be reached, or where status says that something waits.
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	var a arguments
 	verb, err := settings.Parse("tierctl", "Operates Tierflow through its HTTP API.", &a, args)

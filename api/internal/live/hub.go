@@ -63,7 +63,7 @@ func NewHub(store *state.Store, log *zap.Logger) *Hub {
 	return h
 }
 
-// End is the present end of the streams, where a new watcher begins. It asks Redis only where nobody watches.
+// End is the present end of the streams, where a new watcher begins. It asks Redis only where nobody reads the streams.
 func (h *Hub) End(ctx context.Context) (Position, error) {
 	p := Position{entry: state.Ref{ID: "0-0"}.Text(h.store.Keys()), ids: h.ring.last()}
 	if p.ids == nil {

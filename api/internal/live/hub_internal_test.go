@@ -199,7 +199,7 @@ func TestAWatcherThatDoesNotReadIsCutOffAndResumes(t *testing.T) {
 	ringIs(before + views)
 	close(unblock)
 	got := <-stuck
-	if got.err != ErrSlow || !got.slow {
+	if got.err != errSlow || !got.slow {
 		t.Fatalf("a watcher that does not read: %v, %+v", got.err, got.seen)
 	}
 	position, err := ParsePosition(w.keys, got.at.String())

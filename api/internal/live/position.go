@@ -70,8 +70,8 @@ func ParsePosition(k state.Keys, s string) (Position, error) {
 		}
 		return p, nil
 	}
-	// The position must leave out no event. So the watcher gets again what other streams got in the same millisecond, and
-	// with several partitions what they got in the last seconds of their own clocks.
+	// The position must leave out no event. So the watcher gets again what the other streams got in the same millisecond. With
+	// several partitions it gets again what they got in the last seconds, each by its own clock.
 	ms, _, _ := strings.Cut(r.ID, "-")
 	if k.Partitions() > 1 {
 		n, err := strconv.ParseInt(ms, 10, 64)

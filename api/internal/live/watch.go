@@ -19,8 +19,8 @@ const (
 	catchUps = 3
 )
 
-// ErrSlow ends a watcher that cannot keep up.
-var ErrSlow = errors.New("the watcher is too slow")
+// errSlow ends a watcher that cannot keep up.
+var errSlow = errors.New("the watcher is too slow")
 
 // watcher gets the events after a position.
 type watcher struct {
@@ -33,9 +33,9 @@ type watcher struct {
 // Watch calls send with every event after the position, and with the event's position, until ctx ends or send fails. It
 // returns the error of send. It also calls send with a nil event, a heartbeat, at least every beat.
 //
-// The events come from the ring. A position that the ring does not reach back to is caught up with from Redis first. Where Redis
+// The events come from the ring. Where the ring does not reach back to the position, older events come from Redis first. Where Redis
 // has trimmed events after it, an event Reset comes before the others. A watcher that falls out of the ring gets a last event
-// Slow, and the result is ErrSlow. It can continue from the position of that event.
+// Slow, and the result is errSlow. It can continue from the position of that event.
 func (h *Hub) Watch(ctx context.Context, from Position, beat time.Duration, send func(*Event, Position) error) error {
 	ticker := time.NewTicker(beat)
 	defer ticker.Stop()
@@ -50,7 +50,7 @@ func (h *Hub) Watch(ctx context.Context, from Position, beat time.Duration, send
 			return w.slow()
 		}
 		for _, e := range events {
-			if e.ID != "" || next >= live { // progress of before is of no use
+			if e.ID != "" || next >= live { // old progress is of no use
 				if err := w.deliver(e); err != nil {
 					return err
 				}
@@ -124,7 +124,7 @@ func (w *watcher) slow() error {
 	if err := w.send(&Event{Stream: Slow, Data: fieldsJSON([]string{"why", why})}, w.at); err != nil {
 		return err
 	}
-	return ErrSlow
+	return errSlow
 }
 
 // fromRedis reads what the ring does not have.

@@ -1,5 +1,5 @@
-// Package status says in one document how everything is, and what waits for a human. Its sentences come from the document
-// alone, so all who show them agree.
+// Package status makes one document that says how everything is, and what waits for a human. The api makes its sentences, so all
+// who show them agree.
 package status
 
 import (
@@ -19,7 +19,7 @@ import (
 // long is how old the oldest entry of a stage may be before it waits for a human.
 const long = 10 * time.Minute
 
-// someWaiting is of how many entries the errors are looked at.
+// someWaiting is how many waiting entries are read for their errors.
 const someWaiting = 100
 
 // Read makes the document. living is how long a worker's heartbeat counts. It fails where Redis cannot be asked.
@@ -119,8 +119,8 @@ func Attention(d client.Status, errs map[string]string) []client.Attention {
 	}
 	for _, st := range d.Stages {
 		if age := time.Duration(st.OldestMS) * time.Millisecond; age >= long && !d.Paused {
-			s.add("old-entry", "See what the relocators and the committers say that they miss, and tierctl relocations.",
-				"The oldest of %s waits for %s.", count(st.Unsettled, "entry", "entries")+" at the stage "+st.Stage, age.Truncate(time.Minute))
+			s.add("old-entry", "Look at tierctl relocations, and at what /readyz of the relocators and the committers names.",
+				"The oldest of %s has waited for %s.", count(st.Unsettled, "entry", "entries")+" at the stage "+st.Stage, age.Truncate(time.Minute))
 		}
 	}
 	if d.DeadTotal > 0 {
@@ -169,8 +169,8 @@ func (s *sentences) lost(d client.Status) {
 			return o.Program == v.Program && o.Alive && o.StartedAt != nil && startedAfter(d.At, *o.StartedAt, v.AgeMS)
 		})
 		if !v.Alive && !replaced {
-			s.add("lost", "Start it again. If it is not to come back, nothing is to do: after an hour it is forgotten.",
-				"The %s %s has not been heard of for %s.", v.Program, v.ID, (time.Duration(v.AgeMS) * time.Millisecond).Truncate(time.Second))
+			s.add("lost", "Start it again. If you have removed it, do nothing: the list drops it after an hour.",
+				"The %s %s has not reported itself for %s.", v.Program, v.ID, (time.Duration(v.AgeMS) * time.Millisecond).Truncate(time.Second))
 		}
 	}
 }

@@ -1,9 +1,9 @@
 // Package importer registers what lies on a tier and has no row: a row for each file, or for a folder as a unit. It reads
 // the tier, and writes rows of contents. It moves and renames nothing.
 //
-// It may be stopped at any time and started again, and it may run beside a working pipeline: a name that a row has is not
-// registered again, whatever level the row names. However many files there are, it holds only a page of names in memory, and
-// a part of the names of each folder on the way to them.
+// It may be stopped at any time and started again, and it may run beside a working pipeline. A name that has a row is not
+// registered again, whatever level the row names. It holds a page of names in memory, and some names of each open folder,
+// however many files there are.
 package importer
 
 import (
@@ -71,10 +71,10 @@ const (
 	page = 1000
 	// settledAge is how long ago a file must have been written. A younger one may still grow, so its size stays unknown.
 	settledAge = time.Minute
-	// lockWait is how long a page waits for registrations of others, and tries how often it begins again when a row was made
-	// by hand meanwhile.
+	// lockWait is how long a page waits while others register items.
 	lockWait = 30 * time.Second
-	tries    = 5
+	// tries is how often a page begins again when somebody inserts a row by hand meanwhile.
+	tries = 5
 )
 
 // found is something on the tier that has no row.

@@ -97,7 +97,7 @@ func (w waiting) Collect(ch chan<- prometheus.Metric) {
 // Waiting registers the gauge of entries that wait. now tells how many do, by reason; no reason: the next attempt.
 func Waiting(reg prometheus.Registerer, now func() map[string]int) {
 	reg.MustRegister(waiting{prometheus.NewDesc("tierflow_relocator_waiting",
-		"Entries that wait here, by reason: count (the item's row was written within the last second), grace, lock (another worker has the item), "+
+		"Entries that wait here, by reason: count (the item's row was written a moment ago), grace, lock (another worker has the item), "+
 			"retry (the next attempt), server (Redis or MySQL), slot (all that their tiers may have are taken), tier, tier-away, "+
 			"tier-failing, tier-full, tier-hanging, tier-unknown, unreachable.",
 		[]string{"reason"}, nil), now})

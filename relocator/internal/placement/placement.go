@@ -23,7 +23,7 @@ import (
 )
 
 const (
-	// maxRows bounds how many rows one statement reads or locks.
+	// maxRows bounds how many calls share one statement that reads or locks rows. A batch of WriteCounts may have more rows.
 	maxRows = 256
 	// timeout is for a statement whose callers have all given up.
 	timeout = 10 * time.Second

@@ -59,17 +59,16 @@ type candidate struct {
 // batch settles what it can of a batch. Of each item only the newest event counts.
 //
 //  1. One transaction locks the rows. Nobody else changes them before their counts are written.
-//  2. One MGET reads the states and locks of the items. It comes after the look-up: an event that its item's state names shows
-//     that Redis was not wiped before the look-up, so its entry id and the row's are comparable.
-//  3. Events that need no move are written into the rows, and the transaction ends.
-//  4. One script acks them and the superseded ones, and lets their states expire.
+//  2. One MGET reads the states and locks of the items, after the look-up. A state that names an event shows that Redis was not
+//     wiped before the look-up. So the entry id and the row's are comparable.
+//  3. The counts of events that need no move are written into the rows, and the transaction ends.
+//  4. Scripts ack these events and the superseded ones, and let their states expire (state.Store.SettleAll).
 //
-// Whatever else an entry needs, and whatever fails, sets the entry apart.
+// An entry that needs anything else, or that something fails for, is set apart.
 func (c *counting) batch(ds []*stream.Delivery) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	started := time.Now()
-	all := c.sort(ds, started)
+	all := c.sort(ds, time.Now())
 	if len(all) == 0 {
 		return
 	}
@@ -289,7 +288,7 @@ func (c *counting) settled(d *stream.Delivery, how string) {
 	d.Settled()
 }
 
-// giveUp sets all entries apart that are not apart yet.
+// giveUp sets apart all entries that are not apart yet.
 func (c *counting) giveUp(all []*candidate) {
 	for _, e := range all {
 		for _, d := range e.older {

@@ -11,19 +11,19 @@ const (
 	// everySecond is how far the writes of a row's counts are apart. A newer count waits for the rest of it, and supersedes those
 	// that wait.
 	everySecond = time.Second
-	// quietAfter is how long no view event must have come for the newest counts not to wait any more. So all is settled soon after
-	// posting ends. An item whose count was written early waits for twice the time next, so the writes are a second apart on average.
+	// quietAfter: when no view event has come for so long, the newest counts need not wait for their full second. So all is settled
+	// soon after posting ends. The write that follows an early one waits longer, so writes are a second apart on average.
 	quietAfter = 150 * time.Millisecond
 	// maxWaiting bounds how many counts wait. Beyond it, they are written at once.
 	maxWaiting = 8000
-	// forgetPace is how long an item is remembered that has no writes.
+	// forgetPace is how long an event that waits is remembered after it was due. Its consumer has lost it by then.
 	forgetPace = 10 * time.Second
 )
 
 // pace is when an item's count may be written.
 type pace struct {
 	next  time.Time        // when it may be written again
-	since time.Time        // of the first event since the last write that was superseded; zero: none was
+	since time.Time        // when an event was first superseded after the last write; zero: none was
 	waits *stream.Delivery // the newest event, which waits until then
 }
 
@@ -99,8 +99,8 @@ func (p *paces) wait(id item.ID, now time.Time) time.Duration {
 // quiet reports whether posting seems to have ended.
 func (p *paces) quiet(now time.Time) bool { return now.Sub(p.last) >= quietAfter }
 
-// overdue reports whether the count of an item is to be written though a newer event has come: the row's count is older than a
-// second, and while posts come all the time, each event is superseded when it is read.
+// overdue reports whether a superseded event is to be written all the same. It is where no count was written for a second since
+// the first event was superseded. While posts come all the time, each event is superseded when it is read.
 func (p *paces) overdue(id item.ID, now time.Time) bool {
 	one := p.get(id)
 	if one.since.IsZero() {

@@ -2,6 +2,7 @@ package service
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -16,10 +17,10 @@ import (
 
 // importOptions are the flags of import.
 type importOptions struct {
-	Level  string `required:"" help:"The level whose tier is looked at, and that the new items lie on."`
+	Level  string `required:"" help:"The level to look at. New items get this level."`
 	DryRun bool   `help:"Register nothing, and print a line for each item that would be registered."`
 	Map    string `type:"existingfile" help:"A CSV of cid,filename: only what it names is registered, with these cids."`
-	AsUnit string `placeholder:"GLOB" help:"A folder is one item where it holds a name of this pattern, such as '*.m3u8'."`
+	AsUnit string `placeholder:"GLOB" help:"A folder that holds a name of this pattern is one item, such as '*.m3u8'."`
 }
 
 // importTier is the verb import: it registers what lies on a level's tier and has no row. What cannot be registered goes to
@@ -31,7 +32,7 @@ func importTier(ctx context.Context, c Config, o importOptions, stdout, stderr i
 		return process.Settings
 	}
 	if o.Map != "" && o.AsUnit != "" {
-		return fail(fmt.Errorf("--map names folders itself, and each is a unit: leave out --as-unit"))
+		return fail(errors.New("--map names folders itself, and each is a unit: leave out --as-unit"))
 	}
 	level, err := levelNamed(ctx, c, o.Level)
 	if err != nil {
@@ -68,7 +69,7 @@ func importTier(ctx context.Context, c Config, o importOptions, stdout, stderr i
 		verb, sum.Registered, sum.Bytes, level.Name, sum.Known, sum.Refused)
 	switch {
 	case ctx.Err() != nil:
-		return fail(fmt.Errorf("stopped: run it again to go on"))
+		return fail(errors.New("stopped: run it again to go on"))
 	case err != nil:
 		return fail(err)
 	case sum.Refused > 0:

@@ -83,8 +83,9 @@ func (s state) allows(u Use) bool {
 // Tiers knows the state of every tier, by level. It is safe for concurrent use.
 //
 // A tier is suspect when it has reported an I/O error, is read-only, or has wrong permissions. It stays suspect until a move
-// that used it, or a release that removed something there, has succeeded. Where nothing could be written to a tier that is
-// read-only or has wrong permissions, a look that can write ends that as well: perhaps no move uses the tier for a long time.
+// that used it, or a release that removed something there, has succeeded. There is one exception. A tier that could not be
+// written to, because it was read-only or had wrong permissions, is not suspect any more once a look can write to it. No move
+// may use that tier for a long time.
 type Tiers struct {
 	o   Options
 	ctx context.Context

@@ -12,9 +12,8 @@ import (
 )
 
 // TestKilledAtAnyStepAProcessCostsNothing ends relocators and committers with SIGKILL at every step of a move, and of a view that
-// moves nothing. It does so
-// before the first and the last of each kind of operation on files, and before and after every Redis script and MySQL
-// statement. The steps go from the delivery of the view event to the end of the release. Each step has an item of its own.
+// moves nothing. It does so before the first and the last of each kind of operation on files, and before and after every Redis
+// script and MySQL statement. The steps go from the delivery of the view event to the end of the release. Each step has an item of its own.
 // For most items, more counts are posted while the process is away, which move them back and forth.
 func TestKilledAtAnyStepAProcessCostsNothing(t *testing.T) {
 	seed := uint64(time.Now().UnixNano())
