@@ -146,7 +146,7 @@ func TestAFolderOfAUnionThatFoldsIsNoticedByTheNameItself(t *testing.T) {
 func unionThatFolds(t *testing.T, mode string, n twoNames) {
 	folds, at := testdisk.Folding(t, mode), t.TempDir()
 	n.disk = func(t testing.TB) string {
-		testdisk.FUSE(t, at, "mergerfs", "-o", "category.create=ff", t.TempDir()+":"+folds, at)
+		testdisk.Union(t, at, testdisk.Memory(t, "8m"), folds)
 		return at
 	}
 	bronze, gold, data := n.twins(t)
@@ -230,7 +230,7 @@ func TestATierThatRewritesNamesIsRefusedByMoves(t *testing.T) {
 var withoutNoReplace = map[string]func(testing.TB) string{
 	"mergerfs": func(t testing.TB) string {
 		at := t.TempDir()
-		testdisk.FUSE(t, at, "mergerfs", t.TempDir()+":"+t.TempDir(), at)
+		testdisk.Union(t, at, testdisk.Memory(t, "8m"), t.TempDir())
 		return at
 	},
 	"bindfs": func(t testing.TB) string {

@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -147,6 +148,13 @@ func Folding(t testing.TB, mode string) string {
 	}
 	FUSE(t, at, "/usr/bin/python3", program, mode, below, at) // Debian's, which has the library for FUSE
 	return at
+}
+
+// Union mounts a mergerfs of folders at a folder, and unmounts it when the test ends. New files go to the first folder.
+// The union has no least free space: by default it answers ENOSPC where a folder's disk has less than 4 GiB free.
+func Union(t testing.TB, at string, folders ...string) {
+	t.Helper()
+	FUSE(t, at, "mergerfs", "-o", "category.create=ff,minfreespace=0", strings.Join(folders, ":"), at)
 }
 
 // FUSE runs a program that mounts a FUSE file system at a folder, and unmounts it when the test ends.

@@ -24,16 +24,16 @@ func kernelDisk(kind string, size int64) func(testing.TB) string {
 	}
 }
 
-// fuseOver runs a FUSE file system over two new folders, or one.
-func fuseOver(program string, folders int) func(testing.TB) string {
-	return func(t testing.TB) string {
-		below, at := t.TempDir(), t.TempDir()
-		if folders == 2 {
-			below += ":" + t.TempDir()
-		}
-		testdisk.FUSE(t, at, program, below, at)
-		return at
-	}
+func union(t testing.TB) string {
+	at := t.TempDir()
+	testdisk.Union(t, at, testdisk.Memory(t, "8m"), t.TempDir())
+	return at
+}
+
+func bound(t testing.TB) string {
+	at := t.TempDir()
+	testdisk.FUSE(t, at, "bindfs", t.TempDir(), at)
+	return at
 }
 
 func ntfs(args ...string) func(testing.TB) string {
@@ -86,8 +86,8 @@ func TestAProbeFindsOutWhatTheFileSystemCannotDo(t *testing.T) {
 		{"a disk that stores names as NFD", folding("rewrite"), nil, rewrites},
 		{"lowntfs-3g with ignore_case", ntfs("lowntfs-3g", "-o", "ignore_case"), nil, rewrites},
 		{"ntfs-3g", ntfs("ntfs-3g"), []string{noReplace}, ""},
-		{"mergerfs", fuseOver("mergerfs", 2), []string{noReplace}, ""},
-		{"bindfs", fuseOver("bindfs", 1), []string{noReplace}, ""},
+		{"mergerfs", union, []string{noReplace}, ""},
+		{"bindfs", bound, []string{noReplace}, ""},
 	} {
 		t.Run(c.disk, func(t *testing.T) {
 			l := on(t, c.mount(t))
