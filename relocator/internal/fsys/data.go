@@ -45,19 +45,35 @@ func (s FS) Allocate(step Step, f *File, off, n int64) error {
 	return s.do(step, f.path, func() error { return unix.Fallocate(f.fd, 0, off, n) })
 }
 
+// Usage is how full a file system is.
+type Usage struct {
+	Total, Used, Free  int64 // bytes; Free is what this process may still use. Some file systems answer 0 for all
+	Inodes, FreeInodes int64 // files and folders; both are 0 where the file system has no fixed number of them
+	ReadOnly           bool  // it is mounted read-only, or the kernel has made it so after an error
+}
+
+// Usage tells how full the file system of f is.
+func (s FS) Usage(step Step, f *File) (u Usage, err error) {
+	var st unix.Statfs_t
+	err = s.do(step, f.path, func() error { return unix.Fstatfs(f.fd, &st) })
+	// Blocks have the size f_frsize. FUSE file systems may have another f_bsize, which is the best size of a read.
+	size := st.Frsize
+	u = Usage{Total: int64(st.Blocks) * size, Used: int64(st.Blocks-st.Bfree) * size, Free: int64(st.Bavail) * size,
+		Inodes: int64(st.Files), FreeInodes: int64(st.Ffree), ReadOnly: st.Flags&unix.MS_RDONLY != 0}
+	return u, err
+}
+
 // Space tells how many bytes this process may still use on the file system of f, and the size of that file system in
 // bytes. Some file systems answer 0 for both.
 func (s FS) Space(step Step, f *File) (free, total int64, err error) {
-	var st unix.Statfs_t
-	err = s.do(step, f.path, func() error { return unix.Fstatfs(f.fd, &st) })
-	return int64(st.Bavail) * st.Bsize, int64(st.Blocks) * st.Bsize, err
+	u, err := s.Usage(step, f)
+	return u.Free, u.Total, err
 }
 
 // Files tells how many files and folders the file system of f has. Some file systems answer 0.
 func (s FS) Files(step Step, f *File) (n int64, err error) {
-	var st unix.Statfs_t
-	err = s.do(step, f.path, func() error { return unix.Fstatfs(f.fd, &st) })
-	return int64(st.Files - st.Ffree), err
+	u, err := s.Usage(step, f)
+	return u.Inodes - u.FreeInodes, err
 }
 
 // Clone makes dst share all blocks of src (ioctl FICLONE).

@@ -18,6 +18,7 @@ const (
 	ProbeUnlink    Step = "probe-unlink"
 	ProbeWrite     Step = "probe-write"
 	ProbeFsync     Step = "probe-fsync"
+	LookSpace      Step = "look-space"  // how full its file system is
 	ProbeNames     Step = "probe-names" // what the file system takes for one name, and whether it renames without replacing
 )
 

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/tierflow/tierflow/relocator/internal/fsys"
+	"github.com/tierflow/tierflow/relocator/internal/tier"
 	"github.com/tierflow/tierflow/shared/fault"
 )
 
@@ -237,7 +238,7 @@ func (j *job) checkSpace() error {
 	if err != nil || total == 0 { // total 0: the file system does not report its size
 		return err
 	}
-	if spare := min(total/100, 64<<20); free < j.need+spare {
+	if spare := tier.Spare(total); free < j.need+spare {
 		return &fault.Error{Kind: fault.NoSpace, Op: "reserve", Subject: j.r.To.Name,
 			Err: fmt.Errorf("it needs %d bytes; %d bytes are free, of which %d must stay free", j.need, free, min(spare, free))}
 	}

@@ -97,7 +97,9 @@ class Folding(fuse.Operations):
 
     def statfs(self, path):
         st = os.statvfs(self.root)
-        return {f: getattr(st, f) for f in ("f_bavail", "f_bfree", "f_blocks", "f_bsize", "f_frsize", "f_namemax")}
+        answer = {f: getattr(st, f) for f in ("f_bavail", "f_bfree", "f_blocks", "f_frsize", "f_namemax")}
+        answer["f_bsize"] = 256 * st.f_frsize  # blocks are counted in f_frsize; network file systems want large reads
+        return answer
 
     def listxattr(self, path):
         raise fuse.FuseOSError(errno.EOPNOTSUPP)

@@ -34,6 +34,12 @@ const (
 	writeProbeName = "write-probe"
 )
 
+// Causes of errors of Open.
+var (
+	ErrNoID       = errors.New("the level has no tier id yet")
+	ErrNoIdentity = fmt.Errorf("there is no %s/%s", item.MetaFolder, identityName) // its disk is not mounted, or the tier is new
+)
+
 // Identity is what tier.json says.
 type Identity struct {
 	ID        string    `json:"id"`
@@ -76,7 +82,7 @@ type Root struct {
 // Open makes tmp/ and released/ again where they are missing: the identity proves that this is the right tier.
 func Open(fs fsys.FS, level policy.Level) (*Root, error) {
 	if level.TierID == "" {
-		return nil, refused(level, "run `relocator init-tiers`", errors.New("the level has no tier id yet"))
+		return nil, refused(level, "run `relocator init-tiers`", ErrNoID)
 	}
 	r, id, err := open(fs, level)
 	if err != nil {
@@ -93,7 +99,7 @@ func Open(fs fsys.FS, level policy.Level) (*Root, error) {
 func (r *Root) finish(id *Identity) error {
 	if id == nil {
 		return refused(r.Level, "mount the disk; if the tier is new, clear the level's tier_id and run "+
-			"`relocator init-tiers`", fmt.Errorf("there is no %s/%s", item.MetaFolder, identityName))
+			"`relocator init-tiers`", ErrNoIdentity)
 	}
 	if err := id.check(r.Level); err != nil {
 		return err
@@ -280,6 +286,18 @@ func CheckDistinct(roots ...*Root) error {
 }
 
 func within(p, parent string) bool { return strings.HasPrefix(p+"/", parent+"/") }
+
+// Usage tells how full the tier's file system is. It may belong to others as well.
+func (r *Root) Usage() (fsys.Usage, error) {
+	u, err := r.fs.Usage(fsys.LookSpace, r.Dir)
+	if err != nil {
+		err = fail(r.Level, err)
+	}
+	return u, err
+}
+
+// Spare is how many of a tier's bytes stay free for whatever else writes there. total is the size of its file system.
+func Spare(total int64) int64 { return min(total/100, 64<<20) }
 
 // Probe tests whether the tier accepts writes: it makes a hard link, finds out the Traits, and writes and syncs a file.
 // Only a hard link can publish a file without replacing an existing one. A full tier passes. Kinds: TierRefused, Suspect.
