@@ -79,7 +79,7 @@ func TestWhatWaitsIsReportedWithOneCommandABeatHoweverMuchItIs(t *testing.T) {
 	var first, beats int64
 	last := ""
 	testserver.Eventually(t, "ten beats", 30*time.Second, func() error {
-		if n := watcher.HLen(t.Context(), key).Val(); n != 301 {
+		if n := watcher.HLen(t.Context(), key).Val(); n != 302 {
 			return fmt.Errorf("%d fields", n)
 		}
 		if beat := watcher.HGet(t.Context(), store.Keys().Workers("g"), "a").Val(); beat != last {

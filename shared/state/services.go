@@ -22,6 +22,13 @@ const (
 	knownFor = time.Hour
 )
 
+// Names of Service.Rates.
+const (
+	RateViews = "views" // view events that an api has accepted
+	RateMoves = "moves" // copies that a relocator has made durable and emitted
+	RateBytes = "bytes" // of these copies
+)
+
 // Service is a program as it reports itself.
 type Service struct {
 	Program   string            `json:"program"` // api, relocator, committer
@@ -30,6 +37,10 @@ type Service struct {
 	StartedAt time.Time         `json:"started_at"`
 	Missing   map[string]string `json:"missing,omitempty"`  // what /readyz says is missing, by check
 	Warnings  map[string]string `json:"warnings,omitempty"` // what it warns of
+
+	Tiers   []TierReport       `json:"tiers,omitempty"`    // of a relocator: the tiers that it reaches
+	Rates   map[string]float64 `json:"rates,omitempty"`    // by Rate…: how many a second, over the last minute
+	GraceMS int64              `json:"grace_ms,omitempty"` // of a relocator: how long an old copy stays
 
 	Age   time.Duration `json:"-"` // since the last report, by the clock of Redis
 	Alive bool          `json:"-"`
@@ -70,6 +81,10 @@ func (v Service) field() string { return v.Program + " " + v.ID }
 
 // Report records that a program lives, and what it says of itself.
 func (s *Store) Report(ctx context.Context, v Service) error {
+	v.Tiers = slices.Clone(v.Tiers)
+	for i := range v.Tiers {
+		v.Tiers[i].Reason = words(v.Tiers[i].Reason)
+	}
 	text, err := json.Marshal(v)
 	if err == nil {
 		err = reportScript.Run(ctx, s.rdb, []string{s.keys.Services()}, v.field(), text, knownFor.Milliseconds()).Err()

@@ -19,8 +19,8 @@ import (
 const (
 	// MaxWaiting is how many entries a worker lists in Redis, those that have waited longest. It bounds memory.
 	MaxWaiting = 500
-	// maxWaitingError bounds the words of one error, in bytes.
-	maxWaitingError = 300
+	// maxWords bounds the words of one error, in bytes.
+	maxWords = 300
 	// maxWaitingRead: once Waiting has read so many entries, it reads no further workers. It reads 20 workers at a time.
 	maxWaitingRead = 10_000
 	// WaitingGrace is the reason of releases that wait as long as they are meant to. They are counted and not listed: at any moment
@@ -28,6 +28,8 @@ const (
 	WaitingGrace = "grace"
 	// waitingCounts is the field with the number of all entries that wait, by reason.
 	waitingCounts = "counts"
+	// waitingOldest is the field with the entry that has waited longest: its field and its value.
+	waitingOldest = "oldest"
 )
 
 // Waiting is an entry that waits at a worker.
@@ -46,7 +48,7 @@ type Waiting struct {
 // WaitingReport is what a worker tells of its entries that wait.
 type WaitingReport struct {
 	Counts map[string]int // of all that wait, by reason
-	Listed []Waiting      // the first MaxWaiting count
+	Listed []Waiting      // the longest first; the first MaxWaiting count
 }
 
 // WaitingAt remembers what Redis knows of the entries that wait at a worker, so that only changes are written. It is not safe
@@ -81,8 +83,12 @@ return 1`)
 // After an error the next report writes everything. No entry depends on it.
 func (w *WaitingAt) Report(ctx context.Context, r WaitingReport) error {
 	fields := map[string]string{}
-	for _, one := range r.Listed[:min(len(r.Listed), MaxWaiting)] {
-		fields[one.Stream+" "+one.Entry.Text(w.s.keys)] = one.text()
+	for i, one := range r.Listed[:min(len(r.Listed), MaxWaiting)] {
+		name, value := one.Stream+" "+one.Entry.Text(w.s.keys), one.text()
+		fields[name] = value
+		if i == 0 {
+			fields[waitingOldest] = name + " " + value
+		}
 	}
 	if len(r.Counts) > 0 {
 		fields[waitingCounts] = countsText(r.Counts)
@@ -147,12 +153,17 @@ func (w Waiting) text() string {
 	if !w.Next.IsZero() {
 		next = event.FormatTime(w.Next)
 	}
-	words := strings.Join(strings.Fields(strings.ToValidUTF8(w.Error, "?")), " ")
-	if len(words) > maxWaitingError {
-		words = strings.ToValidUTF8(words[:maxWaitingError], "") + "…"
-	}
 	return fmt.Sprintf("%s cid=%s attempts=%d since=%s next=%s error=%s", w.Reason, strings.Join(strings.Fields(w.CID), ""), w.Attempts,
-		event.FormatTime(w.Since), next, words)
+		event.FormatTime(w.Since), next, words(w.Error))
+}
+
+// words is a text on one line, and not too long.
+func words(text string) string {
+	line := strings.Join(strings.Fields(strings.ToValidUTF8(text, "?")), " ")
+	if len(line) > maxWords {
+		line = strings.ToValidUTF8(line[:maxWords], "") + "…"
+	}
+	return line
 }
 
 // parseWaiting reads what text writes. ok is false where somebody else has written it.
@@ -222,18 +233,54 @@ func (s *Store) Waiting(ctx context.Context, cid string, limit int) (list []Wait
 	if cid != "" {
 		list = slices.DeleteFunc(list, func(w Waiting) bool { return w.CID != cid })
 	}
-	slices.SortFunc(list, func(a, b Waiting) int {
-		if c := a.Since.Compare(b.Since); c != 0 {
-			return c
-		}
-		return a.Entry.Compare(b.Entry)
-	})
+	slices.SortFunc(list, Waiting.compare)
 	list, err = s.stillWaiting(ctx, list[:min(len(list), limit)])
 	return list, counts, err
 }
 
+// WaitingSummary returns how many entries wait at living workers, by reason, and the one that has waited longest; nil where none has
+// for more than a few seconds. It costs the same however much waits.
+func (s *Store) WaitingSummary(ctx context.Context) (counts map[string]int64, oldest *Waiting, err error) {
+	keys, err := s.waitingKeys(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	counts = map[string]int64{}
+	found, err := s.countWaiting(ctx, keys, counts)
+	if err != nil {
+		return nil, nil, err
+	}
+	var list []Waiting
+	for _, k := range found {
+		part := strings.SplitN(k.oldest, " ", 3)
+		if len(part) < 3 {
+			continue
+		}
+		if w, ok := s.parseWaiting(part[0]+" "+part[1], part[2]); ok {
+			w.Worker = k.worker
+			list = append(list, w)
+		}
+	}
+	if list, err = s.stillWaiting(ctx, list); err != nil || len(list) == 0 {
+		return counts, nil, err
+	}
+	longest := slices.MinFunc(list, Waiting.compare)
+	return counts, &longest, nil
+}
+
+// compare orders waiting entries, the longest wait first.
+func (w Waiting) compare(o Waiting) int {
+	if c := w.Since.Compare(o.Since); c != 0 {
+		return c
+	}
+	return w.Entry.Compare(o.Entry)
+}
+
 // waitingKey is a worker's hash.
-type waitingKey struct{ key, worker string }
+type waitingKey struct {
+	key, worker string
+	oldest      string // the field waitingOldest, once it was read
+}
 
 func (s *Store) waitingKeys(ctx context.Context) ([]waitingKey, error) {
 	var keys []waitingKey
@@ -243,7 +290,7 @@ func (s *Store) waitingKeys(ctx context.Context) ([]waitingKey, error) {
 			return nil, unavailable("read", s.keys.Workers(group), err)
 		}
 		for _, id := range slices.Sorted(maps.Keys(workers)) {
-			keys = append(keys, waitingKey{s.keys.Waiting(group, id), id})
+			keys = append(keys, waitingKey{key: s.keys.Waiting(group, id), worker: id})
 		}
 	}
 	return keys, nil
@@ -254,11 +301,11 @@ func (s *Store) countWaiting(ctx context.Context, keys []waitingKey, counts map[
 	if len(keys) == 0 {
 		return nil, nil
 	}
-	texts := make([]*redis.StringCmd, len(keys))
+	texts, longest := make([]*redis.StringCmd, len(keys)), make([]*redis.StringCmd, len(keys))
 	// The pipeline's error is that of its first failed command; each command has its own.
 	_, _ = s.rdb.Pipelined(ctx, func(pipe redis.Pipeliner) error {
 		for i, k := range keys {
-			texts[i] = pipe.HGet(ctx, k.key, waitingCounts)
+			texts[i], longest[i] = pipe.HGet(ctx, k.key, waitingCounts), pipe.HGet(ctx, k.key, waitingOldest)
 		}
 		return nil
 	})
@@ -270,6 +317,7 @@ func (s *Store) countWaiting(ctx context.Context, keys []waitingKey, counts map[
 		if err != nil {
 			return nil, unavailable("read", k.key, err)
 		}
+		k.oldest = longest[i].Val() // without it the longest wait is unknown, as with workers of an older version
 		there = append(there, k)
 		for _, one := range strings.Fields(text) {
 			reason, n, _ := strings.Cut(one, "=")

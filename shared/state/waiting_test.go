@@ -103,7 +103,7 @@ func TestAReportThatHasExpiredIsWrittenAgain(t *testing.T) {
 	}
 	r.Listed = r.Listed[2:]
 	w.must(at.Report(t.Context(), r))
-	if n := w.rdb.HLen(t.Context(), key).Val(); n != 2 {
+	if n := w.rdb.HLen(t.Context(), key).Val(); n != 3 { // it, the oldest, and counts
 		t.Errorf("%d fields", n)
 	}
 	w.must(at.Report(t.Context(), state.WaitingReport{}))
@@ -117,11 +117,40 @@ func TestAWorkerListsABoundedNumberOfEntriesAtMaxmemoryToo(t *testing.T) {
 	at, r := w.waitingWorker("w1", state.MaxWaiting+10)
 	w.config("maxmemory", "1")
 	w.must(at.Report(t.Context(), r))
-	if n := w.rdb.HLen(t.Context(), w.keys.Waiting(state.GroupRelocator, "w1")).Val(); n != state.MaxWaiting+1 {
+	if n := w.rdb.HLen(t.Context(), w.keys.Waiting(state.GroupRelocator, "w1")).Val(); n != state.MaxWaiting+2 {
 		t.Errorf("%d fields", n)
 	}
 	_, counts, err := w.Store.Waiting(t.Context(), "", 10)
 	if err != nil || counts["tier-away"] != state.MaxWaiting+10 {
 		t.Errorf("%v %v", counts, err)
 	}
+}
+
+func TestTheSummaryOfWhatWaitsHasTheCountsAndTheLongestWait(t *testing.T) {
+	w := newWorld(t)
+	want := func(what string, counts map[string]int64, cid, worker string) {
+		t.Helper()
+		got, oldest, err := w.WaitingSummary(t.Context())
+		w.must(err)
+		if oldest == nil {
+			oldest = &state.Waiting{}
+		}
+		if !maps.Equal(got, counts) || oldest.CID != cid || oldest.Worker != worker {
+			t.Errorf("%s: %v, %+v", what, got, oldest)
+		}
+	}
+	want("nobody lives", map[string]int64{}, "", "")
+	first, r1 := w.waitingWorker("w1", 3)
+	second, r2 := w.waitingWorker("w2", 2)
+	for i := range r2.Listed {
+		r2.Listed[i].Since = r2.Listed[i].Since.Add(time.Hour)
+		r2.Listed[i].CID = fmt.Sprint(11 + i)
+	}
+	w.must(first.Report(t.Context(), r1))
+	w.must(second.Report(t.Context(), r2))
+	want("two wait", map[string]int64{"tier-away": 5}, "1", "w1")
+	w.must(w.rdb.XAck(t.Context(), w.keys.Views(), state.GroupRelocator, r1.Listed[0].Entry.ID).Err())
+	want("the longest wait is over", map[string]int64{"tier-away": 5}, "11", "w2")
+	w.must(w.rdb.HDel(t.Context(), w.keys.Waiting(state.GroupRelocator, "w2"), "oldest").Err())
+	want("a worker of an older version", map[string]int64{"tier-away": 5}, "", "")
 }

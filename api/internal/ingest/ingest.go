@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -53,7 +54,7 @@ type Batcher struct {
 	queues   []*queue
 	stop     chan struct{} // closed by Stop
 	backlog  backlog
-	appended prometheus.Counter
+	appended atomic.Int64
 	failed   prometheus.Counter
 	sizes    prometheus.Histogram
 	seconds  prometheus.Histogram
@@ -63,8 +64,6 @@ type Batcher struct {
 func New(o Options) *Batcher {
 	b := &Batcher{
 		store: o.Store, keys: o.Store.Keys(), stop: make(chan struct{}), backlog: backlog{limit: o.MaxBacklog},
-		appended: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "tierflow_ingest_events_total", Help: "View events that Redis has taken."}),
 		failed: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "tierflow_ingest_failed_events_total", Help: "View events whose append failed or whose reply was lost."}),
 		sizes: prometheus.NewHistogram(prometheus.HistogramOpts{
@@ -78,9 +77,14 @@ func New(o Options) *Batcher {
 	for range n {
 		b.queues = append(b.queues, newQueue(max(queueLength/n, minQueue)))
 	}
-	o.Metrics.MustRegister(b.appended, b.failed, b.sizes, b.seconds)
+	appended := prometheus.NewCounterFunc(prometheus.CounterOpts{
+		Name: "tierflow_ingest_events_total", Help: "View events that Redis has taken."}, func() float64 { return float64(b.Appended()) })
+	o.Metrics.MustRegister(appended, b.failed, b.sizes, b.seconds)
 	return b
 }
+
+// Appended is how many events Redis has taken from this Batcher.
+func (b *Batcher) Appended() int64 { return b.appended.Load() }
 
 // Run sends events until Stop is called. Then it sends those that are queued, and returns.
 func (b *Batcher) Run() {
@@ -243,7 +247,7 @@ func (b *Batcher) call(g *group) {
 		b.failed.Add(n)
 		b.backlog.giveBack(len(g.views))
 	} else {
-		b.appended.Add(n)
+		b.appended.Add(int64(len(g.views)))
 		b.backlog.appended.Add(int64(len(g.views)))
 	}
 }

@@ -79,7 +79,8 @@ func Run(ctx context.Context, c Config, log *zap.Logger, listening func(net.Addr
 	var workers sync.WaitGroup
 	workers.Go(func() { ready.Run(work) })
 	workers.Go(func() {
-		presence.Run(work, reads, ready, state.Service{Program: "api", ID: identity(listener.Addr()), Version: process.Version}, log)
+		presence.Run(work, reads, ready, state.Service{Program: "api", ID: identity(listener.Addr()), Version: process.Version},
+			presence.Parts{Totals: func() map[string]int64 { return map[string]int64{state.RateViews: batcher.Appended()} }}, log)
 	})
 	workers.Go(func() { find.Run(work) })
 	workers.Go(func() { reevaluator.Run(work) })

@@ -63,7 +63,7 @@ func Run(ctx context.Context, c Config, log *zap.Logger) error {
 	go ready.Run(adminCtx)
 	var ends sync.WaitGroup
 	ends.Go(func() {
-		presence.Run(adminCtx, store, ready, state.Service{Program: "committer", ID: c.workerID, Version: process.Version}, log)
+		presence.Run(adminCtx, store, ready, state.Service{Program: "committer", ID: c.workerID, Version: process.Version}, presence.Parts{}, log)
 	})
 	log.Info("started", zap.Int64("max_attempts", c.maxAttempts), zap.String("version", process.VersionText("committer")))
 

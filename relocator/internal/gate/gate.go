@@ -208,6 +208,21 @@ func (g *Gate) SetHanging(level string, hangs bool) {
 	}
 }
 
+// Hanging is how many slots use a tier that hangs.
+func (g *Gate) Hanging(level string) (n int) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if !g.hanging[level] {
+		return 0
+	}
+	for s := range g.held {
+		if s.need.Source == level || s.need.Target == level {
+			n++
+		}
+	}
+	return n
+}
+
 func (g *Gate) hold(key any, n Need, hangs func()) *Slot {
 	s := &Slot{gate: g, key: key, need: n, hangs: hangs}
 	g.held[s] = true

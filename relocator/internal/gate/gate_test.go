@@ -127,13 +127,16 @@ func TestSlotsOfATierThatHangsDoNotCountUntilItAnswers(t *testing.T) {
 		t.Fatal("13 of 16 for one target")
 	}
 	g.SetHanging("gold", true)
-	if hung != 12 || !called {
-		t.Errorf("%d were told, the one that waits: %v", hung, called)
+	if hung != 12 || !called || g.Hanging("gold") != 13 { // with the one that is kept for the one that was called
+		t.Errorf("%d were told, the one that waits: %v, %d hang", hung, called, g.Hanging("gold"))
 	}
 	g.Take("x", gate.Need{Source: "bronze", Target: "gold"}, never, waits).Free()
 	others := append(fill(g, "s", gate.Need{Source: "bronze", Target: "silver"}), fill(g, "t", gate.Need{Source: "tape", Target: "bronze"})...)
 	if len(others) != 14 {
 		t.Errorf("%d others", len(others))
+	}
+	if n := g.Hanging("bronze"); n != 0 {
+		t.Errorf("%d hang on a tier that does not", n)
 	}
 	g.SetHanging("gold", false)
 	if g.Take("y", gate.Need{Source: "tape", Target: "silver"}, never, waits) != nil {

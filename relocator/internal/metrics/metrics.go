@@ -4,6 +4,7 @@ package metrics
 
 import (
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -23,6 +24,8 @@ type Metrics struct {
 	tierStates       *prometheus.GaugeVec
 	reassignedTotal  prometheus.Counter
 	unreachableTotal *prometheus.CounterVec
+
+	moves, bytes atomic.Int64 // by all methods
 }
 
 // New registers the metrics.
@@ -124,7 +127,12 @@ func (m *Metrics) DeadLetter(stage, reason string) {
 
 // Moved counts a copy that was emitted, its size and the time since its look-up.
 func (m *Metrics) Moved(method string, bytes int64, took time.Duration) {
+	m.moves.Add(1)
+	m.bytes.Add(bytes)
 	m.movedTotal.WithLabelValues(method).Inc()
 	m.bytesTotal.WithLabelValues(method).Add(float64(bytes))
 	m.seconds.Observe(took.Seconds())
 }
+
+// MovedTotal returns how many copies were emitted, and their bytes.
+func (m *Metrics) MovedTotal() (moves, bytes int64) { return m.moves.Load(), m.bytes.Load() }

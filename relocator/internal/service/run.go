@@ -76,7 +76,7 @@ func Run(ctx context.Context, c Config, fs fsys.FS, log *zap.Logger) error {
 	})
 	var partitions *assignment.Assignment
 	writes := failure.NewOutage("writes to MySQL", log)
-	onTiers := &tiersCheck{catalog: c.catalog, fs: fs, only: c.tiers, problems: tiers.Problems, tiers: map[string]*tierCheck{}}
+	onTiers := &tiersCheck{catalog: c.catalog, fs: fs, only: c.tiers, health: tiers, tiers: map[string]*tierCheck{}}
 	ready := admin.NewReady(log,
 		admin.Check{Name: "redis", Do: store.Agree},
 		admin.Check{Name: "redis-memory", Do: store.CheckMemory, Warn: true},
@@ -143,7 +143,16 @@ func Run(ctx context.Context, c Config, fs fsys.FS, log *zap.Logger) error {
 	go ready.Run(adminCtx)
 	var ends sync.WaitGroup
 	ends.Go(func() {
-		presence.Run(adminCtx, store, ready, state.Service{Program: "relocator", ID: c.workerID, Version: process.Version}, log)
+		presence.Run(adminCtx, store, ready, state.Service{Program: "relocator", ID: c.workerID, Version: process.Version,
+			GraceMS: c.grace.Milliseconds()}, presence.Parts{
+			Tiers: func() []state.TierReport {
+				return onTiers.seen.reports(tiers.Status(), func(level string) int { return moves.Hanging(level) + releases.Hanging(level) })
+			},
+			Totals: func() map[string]int64 {
+				moves, bytes := counters.MovedTotal()
+				return map[string]int64{state.RateMoves: moves, state.RateBytes: bytes}
+			},
+		}, log)
 	})
 	go watchPause(adminCtx, store, c.workerID, &paused, &moving, log)
 	log.Info("started", zap.Int("concurrency", c.concurrency), zap.Duration("release_grace", c.grace),

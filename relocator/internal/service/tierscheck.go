@@ -9,6 +9,7 @@ import (
 
 	"github.com/tierflow/tierflow/relocator/internal/fsys"
 	"github.com/tierflow/tierflow/relocator/internal/tier"
+	"github.com/tierflow/tierflow/relocator/internal/tierhealth"
 	"github.com/tierflow/tierflow/shared/catalog"
 	"github.com/tierflow/tierflow/shared/policy"
 )
@@ -19,14 +20,18 @@ const tierTime = 2 * time.Second
 // tiersCheck is a readiness check. Its error names every tier that cannot be used, hangs or is suspect, and two levels that
 // have one folder. Each tier is looked at by itself, and not a second time while it has not answered. It is probed until it can
 // be written to, and not again, because a probe writes. A tier that can be used, but not for everything, is a warning.
+//
+// What the looks have found is also what reports tells (tiersreport.go).
 type tiersCheck struct {
-	catalog  *catalog.Catalog
-	fs       fsys.FS
-	only     []string // the levels that this host reaches; nil: all
-	problems func() error
-	warn     func(error)           // called when the warnings have changed; nil: there are none
-	tiers    map[string]*tierCheck // by level
-	warned   string
+	catalog *catalog.Catalog
+	fs      fsys.FS
+	only    []string // the levels that this host reaches; nil: all
+	health  *tierhealth.Tiers
+	warn    func(error)           // called when the warnings have changed; nil: there are none
+	tiers   map[string]*tierCheck // by level
+	levels  []policy.Level        // as they were last read
+	warned  string
+	seen    tiersSeen
 }
 
 // tierCheck is the check of one tier.
@@ -37,34 +42,21 @@ type tierCheck struct {
 }
 
 type tierAnswer struct {
-	root *tier.Root // nil where it could not be opened
-	warn []string
-	err  error
+	root  *tier.Root // nil where it could not be opened
+	usage fsys.Usage // all 0 where it could not be found out
+	warn  []string
+	err   error
 }
 
 func (c *tiersCheck) do(ctx context.Context) error {
-	levels, err := c.catalog.Policy(ctx)
-	if err != nil {
-		return err
-	}
-	var errs []error
-	for _, name := range c.only {
-		if _, ok := levels.Level(name); !ok {
-			errs = append(errs, fmt.Errorf("TIERFLOW_TIERS names %q, and no level has this name", name))
-		}
-	}
-	var own []policy.Level
-	for _, l := range levels.Levels() {
-		if c.only == nil || slices.Contains(c.only, l.Name) {
-			own = append(own, l)
-			c.begin(l)
-		}
-	}
+	c.beginAll() // before MySQL is asked, which may take long
+	errs := []error{c.readLevels(ctx)}
+	c.beginAll()
 	var roots []*tier.Root
 	var warnings []error
 	enough, cancel := context.WithTimeout(ctx, tierTime)
 	defer cancel()
-	for _, l := range own {
+	for _, l := range c.levels {
 		a := c.tiers[l.Name].await(enough, l)
 		defer a.root.Close()
 		if a.root != nil {
@@ -78,7 +70,50 @@ func (c *tiersCheck) do(ctx context.Context) error {
 		}
 	}
 	c.tellWarnings(errors.Join(warnings...))
-	return errors.Join(append(errs, tier.CheckDistinct(roots...), c.problems())...)
+	distinct := tier.CheckDistinct(roots...)
+	c.seen.areDistinct(distinct)
+	return errors.Join(append(errs, distinct, c.health.Problems())...)
+}
+
+// readLevels reads the levels that this host reaches. Where MySQL does not tell, the last ones stay.
+func (c *tiersCheck) readLevels(ctx context.Context) error {
+	levels, err := c.catalog.Policy(ctx)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, name := range c.only {
+		if _, ok := levels.Level(name); !ok {
+			errs = append(errs, fmt.Errorf("TIERFLOW_TIERS names %q, and no level has this name", name))
+		}
+	}
+	c.levels = nil
+	for _, l := range levels.Levels() {
+		if c.only == nil || slices.Contains(c.only, l.Name) {
+			c.levels = append(c.levels, l)
+		}
+	}
+	for name, one := range c.tiers {
+		if _, ok := levels.Level(name); !ok {
+			delete(c.tiers, name)
+			one.forget()
+		}
+	}
+	c.seen.keep(c.levels)
+	return errors.Join(errs...)
+}
+
+func (c *tiersCheck) beginAll() {
+	for _, l := range c.levels {
+		c.begin(l)
+	}
+}
+
+// forget closes what the check that is under way opens.
+func (c *tierCheck) forget() {
+	if answer := c.answer; answer != nil {
+		go func() { (<-answer).root.Close() }()
+	}
 }
 
 // begin begins the check of a tier, unless one is under way.
@@ -93,7 +128,12 @@ func (c *tiersCheck) begin(l policy.Level) {
 	}
 	answer := make(chan tierAnswer, 1)
 	one.began, one.answer = time.Now(), answer
-	go func() { answer <- one.look(c.fs, l) }()
+	c.seen.begins(l.Name, one.began)
+	go func() {
+		a := one.look(c.fs, l)
+		c.seen.answers(l.Name, a)
+		answer <- a
+	}()
 }
 
 // await waits for the check that is under way until ctx ends. After that the answer is that the tier is overdue.
@@ -118,14 +158,18 @@ func (c *tierCheck) look(fs fsys.FS, l policy.Level) tierAnswer {
 	if err != nil {
 		return tierAnswer{err: err}
 	}
+	usage, err := root.Usage()
+	if err != nil {
+		return tierAnswer{root: root, err: err}
+	}
 	traits, probed := c.probed[root.ID]
 	if !probed {
 		if traits, err = probe(root); err != nil {
-			return tierAnswer{root: root, err: err}
+			return tierAnswer{root: root, usage: usage, err: err}
 		}
 		c.probed[root.ID] = traits
 	}
-	return tierAnswer{root: root, warn: traits.Warnings()}
+	return tierAnswer{root: root, usage: usage, warn: traits.Warnings()}
 }
 
 // probe tests whether the tier can be written to, and finds out its traits.

@@ -225,6 +225,11 @@ func (t *Tiers) change(h *health, to state, err error) {
 		return
 	}
 	now := time.Now()
+	if to != usable {
+		h.bad = Status{State: string(to), Err: err}
+	} else {
+		h.freed = now
+	}
 	t.o.Metrics.TierState(h.level.Name, string(to), states)
 	switch {
 	case to == usable:

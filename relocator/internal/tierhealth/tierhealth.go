@@ -119,6 +119,8 @@ type health struct {
 	rests   int       // in a row, without anything that worked in between
 	until   time.Time // end of the rest: no look before it
 	trial   int       // how many of those that wait are woken at once; 0: all
+	bad     Status    // why it was not usable last
+	freed   time.Time // when it could be used again
 
 	logged time.Time
 	told   bool // the log says that it cannot be used

@@ -141,7 +141,22 @@ func TestAFullTierRestsWhileOthersGoOnAndItsMovesFollowWhenThereIsRoom(t *testin
 	}
 	w.Run()
 	w.Post(1, 5000)
-	w.waitForCalls("the tier is tried again", tried, 2)
+	w.waitForCalls("the tier is tried", tried, 1)
+	w.Eventually("it is full", func() error {
+		if s := w.Tiers.Status()["gold"]; !s.Full() {
+			return fmt.Errorf("%+v", s)
+		}
+		return nil
+	})
+	w.Eventually("it is tried again and again", func() error {
+		if s := w.Tiers.Status()["gold"]; !s.Full() || s.Err == nil {
+			t.Fatalf("meanwhile it is %+v", s)
+		}
+		if n := tried.Load(); n < 3 {
+			return fmt.Errorf("%d times", n)
+		}
+		return nil
+	})
 	w.moves(2, 1500, "silver", small)
 	w.untouched("a", big)
 	if wrote.Load() {
