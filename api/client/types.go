@@ -231,15 +231,44 @@ type Event struct {
 
 // Status is one look at everything.
 type Status struct {
-	At          string           `json:"at"`
-	Attention   []Attention      `json:"attention"` // what waits for a human, worst first; empty: nothing does
-	Services    []Service        `json:"services"`
-	Stages      []Stage          `json:"stages"`
-	Waiting     map[string]int64 `json:"waiting"` // entries that wait at the workers, by reason
-	Dead        []DeadKind       `json:"dead"`
-	DeadTotal   int64            `json:"dead_total"`
-	Paused      bool             `json:"paused"`
-	Unreachable []Unreachable    `json:"unreachable"`
+	At           string           `json:"at"`
+	Attention    []Attention      `json:"attention"` // what waits for a human, worst first; empty: nothing does
+	Services     []Service        `json:"services"`
+	Tiers        []Tier           `json:"tiers"` // in the order of their levels' ranges
+	Rates        Rates            `json:"rates"`
+	Stages       []Stage          `json:"stages"`
+	Waiting      map[string]int64 `json:"waiting"` // entries that wait at the workers, by reason
+	WaitingTotal int64            `json:"waiting_total"`
+	OldestWait   *WaitingEntry    `json:"oldest_wait"` // the entry that has waited longest at a worker; nil: none has for long
+	Dead         []DeadKind       `json:"dead"`
+	DeadTotal    int64            `json:"dead_total"`
+	Paused       bool             `json:"paused"`
+	Unreachable  []Unreachable    `json:"unreachable"`
+}
+
+// Tier is the tier of a level, as the living relocators see it: the worst state and the newest figures.
+type Tier struct {
+	Level        string  `json:"level"`
+	Path         string  `json:"path"`  // "" where MySQL does not tell
+	State        string  `json:"state"` // ok, draining, full, read-only, failing, suspect, away, no-identity, refused, hanging or unknown
+	Reason       string  `json:"reason"`
+	Since        *string `json:"since"`        // when it came into the state; nil: unknown
+	Waiting      int64   `json:"waiting"`      // entries that wait for it
+	TotalBytes   *int64  `json:"total_bytes"`  // nil: unknown; then the other bytes are nil too
+	UsedBytes    *int64  `json:"used_bytes"`   // by anybody
+	FreeBytes    *int64  `json:"free_bytes"`   // what a relocator may use
+	TotalInodes  *int64  `json:"total_inodes"` // nil: the file system has no fixed number of them
+	FreeInodes   *int64  `json:"free_inodes"`
+	FiguresAgeMS *int64  `json:"figures_age_ms"`
+	WorkerID     string  `json:"worker_id"` // a relocator that reports the state; "": none reports it
+	Disagree     bool    `json:"disagree"`  // another relocator reports another state
+}
+
+// Rates are averages of the last minute.
+type Rates struct {
+	Views float64 `json:"views"` // view events that the apis have accepted, a second
+	Moves float64 `json:"moves"` // copies that the relocators have made, a second
+	Bytes float64 `json:"bytes"` // of these copies, a second
 }
 
 // Attention is something that waits for a human.
@@ -267,6 +296,7 @@ type Stage struct {
 	Stage     string `json:"stage"` // relocate, commit or release
 	Unsettled int64  `json:"unsettled"`
 	OldestMS  int64  `json:"oldest_ms"` // the age of the oldest entry; 0 where there is none
+	GraceMS   int64  `json:"grace_ms"`  // of releases: how long each waits on purpose
 }
 
 // DeadKind counts dead letters.

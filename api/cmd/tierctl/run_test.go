@@ -295,3 +295,21 @@ func TestStatusExitsWithOneWhenSomethingWaitsForAHuman(t *testing.T) {
 		return nil
 	})
 }
+
+func TestStatusShowsTiersInHumanSizesAndAges(t *testing.T) {
+	rdb, keys := api(t)
+	store := state.NewStore(state.Options{Redis: rdb, Keys: keys, TTL: time.Hour, Lease: time.Minute})
+	err := store.Report(t.Context(), state.Service{Program: "relocator", ID: "r1", StartedAt: time.Now(), Rates: map[string]float64{state.RateBytes: 3 << 20},
+		Tiers: []state.TierReport{{Level: "gold", State: state.TierFull, Since: time.Now().Add(-2 * time.Hour), Waiting: 1234,
+			TierFigures: state.TierFigures{TotalBytes: 10 << 30, UsedBytes: 10<<30 - 84<<10, FreeBytes: 84 << 10}}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	code, out, errs := tierctl("", "status")
+	for _, want := range []string{"TIER ", "gold    full     2 hours  100%  10 GiB  84 KiB  1,234 ", "bronze  unknown  -        -     -       -       0 ", "3.0 MiB/s",
+		"1,234 moves to gold wait: it is full, 84 KiB free. Make room"} {
+		if code != 1 || errs != "" || !strings.Contains(out, want) {
+			t.Errorf("exit code %d, %q; want %q:\n%s", code, errs, want, out)
+		}
+	}
+}

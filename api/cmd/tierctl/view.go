@@ -11,7 +11,6 @@ import (
 	"strconv"
 	"strings"
 	"text/tabwriter"
-	"time"
 	"unicode"
 
 	"github.com/tierflow/tierflow/api/client"
@@ -121,40 +120,6 @@ func showWaiting(t *table, a client.Waiting) {
 		counts += fmt.Sprintf(", %s %d", plain(reason), a.ByReason[reason])
 	}
 	t.note("%d entries wait%s", a.Total, counts)
-}
-
-func showStatus(t *table, s client.Status) {
-	t.row("PROGRAM", "ID", "VERSION", "STATE", "LAST SEEN")
-	for _, v := range s.Services {
-		status := "ready"
-		switch {
-		case !v.Alive:
-			status = "gone"
-		case !v.Ready:
-			status = "not ready"
-		}
-		t.row(v.Program, v.ID, v.Version, status, ago(v.AgeMS))
-	}
-	t.row()
-	t.row("STAGE", "UNSETTLED", "OLDEST")
-	for _, st := range s.Stages {
-		t.row(st.Stage, st.Unsettled, ago(st.OldestMS))
-	}
-	t.row("dead letters", s.DeadTotal)
-	for _, reason := range slices.Sorted(maps.Keys(s.Waiting)) {
-		t.row("waits: "+reason, s.Waiting[reason])
-	}
-	for i, a := range s.Attention {
-		t.note("%d. %s %s", i+1, plain(a.What), plain(a.Do))
-	}
-	if len(s.Attention) == 0 {
-		t.note("nothing waits for a human")
-	}
-}
-
-// ago shows an age.
-func ago(ms int64) string {
-	return (time.Duration(ms) * time.Millisecond).Truncate(time.Second).String()
 }
 
 func showDeadLetters(t *table, a client.DeadLetters) {

@@ -47,7 +47,7 @@ func (s *Server) showStatus(c echo.Context) error {
 	if _, err := query(c); err != nil {
 		return err
 	}
-	answer, err := status.Read(c.Request().Context(), s.Reads, s.Living)
+	answer, err := s.status.Read(c.Request().Context())
 	if err != nil {
 		return err
 	}

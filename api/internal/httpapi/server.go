@@ -22,8 +22,10 @@ import (
 	"github.com/tierflow/tierflow/api/internal/lookup"
 	"github.com/tierflow/tierflow/api/internal/reevaluate"
 	"github.com/tierflow/tierflow/api/internal/registry"
+	"github.com/tierflow/tierflow/api/internal/status"
 	"github.com/tierflow/tierflow/shared/admin"
 	"github.com/tierflow/tierflow/shared/catalog"
+	"github.com/tierflow/tierflow/shared/policy"
 	"github.com/tierflow/tierflow/shared/state"
 )
 
@@ -55,6 +57,7 @@ type Server struct {
 	requests *prometheus.CounterVec
 	seconds  *prometheus.HistogramVec
 	sizes    levelSizes
+	status   *status.Reader
 }
 
 //go:embed web/index.html openapi.yaml
@@ -77,7 +80,8 @@ var idsPool = sync.OnceFunc(uuid.EnableRandPool)
 func New(o Options) *Server {
 	idsPool()
 	s := &Server{
-		Options: o, echo: echo.New(), closing: make(chan struct{}),
+		Options: o, echo: echo.New(), closing: make(chan struct{}), status: &status.Reader{Store: o.Reads, Living: o.Living,
+			Levels: func(ctx context.Context) ([]policy.Level, error) { return o.Catalog.Levels(ctx) }},
 		buffers: sync.Pool{New: func() any { b := make([]byte, 0, 1024); return &b }},
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "tierflow_http_requests_total", Help: "Requests answered."}, []string{"route", "status"}),

@@ -26,7 +26,7 @@ var shapes = map[string]any{
 	"Unreachable": client.Unreachable{}, "Relocations": client.Relocations{}, "Paused": client.Paused{},
 	"WaitingEntry": client.WaitingEntry{}, "Waiting": client.Waiting{},
 	"DeadLetter": client.DeadLetter{}, "DeadLetters": client.DeadLetters{}, "Retried": client.Retried{}, "Problem": client.Problem{},
-	"Overview": client.Status{}, "Attention": client.Attention{}, "Service": client.Service{}, "Stage": client.Stage{}, "DeadKind": client.DeadKind{},
+	"Overview": client.Status{}, "Tier": client.Tier{}, "Rates": client.Rates{}, "Attention": client.Attention{}, "Service": client.Service{}, "Stage": client.Stage{}, "DeadKind": client.DeadKind{},
 }
 
 // schema is a part of openapi.yaml that describes a JSON value.
@@ -78,6 +78,8 @@ func typesOf(t reflect.Type) []string {
 		return []string{"boolean"}
 	case reflect.Int, reflect.Int64:
 		return []string{"integer"}
+	case reflect.Float64:
+		return []string{"number"}
 	case reflect.Pointer:
 		return append(typesOf(t.Elem()), "null")
 	case reflect.Slice:

@@ -6,7 +6,7 @@ import (
 	"github.com/labstack/echo/v4"
 
 	"github.com/tierflow/tierflow/api/client"
-	"github.com/tierflow/tierflow/shared/event"
+	"github.com/tierflow/tierflow/api/internal/status"
 )
 
 // listWaiting lists what waits at the workers, and why.
@@ -36,13 +36,7 @@ func (s *Server) listWaiting(c echo.Context) error {
 		list.Total += n
 	}
 	for _, w := range waiting {
-		one := client.WaitingEntry{Stream: w.Stream, EntryID: w.Entry.Text(s.Reads.Keys()), CID: w.CID, WorkerID: w.Worker,
-			Reason: w.Reason, Error: w.Error, Since: event.FormatTime(w.Since), Attempts: w.Attempts}
-		if !w.Next.IsZero() {
-			next := event.FormatTime(w.Next)
-			one.NextTry = &next
-		}
-		list.Waiting = append(list.Waiting, one)
+		list.Waiting = append(list.Waiting, status.DescribeWaiting(s.Reads.Keys(), w))
 	}
 	return c.JSON(http.StatusOK, list)
 }

@@ -91,3 +91,97 @@ func TestTheStatusSaysWhatWaitsForAHuman(t *testing.T) {
 	must(store.Ended(ctx, r))
 	want("the relocator was stopped", and("no-relocator")...)
 }
+
+func TestTheStatusHasEachTierInTheOrderOfTheLevelsAndTheRatesOfAll(t *testing.T) {
+	a := start(t, options{})
+	ctx := t.Context()
+	store := state.NewStore(state.Options{Redis: a.redis, Keys: a.keys, TTL: time.Hour, Lease: time.Minute})
+	var got client.Status
+	status := func() string { return a.want(200, "GET", "/v1/status", "", &got) }
+	states := func() (found string) {
+		for _, one := range got.Tiers {
+			found += one.Level + " " + one.State + " "
+		}
+		return strings.TrimSpace(found)
+	}
+	said := func(kind string) (found string) {
+		for _, one := range got.Attention {
+			if one.Kind == kind {
+				found += one.What + " "
+			}
+		}
+		return strings.TrimSpace(found)
+	}
+	text := status()
+	if got := states(); got != "bronze unknown silver unknown gold unknown" {
+		t.Errorf("nobody reports: %s", text)
+	}
+	report := func(id, silver string) {
+		t.Helper()
+		v := state.Service{Program: "relocator", ID: id, StartedAt: time.Now(), GraceMS: 20 * 60_000,
+			Rates: map[string]float64{state.RateMoves: 1.5, state.RateBytes: 1000},
+			Tiers: []state.TierReport{
+				{Level: "gold", State: state.TierFull, Reason: "no room", Since: time.Now(), Waiting: 93,
+					TierFigures: state.TierFigures{TotalBytes: 1 << 30, UsedBytes: 1<<30 - 84<<10, FreeBytes: 84 << 10}},
+				{Level: "silver", State: silver, Since: time.Now()}, {Level: "gone", State: state.TierAway},
+			}}
+		if err := store.Report(ctx, v); err != nil {
+			t.Fatal(err)
+		}
+	}
+	report("r1", state.TierOK)
+	report("r2", state.TierReadOnly)
+	text = status()
+	if got := states(); got != "bronze unknown silver read-only gold full" {
+		t.Errorf("%s: %s", got, text)
+	}
+	gold := got.Tiers[2]
+	if gold.Path == "" || gold.Waiting != 186 || gold.FreeBytes == nil || *gold.FreeBytes != 84<<10 || gold.Since == nil || gold.TotalInodes != nil || gold.WorkerID == "" {
+		t.Errorf("gold: %s", text)
+	}
+	want := "silver is read-only. The relocator r2 says so, and another one does not. 186 moves to gold wait: it is full, 84 KiB free. " +
+		"bronze is unknown: no relocator reports it."
+	if got := said("tier"); got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+	if got.Rates.Moves != 3 || got.Rates.Bytes != 2000 {
+		t.Errorf("rates: %+v", got.Rates)
+	}
+
+	// A release that waits for its grace of 20 minutes is not late.
+	ago := func(d time.Duration) string { return fmt.Sprintf("%d-0", time.Now().Add(-d).UnixMilli()) }
+	for _, c := range []struct {
+		age  time.Duration
+		late bool
+	}{{19 * time.Minute, false}, {51 * time.Minute, true}} {
+		if err := a.redis.Del(ctx, a.keys.Committed()).Err(); err != nil {
+			t.Fatal(err)
+		}
+		if err := a.redis.XAdd(ctx, &redis.XAddArgs{Stream: a.keys.Committed(), ID: ago(c.age), Values: []string{"cid", "7"}}).Err(); err != nil {
+			t.Fatal(err)
+		}
+		if text := status(); (said("old-entry") != "") != c.late {
+			t.Errorf("a release that has waited for %s: %s", c.age, text)
+		}
+	}
+
+	if _, err := a.db.DB().ExecContext(ctx, "INSERT INTO contents (cid, content_level, filename) VALUES (7, 'bronze', 'g.mp4')"); err != nil {
+		t.Fatal(err)
+	}
+	a.want(202, "POST", "/v1/views", `{"cid":7,"count":1}`, nil)
+	testserver.Eventually(t, "the view has a rate", 30*time.Second, func() error {
+		if text := status(); got.Rates.Views <= 0 {
+			return fmt.Errorf("%s", text)
+		}
+		return nil
+	})
+
+	// While MySQL is away, the tiers stay.
+	if _, err := a.db.DB().ExecContext(ctx, "RENAME TABLE level TO level_away"); err != nil {
+		t.Fatal(err)
+	}
+	text = status()
+	if got := states(); got != "bronze unknown silver read-only gold full" {
+		t.Errorf("without the levels: %s", text)
+	}
+}
