@@ -18,6 +18,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"go.uber.org/zap"
+
+	"github.com/tierflow/tierflow/shared/outage"
 )
 
 // Check reports whether something that a service needs is there. The error says what is missing and what to do.
@@ -37,7 +39,7 @@ const (
 // Before its first answer, what a check looks at is missing.
 type Ready struct {
 	checks  []Check
-	log     *zap.Logger
+	outages map[string]*outage.Outage // by check
 	mu      sync.Mutex
 	missing map[string]string
 	warns   map[string]string
@@ -47,11 +49,16 @@ type Ready struct {
 
 // NewReady makes a Ready for the checks. Run must be started.
 func NewReady(log *zap.Logger, checks ...Check) *Ready {
-	r := &Ready{checks: checks, log: log, missing: map[string]string{}, warns: map[string]string{}, look: make(chan struct{})}
+	r := &Ready{checks: checks, outages: map[string]*outage.Outage{}, missing: map[string]string{}, warns: map[string]string{},
+		look: make(chan struct{})}
 	for _, c := range checks {
-		if !c.Warn {
-			r.missing[c.Name] = "not checked yet"
+		named := log.With(zap.String("what", c.Name))
+		if c.Warn {
+			r.outages[c.Name] = outage.Say("warning", "warning is over", named)
+			continue
 		}
+		r.missing[c.Name] = "not checked yet"
+		r.outages[c.Name] = outage.Say("a check fails", "a check passes again", named)
 	}
 	return r
 }
@@ -109,42 +116,18 @@ func (r *Ready) once(ctx context.Context, c Check) {
 }
 
 func (r *Ready) note(c Check, err error) {
+	r.outages[c.Name].Note(err)
 	if c.Warn {
-		r.warn(c.Name, err)
-	} else {
-		r.set(c.Name, err)
-	}
-}
-
-func (r *Ready) set(name string, err error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	was := r.missing[name]
-	if err == nil {
-		delete(r.missing, name)
-		if was != "" {
-			r.log.Info("a check passes again", zap.String("what", name))
-		}
+		r.Warn(c.Name, err)
 		return
 	}
-	r.missing[name] = err.Error()
-	if was != err.Error() {
-		r.log.Warn("a check fails", zap.String("what", name), zap.Error(err))
-	}
-}
-
-// warn is Warn, with a log line when a warning begins and when it ends.
-func (r *Ready) warn(name string, err error) {
 	r.mu.Lock()
-	_, was := r.warns[name]
-	r.mu.Unlock()
-	r.Warn(name, err)
-	switch {
-	case err != nil && !was:
-		r.log.Warn("warning", zap.String("what", name), zap.Error(err))
-	case err == nil && was:
-		r.log.Info("warning is over", zap.String("what", name))
+	defer r.mu.Unlock()
+	if err == nil {
+		delete(r.missing, c.Name)
+		return
 	}
+	r.missing[c.Name] = err.Error()
 }
 
 // Warn records that something is wrong although nothing is missing. A nil error removes the warning. /readyz shows it and

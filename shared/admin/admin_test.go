@@ -4,11 +4,13 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"maps"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -299,4 +301,47 @@ func TestAProbeReportsWhetherARunningProgramIsReady(t *testing.T) {
 	if err := admin.Probe(t.Context(), addr); err == nil {
 		t.Error("it still answers")
 	}
+}
+
+func TestACheckThatFailsInOtherWordsEachTimeIsLoggedOnceAMinute(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		core, logs := observer.New(zap.InfoLevel)
+		var away atomic.Bool
+		rounds := 0
+		do := func(context.Context) error {
+			rounds++
+			if !away.Load() {
+				return nil
+			}
+			return fmt.Errorf("read tcp 127.0.0.1:%d->127.0.0.1:6379: i/o timeout", 40_000+rounds)
+		}
+		r := admin.NewReady(zap.New(core), admin.Check{Name: "redis", Do: do}, admin.Check{Name: "redis-memory", Do: do, Warn: true})
+		defer run(t, r)()
+		want := func(what string, messages ...string) {
+			t.Helper()
+			var found []string
+			for _, e := range logs.TakeAll() {
+				found = append(found, e.Message)
+			}
+			slices.Sort(found)
+			if !slices.Equal(found, messages) {
+				t.Errorf("%s: logged %q, want %q", what, found, messages)
+			}
+		}
+		time.Sleep(20 * time.Second)
+		want("all is well")
+		away.Store(true)
+		time.Sleep(30 * time.Second)
+		want("it begins", "a check fails", "warning")
+		if before := r.Missing()["redis"]; before == "" {
+			t.Error("nothing is missing")
+		} else if time.Sleep(5 * time.Second); r.Missing()["redis"] == before {
+			t.Errorf("/readyz has old words: %s", before)
+		}
+		time.Sleep(40 * time.Second)
+		want("it lasts", "a check fails", "warning")
+		away.Store(false)
+		time.Sleep(5 * time.Second)
+		want("it ends", "a check passes again", "warning is over")
+	})
 }

@@ -24,6 +24,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/tierflow/tierflow/shared/outage"
 	"github.com/tierflow/tierflow/shared/state"
 	"github.com/tierflow/tierflow/shared/stream"
 )
@@ -35,6 +36,7 @@ type Consumer interface {
 	Resume() bool
 	Waiting() map[string]int
 	Waits(longer time.Duration) []stream.Wait
+	Unconsumed() []stream.Group
 }
 
 // Options of an Assignment. All are required, except where noted.
@@ -56,9 +58,10 @@ type Assignment struct {
 	n int // partitions
 
 	mu      sync.Mutex
-	plan    *plan         // nil before the first heartbeat
-	failed  error         // of the last heartbeat
-	started chan struct{} // closed after the first heartbeat
+	plan    *plan          // nil before the first heartbeat
+	failed  error          // of the last heartbeat
+	idle    []stream.Group // other groups of the streams that nobody consumes
+	started chan struct{}  // closed after the first heartbeat
 }
 
 // New makes an Assignment. Run starts it.
@@ -101,6 +104,13 @@ func (a *Assignment) CheckHeartbeat(ctx context.Context) error {
 		a.failed, hint)
 }
 
+// CheckConsumed is a readiness check: an error where streams of this worker's partitions have other groups that nobody consumes.
+func (a *Assignment) CheckConsumed(context.Context) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return stream.CheckConsumed(a.idle)
+}
+
 // Capable names another living worker that has the partition and reaches the tiers, "" where there is none. The key
 // chooses among several.
 func (a *Assignment) Capable(partition int, key string, tiers ...string) string {
@@ -126,6 +136,8 @@ func (a *Assignment) Run(ctx context.Context) {
 	running := map[int]*work{}
 	var wg sync.WaitGroup
 	every, within := a.o.MinIdle/6, a.o.MinIdle*2/3
+	beats := outage.Say("heartbeats fail: this worker keeps its partitions and takes no new ones", "heartbeats are sent again", a.o.Log)
+	reports := outage.New("reports of what waits", a.o.Log)
 	start := sync.OnceFunc(func() { close(a.started) })
 	waiting := a.o.Store.WaitingAt(a.o.Group, a.o.Self.ID, a.o.MinIdle)
 	for ctx.Err() == nil {
@@ -133,15 +145,14 @@ func (a *Assignment) Run(ctx context.Context) {
 		living, err := a.o.Store.Heartbeat(hctx, a.o.Group, a.o.Self, within)
 		cancel()
 		a.mu.Lock()
-		before := a.failed
 		a.failed = err
 		a.mu.Unlock()
-		switch {
-		case err == nil:
+		if ctx.Err() == nil {
+			beats.Note(err)
+		}
+		if err == nil {
 			a.update(ctx, living, running, &wg)
-			a.report(ctx, waiting, running)
-		case before == nil && ctx.Err() == nil:
-			a.o.Log.Warn("the heartbeat failed: this worker keeps its partitions", zap.Error(err))
+			reports.Note(a.report(ctx, waiting, running))
 		}
 		start()
 		select {

@@ -5,10 +5,13 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/redis/go-redis/v9"
 	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/tierflow/tierflow/shared/assignment"
 	"github.com/tierflow/tierflow/shared/state"
@@ -93,6 +96,8 @@ func (a *idleConsumer) Resume() bool { return false }
 func (a *idleConsumer) Waiting() map[string]int { return nil }
 
 func (a *idleConsumer) Waits(time.Duration) []stream.Wait { return nil }
+
+func (a *idleConsumer) Unconsumed() []stream.Group { return nil }
 
 const minIdle = 1200 * time.Millisecond
 
@@ -180,6 +185,65 @@ func TestTheOthersTakeOverThePartitionsOfAWorkerThatDies(t *testing.T) {
 		return nil
 	})
 	eventually(t, "the other worker is dead", 8, []*member{a}, 8)
+}
+
+// failing counts the commands of a client that fail.
+type failing struct {
+	sent
+	n atomic.Int64
+}
+
+func (f *failing) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		err := next(ctx, cmd)
+		if err != nil {
+			f.n.Add(1)
+		}
+		return err
+	}
+}
+
+func TestHeartbeatsThatFailAreLoggedWhenItBeginsAndWhenItEnds(t *testing.T) {
+	gate, url := testserver.RedisGate(t, testserver.Redis(t))
+	rdb, err := state.Connect(url, -1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { rdb.Close() })
+	f := &failing{}
+	rdb.AddHook(f)
+	store := state.NewStore(state.Options{Redis: rdb, Keys: state.NewKeys(testserver.Prefix(t)), TTL: time.Hour, Lease: time.Minute})
+	core, logs := observer.New(zap.InfoLevel)
+	a := assignment.New(assignment.Options{Store: store, Group: "g", Self: state.Worker{ID: "a"}, MinIdle: minIdle, Log: zap.New(core),
+		Consumers: func(state.Keys) []assignment.Consumer {
+			return []assignment.Consumer{&idleConsumer{retired: make(chan struct{})}}
+		}})
+	ctx, cancel := context.WithCancel(t.Context())
+	var run sync.WaitGroup
+	run.Go(func() { a.Run(ctx) })
+	defer func() { cancel(); run.Wait() }()
+	if err := a.CheckHeartbeat(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	gate.Close()
+	testserver.Eventually(t, "heartbeats have failed", time.Minute, func() error {
+		if n := f.n.Load(); n < 5 {
+			return fmt.Errorf("%d", n)
+		}
+		return nil
+	})
+	const begins, ends = "heartbeats fail: this worker keeps its partitions and takes no new ones", "heartbeats are sent again"
+	if n := logs.FilterMessage(begins).Len(); n < 1 || n > 1+int(time.Since(began)/time.Minute) || logs.FilterMessage(ends).Len() != 0 {
+		t.Errorf("%v", logs.All())
+	}
+	gate.Open()
+	testserver.Eventually(t, "the end is logged", time.Minute, func() error {
+		if n := logs.FilterMessage(ends).Len(); n != 1 {
+			return fmt.Errorf("%d times", n)
+		}
+		return nil
+	})
 }
 
 func TestWorkersThatReachOtherTiersDivideAllPartitionsOnceMore(t *testing.T) {

@@ -13,18 +13,23 @@ import (
 // would cost more than the work.
 const waitShown = 3 * time.Second
 
-// report tells Redis which entries wait here, and why. It is for people to read: an error does no harm.
-func (a *Assignment) report(ctx context.Context, waiting *state.WaitingAt, running map[int]*work) {
+// report tells Redis which entries wait here, and why. It is for people to read: nothing depends on it.
+func (a *Assignment) report(ctx context.Context, waiting *state.WaitingAt, running map[int]*work) error {
 	r := state.WaitingReport{Counts: map[string]int{}}
 	var all []stream.Wait
+	var idle []stream.Group
 	for _, w := range running {
 		for _, c := range w.consumers {
 			for reason, n := range c.Waiting() {
 				r.Counts[word(reason)] += n
 			}
 			all = append(all, c.Waits(waitShown)...)
+			idle = append(idle, c.Unconsumed()...)
 		}
 	}
+	a.mu.Lock()
+	a.idle = idle
+	a.mu.Unlock()
 	all = slices.DeleteFunc(all, func(w stream.Wait) bool { return w.Reason == state.WaitingGrace })
 	slices.SortFunc(all, func(x, y stream.Wait) int { return x.Since.Compare(y.Since) })
 	for _, w := range all[:min(len(all), state.MaxWaiting)] {
@@ -32,7 +37,7 @@ func (a *Assignment) report(ctx context.Context, waiting *state.WaitingAt, runni
 	}
 	ctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
-	_ = waiting.Report(ctx, r)
+	return waiting.Report(ctx, r)
 }
 
 // word is the reason that people read.

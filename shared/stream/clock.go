@@ -30,37 +30,42 @@ func Now(ctx context.Context, rdb redis.UniversalClient, stream string) (time.Ti
 }
 
 // Clock notices when the clock of a server is set. It compares each reading with the time that has passed here, which goes on
-// evenly. The zero value is ready. It is not safe for concurrent use.
+// evenly. When the server has read its clock is known only within the call: this process may be paused before it has the answer.
+// The zero value is ready. It is not safe for concurrent use.
 type Clock struct {
-	now    time.Time // the last reading
-	read   time.Time // when that was
-	steady time.Time // since when the server's clock has gone on evenly
+	now             time.Time // the last reading
+	asked, answered time.Time // its call
+	steady          time.Time // since when the server's clock has gone on evenly
 }
 
 // driftOf is by how much two clocks may differ after this time: a network that is slow for a moment, and clocks that are slewed.
 func driftOf(d time.Duration) time.Duration { return 2*time.Second + d/500 }
 
-// Read takes a reading of the server's clock at a moment of this machine's. It returns how far the clock was set since the last
-// reading: 0 where it went on evenly, and at the first reading.
-func (c *Clock) Read(now, at time.Time) (set time.Duration) {
-	if !c.read.IsZero() {
-		passed := at.Sub(c.read)
-		if d := now.Sub(c.now) - passed; d.Abs() > driftOf(passed) {
-			set = d
+// Read takes a reading of the server's clock, and when this machine has asked for it and had the answer. It returns by how much
+// the clock was set since the last reading, at least: 0 where it may have gone on evenly, and at the first reading.
+func (c *Clock) Read(now, asked, answered time.Time) (set time.Duration) {
+	first := c.answered.IsZero()
+	if !first {
+		went, least, most := now.Sub(c.now), asked.Sub(c.answered), answered.Sub(c.asked)
+		switch {
+		case went > most+driftOf(most):
+			set = went - most
+		case went < least-driftOf(least):
+			set = went - least
 		}
 	}
-	if set != 0 || c.read.IsZero() {
-		c.steady = at
+	if set != 0 || first {
+		c.steady = answered
 	}
-	c.now, c.read = now, at
+	c.now, c.asked, c.answered = now, asked, answered
 	return set
 }
 
-// Last returns the last reading and when it was, zero where there is none.
-func (c *Clock) Last() (now, at time.Time) { return c.now, c.read }
+// Last returns the last reading and when its answer came, zero where there is none.
+func (c *Clock) Last() (now, at time.Time) { return c.now, c.answered }
 
-// Steady is for how long the clock has gone on evenly, up to the last reading.
-func (c *Clock) Steady() time.Duration { return c.read.Sub(c.steady) }
+// Steady is for how long the clock has gone on evenly at least, up to the last reading.
+func (c *Clock) Steady() time.Duration { return max(c.asked.Sub(c.steady), 0) }
 
 // ofFutureScript makes entries whose last delivery is in the future look as if they had been delivered now. Such an entry was
 // delivered before the server's clock went back. Redis says that it is idle for 0 ms, and XAUTOCLAIM would leave it alone for
@@ -81,12 +86,13 @@ return found`)
 // checkClock looks at the server's clock. At the first look, and when the clock has gone back, it sees to it that entries of dead
 // consumers can be taken over.
 func (c *Consumer) checkClock(ctx context.Context) error {
+	asked := time.Now()
 	now, err := Now(ctx, c.o.Redis, c.o.Stream)
 	if err != nil {
 		return err
 	}
 	_, before := c.clock.Last()
-	set := c.clock.Read(now, time.Now())
+	set := c.clock.Read(now, asked, time.Now())
 	if set != 0 {
 		c.o.Log.Warn("the clock of Redis was set", zap.Duration("by", set))
 	}

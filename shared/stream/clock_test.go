@@ -1,9 +1,16 @@
 package stream_test
 
 import (
+	"context"
 	"errors"
+	"fmt"
+	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/redis/go-redis/v9"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/tierflow/tierflow/shared/stream"
 	"github.com/tierflow/tierflow/shared/testenv/testserver"
@@ -16,7 +23,7 @@ func TestAClockThatIsSetIsNoticedAndOneThatDriftsIsNot(t *testing.T) {
 	var c stream.Clock
 	read := func(passed, went time.Duration) time.Duration {
 		here, there = here.Add(passed), there.Add(went)
-		return c.Read(there, here)
+		return c.Read(there, here, here)
 	}
 	if set := read(0, 0); set != 0 || c.Steady() != 0 {
 		t.Fatalf("the first reading: %v, %v", set, c.Steady())
@@ -36,6 +43,68 @@ func TestAClockThatIsSetIsNoticedAndOneThatDriftsIsNot(t *testing.T) {
 		if set := read(time.Second, time.Second); set != 0 || c.Steady() != time.Second {
 			t.Errorf("after it was set by %v: %v, %v", by, set, c.Steady())
 		}
+	}
+}
+
+func TestAProcessThatWasPausedDoesNotTakeTheClockForSet(t *testing.T) {
+	start, there := time.Now(), time.Now().Add(year)
+	at := func(passed time.Duration) time.Time { return start.Add(passed) }
+	for name, paused := range map[string]struct {
+		asked, answered, server time.Duration // of the second reading
+		set                     time.Duration // by which it certainly was
+	}{
+		"before it asked":               {time.Hour, time.Hour, time.Hour, 0},
+		"after the server has answered": {time.Second, time.Hour, time.Second, 0},
+		"before the server was asked":   {time.Second, time.Hour, time.Hour, 0},
+		"while the clock was set ahead": {time.Second, time.Hour, 3 * time.Hour, 2 * time.Hour},
+		"while the clock was set back":  {time.Second, time.Hour, -time.Hour, -time.Hour - time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var c stream.Clock
+			c.Read(there, at(0), at(0))
+			if set := c.Read(there.Add(paused.server), at(paused.asked), at(paused.answered)); set != paused.set {
+				t.Errorf("it was set by %v", set)
+			}
+		})
+	}
+	var c stream.Clock
+	c.Read(there, at(0), at(time.Hour))
+	if set := c.Read(there.Add(time.Hour+time.Second), at(time.Hour+time.Second), at(time.Hour+time.Second)); set != 0 || c.Steady() != time.Second {
+		t.Errorf("after a pause in the first reading: %v, steady for %v", set, c.Steady())
+	}
+}
+
+// late gives a process the server's time later than it may differ from this machine's, as a pause of the process does.
+type late struct {
+	redis.Hook
+	readings atomic.Int64
+}
+
+func (l *late) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		err := next(ctx, cmd)
+		if args := cmd.Args(); args[0] == "evalsha" && args[1] == stream.TimeScript.Hash() && err == nil && l.readings.Add(1) == 2 {
+			time.Sleep(2500 * time.Millisecond)
+		}
+		return err
+	}
+}
+
+func TestAConsumerThatWasPausedDoesNotTakeTheClockOfRedisForSet(t *testing.T) {
+	w := newWorld(t)
+	client := w.client(w.url)
+	l := &late{Hook: &hook{}}
+	client.AddHook(l)
+	core, logs := observer.New(zap.InfoLevel)
+	w.run(stream.Options{Redis: client, Handle: func([]*stream.Delivery) {}, Log: zap.New(core)})
+	testserver.Eventually(w, "it has read the time after the pause", soon, func() error {
+		if n := l.readings.Load(); n < 4 {
+			return fmt.Errorf("%d readings", n)
+		}
+		return nil
+	})
+	if n := logs.FilterMessage("the clock of Redis was set").Len(); n != 0 {
+		t.Errorf("%v", logs.All())
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/tierflow/tierflow/shared/batch"
+	"github.com/tierflow/tierflow/shared/outage"
 )
 
 // Handler works on deliveries: at most Options.Batch of them. On each it calls one of the methods that Delivery names.
@@ -30,15 +31,17 @@ type Options struct {
 	Batch    int           // deliveries that one handler gets; 1 where 0
 	// Alone is how many handlers may run at once for entries that were set apart (Delivery.Alone), besides Slots. No new entry is
 	// read while as many wait for one: after a crash, all entries in hand wait for a take-over.
-	Alone  int
-	Drain  time.Duration // how long handlers may run after a stop
-	Keep   int64         // settled entries that trimming leaves in the stream; 10,000 where 0
-	Adopt  time.Duration // how often Run looks for entries reassigned to this consumer; 0: at each upkeep
-	Hold   func() bool   // no entry is begun while it returns true; called at every turn; may be nil
-	Full   func() bool   // no new entry is read while it returns true, because its handler could only wait; may be nil
-	Handle Handler
-	Log    *zap.Logger
-	Lost   func(id string) // an entry was deleted while it was pending; may be nil
+	Alone int
+	Drain time.Duration // how long handlers may run after a stop
+	Keep  int64         // settled entries that trimming leaves in the stream; 10,000 where 0
+	// Unconsumed is how long another group of the stream may settle nothing before Unconsumed lists it; a minute where 0.
+	Unconsumed time.Duration
+	Adopt      time.Duration // how often Run looks for entries reassigned to this consumer; 0: at each upkeep
+	Hold       func() bool   // no entry is begun while it returns true; called at every turn; may be nil
+	Full       func() bool   // no new entry is read while it returns true, because its handler could only wait; may be nil
+	Handle     Handler
+	Log        *zap.Logger
+	Lost       func(id string) // an entry was deleted while it was pending; may be nil
 }
 
 const (
@@ -88,6 +91,8 @@ type Consumer struct {
 	lone       []*Delivery
 	singles    int
 
+	others otherGroups
+
 	base      context.Context // of handlers: outlives Run's context by the drain time
 	counts    *batch.Runner[[]count, struct{}]
 	freed     chan struct{}
@@ -101,6 +106,9 @@ type Consumer struct {
 	yield     bool      // new entries have the next turn, because the walk had the last one
 	adoptAt   time.Time
 	clock     Clock
+	reads     *outage.Outage
+	renewals  *outage.Outage
+	asked     bool // this turn has asked Redis
 	begun     bool // the entries that were pending at the start have been adopted
 	holding   bool // this turn begins nothing, because of Hold
 	retired   bool // begins nothing, and ends with its last handler
@@ -118,8 +126,13 @@ func New(o Options) *Consumer {
 	if o.Keep == 0 {
 		o.Keep = 10_000
 	}
+	if o.Unconsumed == 0 {
+		o.Unconsumed = unconsumedAfter
+	}
 	o.Log = o.Log.With(zap.String("stream", o.Stream), zap.String("group", o.Group), zap.String("consumer", o.Consumer))
-	c := &Consumer{o: o, known: map[string]*Delivery{}, freed: make(chan struct{}, 1), claimed: "0-0"}
+	c := &Consumer{o: o, known: map[string]*Delivery{}, freed: make(chan struct{}, 1), claimed: "0-0",
+		reads: outage.New("reads of the stream", o.Log), renewals: outage.New("renewals of entries in hand", o.Log),
+		others: otherGroups{after: o.Unconsumed}}
 	c.counts = batch.New(maxCounts, c.setCounts)
 	return c
 }
@@ -136,7 +149,7 @@ func (c *Consumer) Run(ctx context.Context) {
 		c.heartbeat(c.base)
 	}()
 
-	var outage int
+	var failures int   // in a row
 	next := time.Now() // of the upkeep
 	var finishing bool
 	for ctx.Err() == nil {
@@ -151,16 +164,18 @@ func (c *Consumer) Run(ctx context.Context) {
 			continue
 		}
 		finishing = false
+		c.asked = false
 		err := c.turn(ctx, &next)
-		if err == nil || ctx.Err() != nil {
-			outage = 0
-			continue
+		switch {
+		case ctx.Err() != nil:
+		case err != nil:
+			c.reads.Failed(err)
+			failures++
+			pause(ctx, backoff(failures, 50*time.Millisecond, time.Second))
+		case c.asked: // else nothing is known of Redis
+			c.reads.Succeeded()
+			failures = 0
 		}
-		if outage == 0 || outage%30 == 0 {
-			c.o.Log.Warn("reading failed, trying again", zap.Error(err))
-		}
-		outage++
-		pause(ctx, backoff(outage, 50*time.Millisecond, time.Second))
 	}
 
 	c.mu.Lock()
@@ -276,7 +291,7 @@ func (c *Consumer) turn(ctx context.Context, next *time.Time) error {
 		if err := c.upkeep(ctx); err != nil {
 			return err
 		}
-		*next = time.Now().Add(jitter(c.o.MinIdle / 3))
+		*next, c.asked = time.Now().Add(jitter(c.o.MinIdle/3)), true
 	} else if c.walks() && !c.yield {
 		if err := c.takeOver(ctx); err != nil && !isNoGroup(err) { // the read below makes the group again
 			return err
@@ -286,7 +301,7 @@ func (c *Consumer) turn(ctx context.Context, next *time.Time) error {
 		if err := c.adopt(ctx); err != nil && !isNoGroup(err) {
 			return err
 		}
-		c.adoptAt = time.Now().Add(c.o.Adopt)
+		c.adoptAt, c.asked = time.Now().Add(c.o.Adopt), true
 	}
 	hold := c.held()
 	c.mu.Lock()
@@ -348,6 +363,7 @@ func (c *Consumer) turn(ctx context.Context, next *time.Time) error {
 	if err != nil {
 		return err
 	}
+	c.asked = true
 	c.backlog = len(msgs) == free*c.o.Batch
 	ds := make([]*Delivery, 0, len(msgs))
 	for _, m := range msgs {

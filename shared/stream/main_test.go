@@ -198,7 +198,9 @@ func (w *world) run(o stream.Options) *running {
 	if o.MinIdle == 0 {
 		o.MinIdle = short
 	}
-	o.Log = zap.NewNop()
+	if o.Log == nil {
+		o.Log = zap.NewNop()
+	}
 	ctx, stop := context.WithCancel(context.WithoutCancel(w.Context()))
 	r := &running{Consumer: stream.New(o), w: w, stop: stop, stopped: make(chan struct{}), client: h}
 	go func() {

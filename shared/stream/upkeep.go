@@ -225,9 +225,13 @@ func (c *Consumer) trim(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := c.low(ctx); err != nil {
+	all, err := c.low(ctx)
+	if err != nil {
 		return err
 	}
+	c.mu.Lock()
+	c.others.look(all, c.o.Group, info.LastGeneratedID, time.Now(), c.o.MinIdle/3)
+	c.mu.Unlock()
 	// The samples of earlier rounds give an id that has at least Keep newer entries. Redis would have to read those entries
 	// to find such an id.
 	if n := len(c.samples); n == 0 || c.samples[n-1].id != info.LastGeneratedID {
@@ -253,15 +257,15 @@ func (c *Consumer) trim(ctx context.Context) error {
 	return trimScript.Run(ctx, c.o.Redis, []string{c.o.Stream}, id).Err()
 }
 
-// low sets settledTo.
-func (c *Consumer) low(ctx context.Context) error {
+// low sets settledTo. It returns the groups of the stream.
+func (c *Consumer) low(ctx context.Context) ([]redis.XInfoGroup, error) {
 	groups, err := c.o.Redis.XInfoGroups(ctx, c.o.Stream).Result()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	pending, err := c.o.Redis.XPending(ctx, c.o.Stream, c.o.Group).Result()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	for _, g := range groups {
 		if g.Name != c.o.Group {
@@ -273,7 +277,7 @@ func (c *Consumer) low(ctx context.Context) error {
 		}
 		c.settledTo = to
 	}
-	return nil
+	return groups, nil
 }
 
 // forgetConsumers removes consumers that are gone, so that XINFO CONSUMERS stays readable.
@@ -316,10 +320,11 @@ func (c *Consumer) renew(ctx context.Context, ids []string, renew bool) {
 		arguments(ids, c.o.Group, c.o.Consumer, renew)...).Int64Slice()
 	if err != nil && !strings.Contains(err.Error(), "NOGROUP") { // without its group, this consumer has no entries
 		if ctx.Err() == nil {
-			c.o.Log.Warn("heartbeat failed", zap.Error(err))
+			c.renewals.Failed(err)
 		}
 		return
 	}
+	c.renewals.Succeeded()
 	for i, id := range ids {
 		if err == nil && found[i] == isOurs {
 			continue

@@ -13,6 +13,7 @@ import (
 	"github.com/tierflow/tierflow/api/client"
 	"github.com/tierflow/tierflow/api/internal/viewcount"
 	"github.com/tierflow/tierflow/shared/logging"
+	"github.com/tierflow/tierflow/shared/outage"
 	"github.com/tierflow/tierflow/shared/process"
 	"github.com/tierflow/tierflow/shared/settings"
 )
@@ -87,10 +88,12 @@ func serve(ctx context.Context, c *client.Client, edge *url.URL, window time.Dur
 	counts := viewcount.NewWindow(window)
 	counts.Slide(time.Now())
 	poster := viewcount.Poster{API: c}
+	posting := outage.New("posts of counts", log)
+	browsing := outage.Say("visitors cannot read files now", "visitors read files again", log)
 	browsers := make(chan visit, 1)
 	if edge != nil {
 		for range browserCount {
-			go browse(ctx, edge, browsers, log)
+			go browse(ctx, edge, browsers, browsing)
 		}
 	}
 	for {
@@ -111,9 +114,8 @@ func serve(ctx context.Context, c *client.Client, edge *url.URL, window time.Dur
 			}
 		case now := <-posts.C:
 			counts.Slide(now)
-			if _, _, err := poster.Post(ctx, counts); err != nil && ctx.Err() == nil {
-				log.Warn("counts cannot be posted now", zap.Error(err))
-			}
+			_, _, err := poster.Post(ctx, counts)
+			posting.Note(err)
 		}
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/tierflow/tierflow/api/client"
 	"github.com/tierflow/tierflow/shared/fault"
 	"github.com/tierflow/tierflow/shared/item"
+	"github.com/tierflow/tierflow/shared/outage"
 )
 
 const (
@@ -47,13 +48,15 @@ func makeSamples(ctx context.Context, c *client.Client, log *zap.Logger) ([]item
 
 // waitForLevels reads the levels as soon as the api answers. A refusal such as 401 ends the wait.
 func waitForLevels(ctx context.Context, c *client.Client, log *zap.Logger) (client.Levels, error) {
+	answers := outage.Say("waiting for the api", "the api answers", log)
 	for {
 		levels, err := c.Levels(ctx)
 		var p *client.Problem
 		if err == nil || errors.As(err, &p) && p.Status < 500 {
+			answers.Succeeded()
 			return levels, err
 		}
-		log.Warn("waiting for the api", zap.Error(err))
+		answers.Failed(err)
 		select {
 		case <-ctx.Done():
 			return levels, ctx.Err()

@@ -12,6 +12,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/tierflow/tierflow/shared/item"
+	"github.com/tierflow/tierflow/shared/outage"
 )
 
 const (
@@ -56,14 +57,16 @@ func (c *crowd) change() item.ID {
 }
 
 // browse reads the beginning of the file of each visit from the edge, until ctx ends.
-func browse(ctx context.Context, edge *url.URL, visits <-chan visit, log *zap.Logger) {
+func browse(ctx context.Context, edge *url.URL, visits <-chan visit, reads *outage.Outage) {
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case v := <-visits:
-			if err := v.read(ctx, edge); err != nil && ctx.Err() == nil {
-				log.Warn("a visitor could not read a file", zap.Stringer("cid", v.id), zap.Error(err))
+			if err := v.read(ctx, edge); err != nil {
+				reads.Failed(err, zap.Stringer("cid", v.id))
+			} else {
+				reads.Succeeded()
 			}
 		}
 	}

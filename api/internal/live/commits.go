@@ -13,6 +13,7 @@ import (
 
 	"github.com/tierflow/tierflow/shared/event"
 	"github.com/tierflow/tierflow/shared/item"
+	"github.com/tierflow/tierflow/shared/outage"
 	"github.com/tierflow/tierflow/shared/state"
 )
 
@@ -62,9 +63,14 @@ func (c *Commits) Next(id item.ID) (committed <-chan struct{}, stop func()) {
 // missed. It never sees those that were trimmed meanwhile, so caches also expire by time.
 func (c *Commits) Run(ctx context.Context) {
 	after := make([]string, len(c.streams))
+	reads := outage.New("reads of commits", c.log)
 	for ctx.Err() == nil {
-		if err := c.read(ctx, after); err != nil {
-			c.log.Debug("committed cannot be read, trying again", zap.Error(err))
+		err := c.read(ctx, after)
+		if ctx.Err() != nil {
+			return
+		}
+		reads.Note(err)
+		if err != nil {
 			pause(ctx, retryAfter)
 		}
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/tierflow/tierflow/shared/entryid"
 	"github.com/tierflow/tierflow/shared/event"
 	"github.com/tierflow/tierflow/shared/item"
+	"github.com/tierflow/tierflow/shared/outage"
 	"github.com/tierflow/tierflow/shared/state"
 )
 
@@ -167,6 +168,7 @@ func (h *Hub) Run(ctx context.Context) {
 // readStreams reads for the watchers. It returns when there are none.
 func (h *Hub) readStreams(ctx context.Context) {
 	var after []string
+	reads := outage.New("reads for the live view", h.log)
 	for ctx.Err() == nil && !h.idle() {
 		var err error
 		if after == nil {
@@ -178,8 +180,11 @@ func (h *Hub) readStreams(ctx context.Context) {
 		} else {
 			err = h.read(ctx, after)
 		}
+		if ctx.Err() != nil {
+			return
+		}
+		reads.Note(err)
 		if err != nil {
-			h.log.Debug("the streams cannot be read", zap.Error(err))
 			pause(ctx, retryAfter)
 		}
 	}
@@ -196,12 +201,17 @@ func (h *Hub) read(ctx context.Context, after []string) error {
 // progress reads the progress of the moves in flight and gives what has changed to the watchers.
 func (h *Hub) progress(ctx context.Context) {
 	last := map[item.ID]state.Progress{}
+	reads := outage.New("reads of moves for the live view", h.log)
 	for ctx.Err() == nil {
 		pause(ctx, progressEvery)
 		if ctx.Err() != nil {
 			return
 		}
 		moves, _, err := h.store.Moves(ctx, state.Ref{}, maxMoves)
+		if ctx.Err() != nil {
+			return
+		}
+		reads.Note(err)
 		if err != nil {
 			continue
 		}

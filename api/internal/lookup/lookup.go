@@ -16,6 +16,7 @@ import (
 	"github.com/tierflow/tierflow/shared/catalog"
 	"github.com/tierflow/tierflow/shared/fault"
 	"github.com/tierflow/tierflow/shared/item"
+	"github.com/tierflow/tierflow/shared/outage"
 	"github.com/tierflow/tierflow/shared/policy"
 )
 
@@ -59,7 +60,8 @@ type Options struct {
 // Cache looks items up. Its methods wait for Run, so start Run first.
 type Cache struct {
 	catalog Catalog
-	log     *zap.Logger
+	away    *outage.Outage // of MySQL
+	invalid *outage.Outage // the level table is
 	rows    *otter.Cache[item.ID, *entry]
 	policy  atomic.Pointer[levels]
 	down    atomic.Bool // MySQL does not answer: requests make no query and do not wait
@@ -92,8 +94,10 @@ func New(o Options) *Cache {
 		o.Size = defaultSize
 	}
 	c := &Cache{
-		catalog: o.Catalog, log: o.Log, begin: time.Now(), wake: make(chan struct{}, 1), next: newQuery(),
-		rows: otter.Must(&otter.Options[item.ID, *entry]{MaximumSize: o.Size}),
+		catalog: o.Catalog, begin: time.Now(), wake: make(chan struct{}, 1), next: newQuery(),
+		away:    outage.Say("MySQL does not answer: cached items are used", "MySQL answers again", o.Log),
+		invalid: outage.Say("the level table is invalid: the last valid levels stay in use", "the level table is valid again", o.Log),
+		rows:    otter.Must(&otter.Options[item.ID, *entry]{MaximumSize: o.Size}),
 		queries: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "tierflow_lookup_queries_total", Help: "Queries for rows; each serves many requests."}),
 	}

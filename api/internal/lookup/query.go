@@ -5,8 +5,6 @@ import (
 	"errors"
 	"time"
 
-	"go.uber.org/zap"
-
 	"github.com/tierflow/tierflow/shared/catalog"
 	"github.com/tierflow/tierflow/shared/fault"
 	"github.com/tierflow/tierflow/shared/item"
@@ -80,7 +78,7 @@ func (c *Cache) Run(ctx context.Context) {
 			continue
 		}
 		t.fail(err)
-		c.log.Warn("MySQL does not answer: cached items are used", zap.Error(err))
+		c.away.Failed(err)
 		c.await(ctx)
 	}
 }
@@ -115,12 +113,13 @@ func (c *Cache) execute(ctx context.Context, t *query) error {
 		got, err := c.catalog.Policy(ctx)
 		switch {
 		case err == nil:
+			c.invalid.Succeeded()
 			c.setPolicy(t, &levels{got, start})
 		case fault.KindOf(err) != fault.Unprocessable || p == nil:
 			return unavailable(err)
 		default:
 			// Somebody has made the table invalid by SQL. The last valid levels stay in use until the table is corrected.
-			c.log.Warn("the level table is invalid: the last valid levels stay in use", zap.Error(err))
+			c.invalid.Failed(err)
 			c.setPolicy(t, &levels{p.Policy, start})
 		}
 	}
@@ -205,8 +204,9 @@ func (c *Cache) await(ctx context.Context) {
 			c.policy.Store(&levels{p, start})
 			c.mu.Unlock()
 			c.down.Store(false)
-			c.log.Info("MySQL answers again")
+			c.away.Succeeded()
 			return
 		}
+		c.away.Failed(err)
 	}
 }

@@ -25,6 +25,7 @@ import (
 	"github.com/tierflow/tierflow/shared/event"
 	"github.com/tierflow/tierflow/shared/failure"
 	"github.com/tierflow/tierflow/shared/fault"
+	"github.com/tierflow/tierflow/shared/outage"
 	"github.com/tierflow/tierflow/shared/state"
 	"github.com/tierflow/tierflow/shared/stream"
 )
@@ -62,8 +63,9 @@ type Committer struct {
 	budget     time.Duration // of Apply, and of all calls of Redis after it
 	assignment *assignment.Assignment
 	failure    *failure.Handler
-	refused    *failure.Outage // MySQL commits nothing
-	waiting    *failure.Outage // some entries wait, and others are committed
+	refused    *outage.Outage // MySQL commits nothing
+	waiting    *outage.Outage // some entries wait, and others are committed
+	finishing  *outage.Outage // Redis does not learn what is committed
 }
 
 // New makes a Committer.
@@ -71,7 +73,8 @@ func New(o Options) *Committer {
 	// Apply and what follows it have a third of MinIdle each. Where that is too short they have longer, and the entries stay
 	// with this worker meanwhile: to take them over would only start the work again.
 	c := &Committer{o: o, budget: max(o.MinIdle/3, minBudget),
-		refused: failure.NewOutage("commits", o.Log), waiting: failure.NewOutage("some commits", o.Log)}
+		refused: outage.New("commits", o.Log), waiting: outage.New("some commits", o.Log),
+		finishing: outage.Say("committed, but not finished in Redis; trying again", "what is committed is finished in Redis again", o.Log)}
 	c.assignment = assignment.New(assignment.Options{Store: o.Store, Group: state.GroupCommitter, Self: state.Worker{ID: o.WorkerID},
 		MinIdle: o.MinIdle, Consumers: c.consumers, Log: o.Log})
 	c.failure = failure.New(failure.Options{
@@ -89,6 +92,9 @@ func (c *Committer) Run(ctx context.Context) { c.assignment.Run(ctx) }
 func (c *Committer) CheckHeartbeat(ctx context.Context) error {
 	return c.assignment.CheckHeartbeat(ctx)
 }
+
+// CheckConsumed is a readiness check: see assignment.Assignment.
+func (c *Committer) CheckConsumed(ctx context.Context) error { return c.assignment.CheckConsumed(ctx) }
 
 // CheckCommit is a readiness check: the error of the last commit, where MySQL refused all of it.
 func (c *Committer) CheckCommit(ctx context.Context) error { return c.refused.Check(ctx) }
@@ -290,9 +296,11 @@ func (c *Committer) finish(ctx context.Context, jobs []job) {
 		c.log(zap.DebugLevel, "committed", j, zap.Bool("again", j.result.Again))
 	}
 	if failed > 0 {
-		c.o.Log.Warn("committed, but not finished in Redis; trying again", zap.Int("entries", failed), zap.Error(last))
+		c.finishing.Failed(last, zap.Int("entries", failed))
 		c.o.ServerFailed()
+		return
 	}
+	c.finishing.Succeeded()
 }
 
 func (c *Committer) log(level zapcore.Level, message string, j job, fields ...zap.Field) {

@@ -9,6 +9,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/tierflow/tierflow/shared/catalog"
+	"github.com/tierflow/tierflow/shared/outage"
 	"github.com/tierflow/tierflow/shared/process"
 )
 
@@ -31,21 +32,20 @@ func migrate(ctx context.Context, c *catalog.Catalog, stdout, stderr io.Writer) 
 	return process.OK
 }
 
-// keepMigrating tries until one migration has succeeded, and then calls migrated. It logs an error once, not at every try.
+// keepMigrating tries until one migration has succeeded, and then calls migrated.
 func keepMigrating(ctx context.Context, c *catalog.Catalog, migrated func(), log *zap.Logger) {
-	var last string
+	tries := outage.New("migrations", log)
 	for {
 		applied, err := c.Migrate(ctx)
 		if len(applied) > 0 {
 			log.Info("migrated", zap.Strings("applied", applied))
 		}
+		if ctx.Err() == nil {
+			tries.Note(err)
+		}
 		if err == nil {
 			migrated()
 			return
-		}
-		if ctx.Err() == nil && err.Error() != last {
-			last = err.Error()
-			log.Warn("cannot migrate yet, trying again", zap.Error(err))
 		}
 		select {
 		case <-ctx.Done():

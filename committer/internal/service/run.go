@@ -38,6 +38,7 @@ func Run(ctx context.Context, c Config, log *zap.Logger) error {
 		admin.Check{Name: "redis-memory", Do: store.CheckMemory, Warn: true},
 		admin.Check{Name: "redis-durability", Do: store.CheckDurability, Warn: true},
 		admin.Check{Name: "mysql", Do: c.catalog.CheckSchema},
+		admin.Check{Name: "groups", Do: func(ctx context.Context) error { return committer.CheckConsumed(ctx) }, Warn: true},
 		admin.Check{Name: "workers", Do: func(ctx context.Context) error { return committer.CheckHeartbeat(ctx) }},
 		admin.Check{Name: "commit", Do: func(ctx context.Context) error {
 			ready.Warn("commit", committer.Waiting(ctx))

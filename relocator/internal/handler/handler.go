@@ -16,6 +16,7 @@ import (
 	"github.com/tierflow/tierflow/shared/catalog"
 	"github.com/tierflow/tierflow/shared/failure"
 	"github.com/tierflow/tierflow/shared/item"
+	"github.com/tierflow/tierflow/shared/outage"
 	"github.com/tierflow/tierflow/shared/state"
 	"github.com/tierflow/tierflow/shared/stream"
 )
@@ -27,9 +28,9 @@ type Parts struct {
 	Mover        *mover.Mover
 	WorkerID     string
 	MaxAttempts  int64
-	Lease        time.Duration   // of locks
-	ServerFailed func()          // called when Redis or MySQL failed
-	Writes       *failure.Outage // gets to know how writes of rows end
+	Lease        time.Duration  // of locks
+	ServerFailed func()         // called when Redis or MySQL failed
+	Writes       *outage.Outage // gets to know how writes of rows end
 	Reach        *reach.Reach
 	Tiers        *tierhealth.Tiers
 	Metrics      *metrics.Metrics

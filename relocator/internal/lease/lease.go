@@ -15,6 +15,7 @@ import (
 
 	"github.com/tierflow/tierflow/shared/fault"
 	"github.com/tierflow/tierflow/shared/item"
+	"github.com/tierflow/tierflow/shared/outage"
 	"github.com/tierflow/tierflow/shared/state"
 	"github.com/tierflow/tierflow/shared/stream"
 )
@@ -32,14 +33,14 @@ const fencedTime = 5 * time.Second
 
 // Keeper renews locks. It is safe for concurrent use.
 type Keeper struct {
-	store *state.Store
-	lease time.Duration
-	log   *zap.Logger
+	store    *state.Store
+	lease    time.Duration
+	renewals *outage.Outage
 }
 
 // NewKeeper makes a Keeper. lease is the life of a lock between two renewals, as the store has it.
 func NewKeeper(store *state.Store, lease time.Duration, log *zap.Logger) *Keeper {
-	return &Keeper{store, lease, log}
+	return &Keeper{store, lease, outage.New("renewals of locks", log)}
 }
 
 // Hold renews the lock every third of the lease until release is called, as long as the delivery shows progress. The
@@ -89,10 +90,11 @@ func (k *Keeper) renew(ctx context.Context, id item.ID, token state.Token, each 
 	mine, err := k.store.Renew(short, id, token)
 	if err != nil {
 		if ctx.Err() == nil {
-			k.log.Warn("the lock was not renewed", zap.Stringer("cid", id), zap.Error(err))
+			k.renewals.Failed(err, zap.Stringer("cid", id))
 		}
 		return true
 	}
+	k.renewals.Succeeded()
 	if mine {
 		each(short)
 	}

@@ -9,9 +9,9 @@ import (
 	"github.com/tierflow/tierflow/relocator/internal/placement"
 	"github.com/tierflow/tierflow/relocator/internal/relocatortest"
 	"github.com/tierflow/tierflow/shared/catalog"
-	"github.com/tierflow/tierflow/shared/failure"
 	"github.com/tierflow/tierflow/shared/fault"
 	"github.com/tierflow/tierflow/shared/item"
+	"github.com/tierflow/tierflow/shared/outage"
 	"github.com/tierflow/tierflow/shared/state"
 	"github.com/tierflow/tierflow/shared/testenv/testserver"
 )
@@ -35,7 +35,7 @@ func newWorld(t *testing.T) *world {
 	t.Helper()
 	rdb, cat := relocatortest.Servers(t)
 	store := state.NewStore(state.Options{Redis: rdb, Keys: state.NewKeys(testserver.Prefix(t)), TTL: time.Hour, Lease: time.Minute})
-	w := &world{t, cat, store, placement.New(cat, store, failure.NewOutage("writes", zaptest.NewLogger(t)))}
+	w := &world{t, cat, store, placement.New(cat, store, outage.New("writes", zaptest.NewLogger(t)))}
 	w.exec("INSERT INTO contents (cid, content_level, filename) VALUES (1, 'bronze', 'a')")
 	if who, err := store.Lock(t.Context(), 1, mine); err != nil || who != "" {
 		t.Fatal(who, err)

@@ -15,9 +15,9 @@ import (
 
 	"github.com/tierflow/tierflow/shared/batch"
 	"github.com/tierflow/tierflow/shared/catalog"
-	"github.com/tierflow/tierflow/shared/failure"
 	"github.com/tierflow/tierflow/shared/fault"
 	"github.com/tierflow/tierflow/shared/item"
+	"github.com/tierflow/tierflow/shared/outage"
 	"github.com/tierflow/tierflow/shared/policy"
 	"github.com/tierflow/tierflow/shared/state"
 )
@@ -38,7 +38,7 @@ var errLocked = errors.New("the row is locked by another transaction, or was jus
 type Rows struct {
 	catalog  *catalog.Catalog
 	store    *state.Store
-	writes   *failure.Outage
+	writes   *outage.Outage
 	finds    *batch.Runner[item.ID, found]
 	counts   *batch.Runner[newCount, error]
 	releases *batch.Runner[release, begun]
@@ -52,7 +52,7 @@ type found struct {
 }
 
 // New makes a Rows. writes gets to know how the transactions end that change rows.
-func New(c *catalog.Catalog, s *state.Store, writes *failure.Outage) *Rows {
+func New(c *catalog.Catalog, s *state.Store, writes *outage.Outage) *Rows {
 	r := &Rows{catalog: c, store: s, writes: writes}
 	r.finds = batch.New(maxRows, r.findAll)
 	r.counts = batch.New(maxRows, r.setCounts)

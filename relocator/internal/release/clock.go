@@ -63,11 +63,12 @@ func (c *serverClocks) age(ctx context.Context, d *stream.Delivery, enough time.
 		return min(now.Sub(added), o.Steady())
 	}
 	if _, read := o.Last(); read.IsZero() || age() < enough && time.Since(read) > readAgain {
+		asked := time.Now()
 		now, err := c.store.Now(ctx, d.Stream)
 		if err != nil {
 			return 0, err
 		}
-		if set := o.Read(now, time.Now()); set != 0 {
+		if set := o.Read(now, asked, time.Now()); set != 0 {
 			c.log.Warn("the clock of Redis was set: old copies stay for the whole grace from now on", zap.String("stream", d.Stream),
 				zap.Duration("by", set))
 		}

@@ -92,7 +92,7 @@ func (c *counting) batch(ds []*stream.Delivery) {
 		cancel()
 	}
 	if err != nil {
-		c.o.Log.Warn("a batch of view events was not written; they go on one by one", zap.Int("entries", len(ds)), zap.Error(err))
+		c.batches.Failed(err, zap.Int("entries", len(ds)))
 		c.giveUp(all)
 		return
 	}
@@ -242,10 +242,11 @@ func (c *counting) finish(all []*candidate) {
 	ctx, cancel := context.WithTimeout(context.Background(), redisTimeout)
 	defer cancel()
 	if err := c.o.Store.SettleAll(ctx, done); err != nil {
-		c.o.Log.Warn("a batch of view events was not settled; they go on one by one", zap.Int("entries", len(done)), zap.Error(err))
+		c.batches.Failed(err, zap.Int("entries", len(done)))
 		c.giveUp(all)
 		return
 	}
+	c.batches.Succeeded()
 	now := time.Now()
 	for _, e := range all {
 		c.end(e, now)

@@ -34,6 +34,7 @@ import (
 	"github.com/tierflow/tierflow/shared/event"
 	"github.com/tierflow/tierflow/shared/failure"
 	"github.com/tierflow/tierflow/shared/fault"
+	"github.com/tierflow/tierflow/shared/outage"
 	"github.com/tierflow/tierflow/shared/policy"
 	"github.com/tierflow/tierflow/shared/state"
 	"github.com/tierflow/tierflow/shared/stream"
@@ -48,7 +49,8 @@ type Options struct {
 // Handler handles entries of `views`. It is safe for concurrent use.
 type Handler struct {
 	*handler.Base
-	o Options
+	o       Options
+	batches *outage.Outage
 
 	mu       sync.Mutex
 	counting map[string]*counting // by stream
@@ -57,6 +59,7 @@ type Handler struct {
 // New makes a Handler.
 func New(o Options) *Handler {
 	return &Handler{Base: handler.New(o.Parts, state.GroupRelocator, failure.Relocate, func(*stream.Delivery) {}), o: o,
+		batches:  outage.Say("batches of view events are not settled; they go on one by one", "batches of view events are settled again", o.Log),
 		counting: map[string]*counting{}}
 }
 

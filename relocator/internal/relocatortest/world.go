@@ -38,8 +38,8 @@ import (
 	"github.com/tierflow/tierflow/relocator/internal/tierhealth"
 	"github.com/tierflow/tierflow/shared/catalog"
 	"github.com/tierflow/tierflow/shared/event"
-	"github.com/tierflow/tierflow/shared/failure"
 	"github.com/tierflow/tierflow/shared/item"
+	"github.com/tierflow/tierflow/shared/outage"
 	"github.com/tierflow/tierflow/shared/policy"
 	"github.com/tierflow/tierflow/shared/state"
 	"github.com/tierflow/tierflow/shared/stream"
@@ -220,7 +220,7 @@ func (w *World) RelocateHandler(worker string) *relocate.Handler {
 func (w *World) parts(worker string, m *mover.Mover) handler.Parts {
 	return handler.Parts{
 		Store: w.Store, Catalog: w.Catalog, Mover: m, WorkerID: worker, MaxAttempts: w.Attempts, Lease: w.lease,
-		ServerFailed: func() {}, Writes: failure.NewOutage("writes", w.log), Reach: w.reach(worker), Tiers: w.tiers(m),
+		ServerFailed: func() {}, Writes: outage.New("writes", w.log), Reach: w.reach(worker), Tiers: w.tiers(m),
 		Metrics: w.metrics, Log: w.log.Named(worker),
 	}
 }

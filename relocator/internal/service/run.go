@@ -22,7 +22,7 @@ import (
 	"github.com/tierflow/tierflow/relocator/internal/tierhealth"
 	"github.com/tierflow/tierflow/shared/admin"
 	"github.com/tierflow/tierflow/shared/assignment"
-	"github.com/tierflow/tierflow/shared/failure"
+	"github.com/tierflow/tierflow/shared/outage"
 	"github.com/tierflow/tierflow/shared/presence"
 	"github.com/tierflow/tierflow/shared/process"
 	"github.com/tierflow/tierflow/shared/state"
@@ -75,7 +75,7 @@ func Run(ctx context.Context, c Config, fs fsys.FS, log *zap.Logger) error {
 		},
 	})
 	var partitions *assignment.Assignment
-	writes := failure.NewOutage("writes to MySQL", log)
+	writes := outage.New("writes to MySQL", log)
 	onTiers := &tiersCheck{catalog: c.catalog, fs: fs, only: c.tiers, health: tiers, tiers: map[string]*tierCheck{}}
 	ready := admin.NewReady(log,
 		admin.Check{Name: "redis", Do: store.Agree},
@@ -84,6 +84,7 @@ func Run(ctx context.Context, c Config, fs fsys.FS, log *zap.Logger) error {
 		admin.Check{Name: "mysql", Do: c.catalog.CheckSchema},
 		admin.Check{Name: "mysql-writes", Do: writes.Check},
 		admin.Check{Name: "tiers", Do: onTiers.do},
+		admin.Check{Name: "groups", Do: func(ctx context.Context) error { return partitions.CheckConsumed(ctx) }, Warn: true},
 		admin.Check{Name: "workers", Do: func(ctx context.Context) error { return partitions.CheckHeartbeat(ctx) }},
 	)
 	onTiers.warn = func(err error) {
@@ -226,8 +227,12 @@ func (c *consumers) hold() bool {
 // watchPause keeps paused up to date, and answers a pause when no move is begun any more.
 func watchPause(ctx context.Context, store *state.Store, worker string, paused *atomic.Bool, moving *consumers, log *zap.Logger) {
 	answered := ""
+	looks := outage.Say("whether moves are paused cannot be read now", "whether moves are paused can be read again", log)
 	for ctx.Err() == nil {
 		by, err := store.Pause(ctx)
+		if ctx.Err() == nil {
+			looks.Note(err)
+		}
 		if p := by != ""; err == nil && paused.Swap(p) != p {
 			log.Info("relocations", zap.Bool("paused", p), zap.String("by", by))
 		}

@@ -17,9 +17,9 @@ import (
 	"github.com/tierflow/tierflow/relocator/internal/placement"
 	"github.com/tierflow/tierflow/shared/catalog"
 	"github.com/tierflow/tierflow/shared/event"
-	"github.com/tierflow/tierflow/shared/failure"
 	"github.com/tierflow/tierflow/shared/fault"
 	"github.com/tierflow/tierflow/shared/item"
+	"github.com/tierflow/tierflow/shared/outage"
 	"github.com/tierflow/tierflow/shared/policy"
 	"github.com/tierflow/tierflow/shared/state"
 )
@@ -40,14 +40,16 @@ type Sweeper struct {
 	o Options
 
 	mu      sync.Mutex
-	under   map[string]bool            // levels whose tiers are being swept
-	outages map[string]*failure.Outage // by level
+	under   map[string]bool           // levels whose tiers are being swept
+	levels  *outage.Outage            // of their look-up
+	outages map[string]*outage.Outage // by level
 	sweeps  sync.WaitGroup
 }
 
 // New makes a Sweeper.
 func New(o Options) *Sweeper {
-	return &Sweeper{o: o, under: map[string]bool{}, outages: map[string]*failure.Outage{}}
+	return &Sweeper{o: o, under: map[string]bool{}, levels: outage.Say("nothing is swept", "tiers are swept again", o.Log),
+		outages: map[string]*outage.Outage{}}
 }
 
 // stopWait is how long Run waits at its end for sweeps that are under way. A tier that hangs must not keep it any longer.
@@ -76,11 +78,12 @@ func (s *Sweeper) Run(ctx context.Context) {
 
 // begin begins a sweep of each tier that is not being swept.
 func (s *Sweeper) begin(ctx context.Context, olderThan time.Duration) {
-	levels, err := s.levels(ctx)
+	levels, err := s.reached(ctx)
+	if ctx.Err() != nil {
+		return
+	}
+	s.levels.Note(err)
 	if err != nil {
-		if ctx.Err() == nil {
-			s.o.Log.Warn("nothing was swept", zap.Error(err))
-		}
 		return
 	}
 	s.mu.Lock()
@@ -90,18 +93,18 @@ func (s *Sweeper) begin(ctx context.Context, olderThan time.Duration) {
 			continue
 		}
 		s.under[level.Name] = true
-		outage := s.outages[level.Name]
-		if outage == nil {
-			outage = failure.NewOutage("sweeps", s.o.Log.With(zap.String("level", level.Name)))
-			s.outages[level.Name] = outage
+		sweeps := s.outages[level.Name]
+		if sweeps == nil {
+			sweeps = outage.New("sweeps", s.o.Log.With(zap.String("level", level.Name)))
+			s.outages[level.Name] = sweeps
 		}
 		s.sweeps.Go(func() {
 			err := s.Tier(ctx, level, olderThan)
 			switch {
 			case err == nil:
-				outage.Succeeded()
+				sweeps.Succeeded()
 			case ctx.Err() == nil && !fault.Is(err, fault.TierRefused): // a tier that is away is reported elsewhere
-				outage.Failed(err)
+				sweeps.Failed(err)
 			}
 			s.mu.Lock()
 			delete(s.under, level.Name)
@@ -110,8 +113,8 @@ func (s *Sweeper) begin(ctx context.Context, olderThan time.Duration) {
 	}
 }
 
-// levels are those whose tiers this host reaches. A relocator that reaches the others sweeps those.
-func (s *Sweeper) levels(ctx context.Context) ([]policy.Level, error) {
+// reached are the levels whose tiers this host reaches. A relocator that reaches the others sweeps those.
+func (s *Sweeper) reached(ctx context.Context) ([]policy.Level, error) {
 	all, err := placement.Levels(ctx, s.o.Catalog)
 	if err != nil {
 		return nil, err
@@ -121,7 +124,7 @@ func (s *Sweeper) levels(ctx context.Context) ([]policy.Level, error) {
 
 // Once removes from all tiers what is older than that, and waits for it. It leaves out a tier that is away.
 func (s *Sweeper) Once(ctx context.Context, olderThan time.Duration) error {
-	levels, err := s.levels(ctx)
+	levels, err := s.reached(ctx)
 	if err != nil {
 		return err
 	}

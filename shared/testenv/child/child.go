@@ -169,6 +169,9 @@ func (p *Process) PID() int {
 	return r.pid
 }
 
+// LogFile is the file with all of the program's output.
+func (p *Process) LogFile() string { return p.o.Log }
+
 // Log returns the end of the program's output, at most 4 KiB.
 func (p *Process) Log() string {
 	b, err := os.ReadFile(p.o.Log)
