@@ -31,8 +31,9 @@ const (
 
 // Service is a program as it reports itself.
 type Service struct {
-	Program   string            `json:"program"` // api, relocator, committer
-	ID        string            `json:"id"`      // unique among the programs of this name
+	Program   string            `json:"program"`  // api, relocator, committer
+	ID        string            `json:"id"`       // unique among the programs of this name
+	Instance  string            `json:"instance"` // random: two processes with one id are told apart by it
 	Version   string            `json:"version"`
 	StartedAt time.Time         `json:"started_at"`
 	Missing   map[string]string `json:"missing,omitempty"`  // what /readyz says is missing, by check
@@ -50,12 +51,13 @@ type Service struct {
 //
 //	KEYS  services
 //	ARGV  program and id, the report as JSON, how long the hash is kept in ms
-//	->    1
+//	->    the JSON of the report that it has replaced, '' where there was none
 var reportScript = stream.Script(`
 local t = redis.call('TIME')
+local before = redis.call('HGET', KEYS[1], ARGV[1]) or ''
 redis.call('HSET', KEYS[1], ARGV[1], string.format('%.0f ', t[1] * 1000 + math.floor(t[2] / 1000)) .. ARGV[2])
 redis.call('PEXPIRE', KEYS[1], ARGV[3])
-return 1`)
+return string.match(before, '^%d+ (.*)$') or ''`)
 
 // servicesScript lists the reports and deletes those that are too old, or of the future: the server's clock went back.
 //
@@ -79,20 +81,23 @@ return found`)
 
 func (v Service) field() string { return v.Program + " " + v.ID }
 
-// Report records that a program lives, and what it says of itself.
-func (s *Store) Report(ctx context.Context, v Service) error {
+// Report records that a program lives, and what it says of itself. another: the report that it has replaced was of another
+// instance, which may have ended since.
+func (s *Store) Report(ctx context.Context, v Service) (another bool, err error) {
 	v.Tiers = slices.Clone(v.Tiers)
 	for i := range v.Tiers {
 		v.Tiers[i].Reason = words(v.Tiers[i].Reason)
 	}
 	text, err := json.Marshal(v)
+	var before string
 	if err == nil {
-		err = reportScript.Run(ctx, s.rdb, []string{s.keys.Services()}, v.field(), text, knownFor.Milliseconds()).Err()
+		before, err = reportScript.Run(ctx, s.rdb, []string{s.keys.Services()}, v.field(), text, knownFor.Milliseconds()).Text()
 	}
 	if err != nil {
-		return unavailable("report to", s.keys.Services(), err)
+		return false, unavailable("report to", s.keys.Services(), err)
 	}
-	return nil
+	var other Service
+	return before != "" && json.Unmarshal([]byte(before), &other) == nil && other.Instance != v.Instance, nil
 }
 
 // Ended removes a program that ends, so that it is not missed.

@@ -17,7 +17,8 @@ func TestTiersAreReadAsTheyWereReported(t *testing.T) {
 				TierFigures: state.TierFigures{TotalBytes: 1000, UsedBytes: 990, FreeBytes: 10, TotalInodes: 7, FreeInodes: 3, AgeMS: 40}},
 			{Level: "silver", State: state.TierHanging, Since: posted},
 		}}
-	w.must(w.Report(t.Context(), v))
+	_, err := w.Report(t.Context(), v)
+	w.must(err)
 	got, err := w.Services(t.Context(), time.Minute)
 	w.must(err)
 	if len(got) != 1 || len(got[0].Tiers) != 2 {

@@ -284,7 +284,7 @@ func TestStatusExitsWithOneWhenSomethingWaitsForAHuman(t *testing.T) {
 			s.Warnings = nil
 			for _, program := range []string{s.Program, "relocator", "committer"} {
 				s.Program = program
-				if err := store.Report(t.Context(), s); err != nil {
+				if _, err := store.Report(t.Context(), s); err != nil {
 					return err
 				}
 			}
@@ -299,7 +299,7 @@ func TestStatusExitsWithOneWhenSomethingWaitsForAHuman(t *testing.T) {
 func TestStatusShowsTiersInHumanSizesAndAges(t *testing.T) {
 	rdb, keys := api(t)
 	store := state.NewStore(state.Options{Redis: rdb, Keys: keys, TTL: time.Hour, Lease: time.Minute})
-	err := store.Report(t.Context(), state.Service{Program: "relocator", ID: "r1", StartedAt: time.Now(), Rates: map[string]float64{state.RateBytes: 3 << 20},
+	_, err := store.Report(t.Context(), state.Service{Program: "relocator", ID: "r1", StartedAt: time.Now(), Rates: map[string]float64{state.RateBytes: 3 << 20},
 		Tiers: []state.TierReport{{Level: "gold", State: state.TierFull, Since: time.Now().Add(-2 * time.Hour), Waiting: 1234,
 			TierFigures: state.TierFigures{TotalBytes: 10 << 30, UsedBytes: 10<<30 - 84<<10, FreeBytes: 84 << 10}}}})
 	if err != nil {

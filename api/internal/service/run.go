@@ -56,10 +56,13 @@ func Run(ctx context.Context, c Config, log *zap.Logger, listening func(net.Addr
 	backlog.Register(metrics, reads)
 
 	find := lookup.New(lookup.Options{Catalog: c.catalog, Log: log, Metrics: metrics})
+	reports := presence.New(reads, state.Service{Program: "api", ID: identity(listener.Addr()), Version: process.Version},
+		"give each host a name of its own", log)
 	ready := admin.NewReady(log,
 		admin.Check{Name: "redis", Do: redisCheck(writes, reads)},
 		admin.Check{Name: "redis-memory", Do: writes.CheckMemory, Warn: true},
 		admin.Check{Name: "redis-durability", Do: writes.CheckDurability, Warn: true},
+		admin.Check{Name: "id", Do: reports.CheckAlone, Warn: true},
 		admin.Check{Name: "mysql", Do: c.catalog.Ping},
 		admin.Check{Name: "schema", Do: func(ctx context.Context) error {
 			if err := c.catalog.CheckSchema(ctx); err != nil {
@@ -79,8 +82,7 @@ func Run(ctx context.Context, c Config, log *zap.Logger, listening func(net.Addr
 	var workers sync.WaitGroup
 	workers.Go(func() { ready.Run(work) })
 	workers.Go(func() {
-		presence.Run(work, reads, ready, state.Service{Program: "api", ID: identity(listener.Addr()), Version: process.Version},
-			presence.Parts{Totals: func() map[string]int64 { return map[string]int64{state.RateViews: batcher.Appended()} }}, log)
+		reports.Run(work, ready, presence.Parts{Totals: func() map[string]int64 { return map[string]int64{state.RateViews: batcher.Appended()} }})
 	})
 	workers.Go(func() { find.Run(work) })
 	workers.Go(func() { reevaluator.Run(work) })

@@ -32,6 +32,10 @@ func TestTheStatusSaysWhatWaitsForAHuman(t *testing.T) {
 			return nil
 		})
 	}
+	reports := func(s state.Service) error {
+		_, err := store.Report(ctx, s)
+		return err
+	}
 	must := func(err error) {
 		t.Helper()
 		if err != nil {
@@ -56,21 +60,21 @@ func TestTheStatusSaysWhatWaitsForAHuman(t *testing.T) {
 	want("nobody else lives", and("no-relocator", "no-committer")...)
 
 	r := state.Service{Program: "relocator", ID: "r1", Version: version, StartedAt: time.Now()}
-	must(store.Report(ctx, r))
+	must(reports(r))
 	_, err := store.Heartbeat(ctx, state.GroupCommitter, state.Worker{ID: "c1"}, time.Minute) // of an older version: it sends heartbeats alone
 	must(err)
 	want("all live, and one is of an older version", and("versions")...)
-	must(store.Report(ctx, state.Service{Program: "committer", ID: "c1", Version: version, StartedAt: time.Now()}))
+	must(reports(state.Service{Program: "committer", ID: "c1", Version: version, StartedAt: time.Now()}))
 	want("all live", and()...)
 
 	r.Missing = map[string]string{"tiers": "level gold hangs"}
-	must(store.Report(ctx, r))
+	must(reports(r))
 	want("a relocator is not ready", and("not-ready")...)
 	if what := got.Attention[0].What; !strings.Contains(what, "level gold hangs") || !strings.Contains(what, "r1") {
 		t.Error(what)
 	}
 	r.Missing = nil
-	must(store.Report(ctx, r))
+	must(reports(r))
 	must(a.redis.XAdd(ctx, &redis.XAddArgs{Stream: a.keys.Dead(), Values: []string{"stage", "relocate"}}).Err())
 	must(a.redis.XAdd(ctx, &redis.XAddArgs{Stream: a.keys.Relocated(), ID: "1-1", Values: []string{"cid", "7"}}).Err())
 	want("an entry is old, and one is dead", and("old-entry", "dead-letters")...)
@@ -125,7 +129,7 @@ func TestTheStatusHasEachTierInTheOrderOfTheLevelsAndTheRatesOfAll(t *testing.T)
 					TierFigures: state.TierFigures{TotalBytes: 1 << 30, UsedBytes: 1<<30 - 84<<10, FreeBytes: 84 << 10}},
 				{Level: "silver", State: silver, Since: time.Now()}, {Level: "gone", State: state.TierAway},
 			}}
-		if err := store.Report(ctx, v); err != nil {
+		if _, err := store.Report(ctx, v); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -31,6 +31,8 @@ func Run(ctx context.Context, c Config, log *zap.Logger) error {
 		Redis: c.redis, Keys: state.NewKeys(c.RedisPrefix).Partitioned(c.Partitions), TTL: c.StateTTL, Lease: c.MinIdle,
 	})
 	backlog.Register(registry, store)
+	reports := presence.New(store, state.Service{Program: "committer", ID: c.workerID, Version: process.Version},
+		"give each committer a TIERFLOW_WORKER_ID of its own", log)
 	var committer *commit.Committer
 	var ready *admin.Ready
 	ready = admin.NewReady(log,
@@ -38,6 +40,7 @@ func Run(ctx context.Context, c Config, log *zap.Logger) error {
 		admin.Check{Name: "redis-memory", Do: store.CheckMemory, Warn: true},
 		admin.Check{Name: "redis-durability", Do: store.CheckDurability, Warn: true},
 		admin.Check{Name: "mysql", Do: c.catalog.CheckSchema},
+		admin.Check{Name: "worker-id", Do: reports.CheckAlone, Warn: true},
 		admin.Check{Name: "groups", Do: func(ctx context.Context) error { return committer.CheckConsumed(ctx) }, Warn: true},
 		admin.Check{Name: "workers", Do: func(ctx context.Context) error { return committer.CheckHeartbeat(ctx) }},
 		admin.Check{Name: "commit", Do: func(ctx context.Context) error {
@@ -63,9 +66,7 @@ func Run(ctx context.Context, c Config, log *zap.Logger) error {
 	}
 	go ready.Run(adminCtx)
 	var ends sync.WaitGroup
-	ends.Go(func() {
-		presence.Run(adminCtx, store, ready, state.Service{Program: "committer", ID: c.workerID, Version: process.Version}, presence.Parts{}, log)
-	})
+	ends.Go(func() { reports.Run(adminCtx, ready, presence.Parts{}) })
 	log.Info("started", zap.Int64("max_attempts", c.maxAttempts), zap.String("version", process.VersionText("committer")))
 
 	var wg sync.WaitGroup

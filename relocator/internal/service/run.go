@@ -74,6 +74,8 @@ func Run(ctx context.Context, c Config, fs fsys.FS, log *zap.Logger) error {
 			releases.SetHanging(level, hangs)
 		},
 	})
+	reports := presence.New(store, state.Service{Program: "relocator", ID: c.workerID, Version: process.Version, GraceMS: c.grace.Milliseconds()},
+		"give each relocator a TIERFLOW_WORKER_ID of its own", log)
 	var partitions *assignment.Assignment
 	writes := outage.New("writes to MySQL", log)
 	onTiers := &tiersCheck{catalog: c.catalog, fs: fs, only: c.tiers, health: tiers, tiers: map[string]*tierCheck{}}
@@ -84,6 +86,7 @@ func Run(ctx context.Context, c Config, fs fsys.FS, log *zap.Logger) error {
 		admin.Check{Name: "mysql", Do: c.catalog.CheckSchema},
 		admin.Check{Name: "mysql-writes", Do: writes.Check},
 		admin.Check{Name: "tiers", Do: onTiers.do},
+		admin.Check{Name: "worker-id", Do: reports.CheckAlone, Warn: true},
 		admin.Check{Name: "groups", Do: func(ctx context.Context) error { return partitions.CheckConsumed(ctx) }, Warn: true},
 		admin.Check{Name: "workers", Do: func(ctx context.Context) error { return partitions.CheckHeartbeat(ctx) }},
 	)
@@ -144,8 +147,7 @@ func Run(ctx context.Context, c Config, fs fsys.FS, log *zap.Logger) error {
 	go ready.Run(adminCtx)
 	var ends sync.WaitGroup
 	ends.Go(func() {
-		presence.Run(adminCtx, store, ready, state.Service{Program: "relocator", ID: c.workerID, Version: process.Version,
-			GraceMS: c.grace.Milliseconds()}, presence.Parts{
+		reports.Run(adminCtx, ready, presence.Parts{
 			Tiers: func() []state.TierReport {
 				return onTiers.seen.reports(tiers.Status(), func(level string) int { return moves.Hanging(level) + releases.Hanging(level) })
 			},
@@ -153,7 +155,7 @@ func Run(ctx context.Context, c Config, fs fsys.FS, log *zap.Logger) error {
 				moves, bytes := counters.MovedTotal()
 				return map[string]int64{state.RateMoves: moves, state.RateBytes: bytes}
 			},
-		}, log)
+		})
 	})
 	go watchPause(adminCtx, store, c.workerID, &paused, &moving, log)
 	log.Info("started", zap.Int("concurrency", c.concurrency), zap.Duration("release_grace", c.grace),

@@ -43,6 +43,54 @@ func (w *world) mustMove(id item.ID, count item.Count, level string) {
 	w.waitLevel(id, level)
 }
 
+func TestTwoWorkersWithOneIDAreNamedUntilOneOfThemStops(t *testing.T) {
+	w := start(t, options{relocators: 2, committers: 2, stopped: true})
+	for _, services := range [][]*stack.Service{w.Relocators, w.Committers} {
+		services[1].Settings["TIERFLOW_WORKER_ID"] = services[0].Settings["TIERFLOW_WORKER_ID"]
+	}
+	w.must("start", w.Start(t.Context()))
+	const setting = "TIERFLOW_WORKER_ID"
+	for _, s := range slices.Concat(w.Relocators, w.Committers) {
+		w.waitWarning(s, "worker-id", setting)
+	}
+	w.waitAttention(false, "another relocator has the id relocator-1", setting)
+	w.waitAttention(false, "another committer has the id committer-1", setting)
+	w.add(1, "bronze", 1000)
+	w.mustMove(1, 1500, "silver")
+
+	w.must("pause the second relocator", w.Relocators[1].Pause())
+	w.waitWarning(w.Relocators[0], "worker-id", "")
+	w.must("resume it", w.Relocators[1].Resume())
+	w.waitWarning(w.Relocators[0], "worker-id", setting)
+	w.waitWarning(w.Relocators[1], "worker-id", setting)
+	w.must("kill it", w.Relocators[1].Kill())
+	_, err := w.Committers[1].Terminate(t.Context())
+	w.must("stop the second committer", err)
+	w.waitWarning(w.Relocators[0], "worker-id", "")
+	w.waitWarning(w.Committers[0], "worker-id", "")
+
+	// A restart with the same id is no second worker, nor is one that was paused.
+	w.must("kill the first relocator", w.Relocators[0].Kill())
+	before := len(w.logLines(w.Relocators[0]))
+	w.must("start it again", w.Relocators[0].Start(t.Context()))
+	w.must("pause it", w.Relocators[0].Pause())
+	testserver.Eventually(t, "it counts as dead", patience, func() error {
+		s, err := w.Client().Status(t.Context())
+		if err == nil && !slices.ContainsFunc(s.Attention, func(a client.Attention) bool { return a.Kind == "no-relocator" }) {
+			err = fmt.Errorf("%+v", s.Attention)
+		}
+		return err
+	})
+	w.must("resume it", w.Relocators[0].Resume())
+	w.mustMove(1, 5000, "gold")
+	w.checkSettled()
+	for _, l := range w.logLines(w.Relocators[0])[before:] {
+		if l.fields["what"] == `"worker-id"` || strings.HasPrefix(l.Message, "the clock of Redis was set") {
+			t.Errorf("alone, after a restart and a pause: %+v", l)
+		}
+	}
+}
+
 func TestAGroupThatNobodyConsumesIsNamedUntilItIsRemoved(t *testing.T) {
 	w := start(t, options{})
 	w.add(1, "bronze", 1000)
@@ -105,13 +153,16 @@ func (w *world) logLines(s *stack.Service) (lines []logLine) {
 var loops = []struct{ server, service, begins, ends string }{
 	{"Redis", "relocator", "reads of the stream wait and are tried again", "reads of the stream wait no more"},
 	{"Redis", "relocator", "heartbeats fail: this worker keeps its partitions and takes no new ones", "heartbeats are sent again"},
+	{"Redis", "relocator", "reports of this program wait and are tried again", "reports of this program wait no more"},
 	{"Redis", "relocator", "whether moves are paused cannot be read now", "whether moves are paused can be read again"},
 	{"Redis", "relocator", "a check fails", "a check passes again"},
 	{"Redis", "committer", "reads of the stream wait and are tried again", "reads of the stream wait no more"},
 	{"Redis", "committer", "heartbeats fail: this worker keeps its partitions and takes no new ones", "heartbeats are sent again"},
+	{"Redis", "committer", "reports of this program wait and are tried again", "reports of this program wait no more"},
 	{"Redis", "committer", "a check fails", "a check passes again"},
 	{"Redis", "api", "reads of commits wait and are tried again", "reads of commits wait no more"},
 	{"Redis", "api", "reads for the live view wait and are tried again", "reads for the live view wait no more"},
+	{"Redis", "api", "reports of this program wait and are tried again", "reports of this program wait no more"},
 	{"Redis", "api", "a check fails", "a check passes again"},
 	{"MySQL", "relocator", "nothing is swept", "tiers are swept again"},
 	{"MySQL", "relocator", "a check fails", "a check passes again"},
