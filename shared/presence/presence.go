@@ -45,7 +45,7 @@ type Reporter struct {
 // New makes a Reporter of a program. self has what the readiness checks and the parts do not know. hint says what to do where two processes
 // have the same id.
 func New(store *state.Store, self state.Service, hint string, log *zap.Logger) *Reporter {
-	self.StartedAt, self.Instance = time.Now().UTC(), rand.Text()
+	self.StartedAt, self.Instance = time.Now().UTC().Truncate(time.Microsecond), rand.Text()
 	return &Reporter{store: store, self: self, hint: hint, calls: outage.New("reports of this program", log)}
 }
 

@@ -312,7 +312,7 @@ func TestTheDashboardSaysThatThereAreMoreAndWhatNoRelocatorReaches(t *testing.T)
 // A page that is green while nothing works is worse than none.
 func TestTheDashboardIsGreenOnlyWhereNothingWaits(t *testing.T) {
 	page := readFile(t, "web/index.html")
-	for _, want := range []string{`await ask("/v1/status")`, "[showStatus(), ", `"no contact with the api"`, `", as of "`, "AbortSignal.timeout("} {
+	for _, want := range []string{`await ask("/v1/status")`, "[showStatus(), ", "showTiers(tiers, rates)", `$("tiers").className = "old"`, `"no contact with the api"`, `", as of "`, "AbortSignal.timeout("} {
 		if !strings.Contains(page, want) {
 			t.Errorf("the page lacks %s", want)
 		}

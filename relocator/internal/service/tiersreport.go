@@ -111,7 +111,7 @@ func (s *tiersSeen) reports(health map[string]tierhealth.Status, hanging func(le
 				t.since = t.began
 			}
 		}
-		r := state.TierReport{Level: level, State: found, Since: t.since.UTC(), Waiting: known.Waiting + hanging(level)}
+		r := state.TierReport{Level: level, State: found, Since: t.since.UTC().Truncate(time.Microsecond), Waiting: known.Waiting + hanging(level)}
 		if err != nil {
 			r.Reason = err.Error()
 		}
