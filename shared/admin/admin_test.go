@@ -307,13 +307,13 @@ func TestACheckThatFailsInOtherWordsEachTimeIsLoggedOnceAMinute(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		core, logs := observer.New(zap.InfoLevel)
 		var away atomic.Bool
-		rounds := 0
+		var rounds atomic.Int64
 		do := func(context.Context) error {
-			rounds++
+			n := rounds.Add(1)
 			if !away.Load() {
 				return nil
 			}
-			return fmt.Errorf("read tcp 127.0.0.1:%d->127.0.0.1:6379: i/o timeout", 40_000+rounds)
+			return fmt.Errorf("read tcp 127.0.0.1:%d->127.0.0.1:6379: i/o timeout", 40_000+n)
 		}
 		r := admin.NewReady(zap.New(core), admin.Check{Name: "redis", Do: do}, admin.Check{Name: "redis-memory", Do: do, Warn: true})
 		defer run(t, r)()

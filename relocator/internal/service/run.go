@@ -90,11 +90,10 @@ func Run(ctx context.Context, c Config, fs fsys.FS, log *zap.Logger) error {
 		admin.Check{Name: "groups", Do: func(ctx context.Context) error { return partitions.CheckConsumed(ctx) }, Warn: true},
 		admin.Check{Name: "workers", Do: func(ctx context.Context) error { return partitions.CheckHeartbeat(ctx) }},
 	)
+	warned := outage.Say("a tier cannot be used for everything", "each tier can be used for everything again", log)
 	onTiers.warn = func(err error) {
 		ready.Warn("tiers", err)
-		if err != nil {
-			log.Warn("a tier cannot be used for everything", zap.Error(err))
-		}
+		warned.Note(err)
 	}
 	self := state.Worker{ID: c.workerID, Tiers: c.tiers}
 	reached := reach.New(reach.Options{
