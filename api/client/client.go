@@ -142,8 +142,8 @@ func (c *Client) History(ctx context.Context, id item.ID, before int64, limit in
 }
 
 // Pin holds an item on a level, whatever its count.
-func (c *Client) Pin(ctx context.Context, id item.ID, level string) (Item, error) {
-	return callJSON[Item](ctx, c, http.MethodPut, itemPath(id)+"/pin", Pin{level})
+func (c *Client) Pin(ctx context.Context, id item.ID, pin Pin) (Item, error) {
+	return callJSON[Item](ctx, c, http.MethodPut, itemPath(id)+"/pin", pin)
 }
 
 // Unpin lets a pinned item follow its count again.

@@ -65,7 +65,7 @@ func TestEveryMethodMakesItsCall(t *testing.T) {
 		"DELETE /v1/contents/7 Bearer k":                                    func(c *client.Client) error { return c.Forget(ctx, 7) },
 		"GET /v1/contents/7/location Bearer k":                              func(c *client.Client) error { return second(c.Location(ctx, 7)) },
 		"GET /v1/contents/7/history?before=9&limit=2 Bearer k":              func(c *client.Client) error { return second(c.History(ctx, 7, 9, 2)) },
-		`PUT /v1/contents/7/pin Bearer k application/json {"level":"gold"}`: func(c *client.Client) error { return second(c.Pin(ctx, 7, "gold")) },
+		`PUT /v1/contents/7/pin Bearer k application/json {"level":"gold"}`: func(c *client.Client) error { return second(c.Pin(ctx, 7, client.Pin{Level: "gold"})) },
 		"DELETE /v1/contents/7/pin Bearer k":                                func(c *client.Client) error { return second(c.Unpin(ctx, 7)) },
 		"GET /v1/status Bearer k":                                           func(c *client.Client) error { return second(c.Status(ctx)) },
 		"GET /v1/waiting?cid=7&limit=2 Bearer k":                            func(c *client.Client) error { return second(c.Waiting(ctx, 7, 2)) },

@@ -57,10 +57,24 @@ type Item struct {
 	SizeBytes    int64      `json:"size_bytes"` // of the last copy
 	Digest       string     `json:"digest"`     // of the last copy: sha256:<hex>, or ""
 	PinnedLevel  *string    `json:"pinned_level"`
+	PinnedUntil  *string    `json:"pinned_until,omitempty"` // when the pin ends by itself; nil: never
 	GenerateTime string     `json:"generate_time"`
 	UpdateTime   string     `json:"update_time"`
-	State        *State     `json:"state"`    // nil where Redis has none
-	Location     *Location  `json:"location"` // nil where the row names a level that does not exist
+	State        *State     `json:"state"`              // nil where Redis has none
+	Location     *Location  `json:"location"`           // nil where the row names a level that does not exist
+	Decision     *Decision  `json:"decision,omitempty"` // of one item alone; nil where it was never counted, moved or pinned
+}
+
+// Decision says where an item belongs, and why.
+type Decision struct {
+	Target    string     `json:"target"`             // the item's own level where it stays
+	Wanted    string     `json:"wanted"`             // the level whose range holds the count
+	Reason    string     `json:"reason"`             // pinned, readonly, draining, count, hysteresis, residency or observe
+	Count     item.Count `json:"count"`              // the newest count, by which it is decided
+	FromCount item.Count `json:"from_count"`         // the lowest count with which the target stays the same
+	ToCount   *int64     `json:"to_count"`           // the highest such count; nil: no upper end
+	ReviewAt  *string    `json:"review_at"`          // when the target may change without a new count; nil: never
+	Enforced  *string    `json:"enforced,omitempty"` // the target if the policy did not only observe; nil where it does not
 }
 
 // State is the newest view event of an item.
@@ -97,7 +111,8 @@ type NewItem struct {
 
 // Pin is the level to hold an item on.
 type Pin struct {
-	Level string `json:"level"`
+	Level string  `json:"level"`
+	Until *string `json:"until,omitempty"` // when the pin ends by itself, as in RFC 3339; nil: never
 }
 
 // Move is a row of the history of an item: a committed move.
@@ -113,6 +128,7 @@ type Move struct {
 	Bytes          int64      `json:"bytes"`
 	DurationUS     int64      `json:"duration_us"`
 	WorkerID       string     `json:"worker_id"`
+	Reason         string     `json:"reason,omitempty"` // as in Decision; empty where it was not recorded
 }
 
 // History is a page of moves, newest first.
@@ -128,12 +144,17 @@ type Level struct {
 	MaxCounts *int64 `json:"max_counts"` // inclusive; nil: no upper end
 	Path      string `json:"path"`       // absolute
 	TierID    string `json:"tier_id"`    // ignored where levels are set
-	Contents  *int64 `json:"contents"`   // how many items the level has; nil: counting takes too long. Ignored where levels are set
+	// An item leaves the level downwards only when its count is below this one; nil: MinCounts.
+	DemoteCounts *int64 `json:"demote_counts,omitempty"`
+	MinResidency int64  `json:"min_residency,omitempty"` // seconds for which an item that came to the level does not go down
+	State        string `json:"state,omitempty"`         // readonly or draining; else active
+	Contents     *int64 `json:"contents"`                // how many items the level has; nil: counting takes too long. Ignored where levels are set
 }
 
 // Levels are all levels, ascending.
 type Levels struct {
 	Levels []Level `json:"levels"`
+	Mode   string  `json:"mode,omitempty"` // observe: nothing moves; else enforce
 }
 
 // Relocation is a view event that a relocator has read and not settled.

@@ -23,22 +23,23 @@ type Row struct {
 	Generation int64     // one higher after every commit, every release that began and the first count
 	ViewCount  item.Count
 	SizeBytes  int64
-	Digest     string // "sha256:<hex>" of the last copy, "" where none was made
-	Pinned     string // the level that the item is pinned to, "" for none
-	CountEntry string // id in `views` of the entry whose count ViewCount is; "" unknown, and older than any
+	Digest     string    // "sha256:<hex>" of the last copy, "" where none was made
+	Pinned     string    // the level that the item is pinned to, "" for none
+	PinEnds    time.Time // when the pin ends by itself; zero: never
+	CountEntry string    // id in `views` of the entry whose count ViewCount is; "" unknown, and older than any
 }
 
 // Item returns the input of policy.Policy.Decide for this row. count is the item's newest count. An event or the state may
 // have a newer count than the row.
 func (r Row) Item(count item.Count) policy.Item {
-	return policy.Item{Level: r.Level, Count: int64(count), Arrived: r.Updated, Pin: policy.Pin{Level: r.Pinned}, Size: r.SizeBytes}
+	return policy.Item{Level: r.Level, Count: int64(count), Arrived: r.Updated, Pin: policy.Pin{Level: r.Pinned, Until: r.PinEnds}, Size: r.SizeBytes}
 }
 
 // CountedOrMoved reports whether the item ever had a view event or a move. Somebody may have put an item without either on
 // its level on purpose.
 func (r Row) CountedOrMoved() bool { return r.ViewCount > 0 || r.Generation > 0 }
 
-const rowColumns = "cid, content_level, filename, generate_time, update_time, generation, view_count, size_bytes, digest, pinned_level, count_entry"
+const rowColumns = "cid, content_level, filename, generate_time, update_time, generation, view_count, size_bytes, digest, pinned_level, count_entry, pinned_until"
 
 // Row reads one row. The error is fault.Unknown where there is none.
 func (c *Catalog) Row(ctx context.Context, id item.ID) (Row, error) {
@@ -83,19 +84,21 @@ func LockRows(ctx context.Context, tx *sql.Tx, ids []any) (map[item.ID]Row, erro
 }
 
 // Placements reads the rows of these ids and calls fn for each row that exists, in no order. It reads only ID, Level,
-// Filename and Pinned: it is for callers that look up thousands of items a second.
+// Filename, Updated, Pinned and PinEnds: it is for callers that look up thousands of items a second.
 func (c *Catalog) Placements(ctx context.Context, ids []item.ID, fn func(Row)) error {
 	err := inPages(ids, func(in string, args []any) error {
-		rows, err := c.db.QueryContext(ctx, "SELECT cid, content_level, filename, COALESCE(pinned_level, '') FROM contents WHERE cid "+in, args...)
+		rows, err := c.db.QueryContext(ctx, "SELECT cid, content_level, filename, update_time, COALESCE(pinned_level, ''), pinned_until FROM contents WHERE cid "+in, args...)
 		if err != nil {
 			return err
 		}
 		defer rows.Close()
 		for rows.Next() {
 			var r Row
-			if err := rows.Scan((*int64)(&r.ID), &r.Level, &r.Filename, &r.Pinned); err != nil {
+			var ends sql.NullTime
+			if err := rows.Scan((*int64)(&r.ID), &r.Level, &r.Filename, &r.Updated, &r.Pinned, &ends); err != nil {
 				return err
 			}
+			r.PinEnds = ends.Time
 			fn(r)
 		}
 		return rows.Err()
@@ -178,10 +181,11 @@ func (c *Catalog) selectRows(ctx context.Context, where string, args ...any) ([]
 func scanRow(from interface{ Scan(...any) error }) (Row, error) {
 	var r Row
 	var pinned sql.NullString
+	var ends sql.NullTime
 	if err := from.Scan(&r.ID, &r.Level, &r.Filename, &r.Generated, &r.Updated, &r.Generation, &r.ViewCount,
-		&r.SizeBytes, &r.Digest, &pinned, &r.CountEntry); err != nil {
+		&r.SizeBytes, &r.Digest, &pinned, &r.CountEntry, &ends); err != nil {
 		return Row{}, err
 	}
-	r.Pinned = pinned.String
+	r.Pinned, r.PinEnds = pinned.String, ends.Time
 	return r, nil
 }

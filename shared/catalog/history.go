@@ -21,9 +21,10 @@ type History struct {
 	Bytes          int64
 	Duration       time.Duration // whole microseconds
 	WorkerID       string
+	Reason         string // the policy.Reason of the move; "" where it was made before reasons were recorded
 }
 
-const historyColumns = "id, event_id, cid, old_level, new_level, prev_update_time, update_time, view_count, bytes, duration_us, worker_id"
+const historyColumns = "id, event_id, cid, old_level, new_level, prev_update_time, update_time, view_count, bytes, duration_us, worker_id, reason"
 
 // History reads at most limit moves of an item, newest first, with row ids below before. Where before is 0, it starts at
 // the newest. The history outlives its item. An unknown item has an empty history and no error.
@@ -43,7 +44,7 @@ func (c *Catalog) History(ctx context.Context, id item.ID, before int64, limit i
 		var h History
 		var us int64
 		if err := rows.Scan(&h.ID, &h.EventID, &h.CID, &h.OldLevel, &h.NewLevel, &h.PrevUpdateTime, &h.UpdateTime,
-			&h.ViewCount, &h.Bytes, &us, &h.WorkerID); err != nil {
+			&h.ViewCount, &h.Bytes, &us, &h.WorkerID, &h.Reason); err != nil {
 			return nil, Wrap(op, id.String(), err)
 		}
 		h.Duration = time.Duration(us) * time.Microsecond

@@ -100,6 +100,7 @@ func (c *Catalog) CheckSchema(ctx context.Context) error {
 		"SELECT content_level, " + levelColumns + " FROM `level` LIMIT 0",
 		"SELECT " + rowColumns + " FROM contents LIMIT 0",
 		"SELECT " + historyColumns + " FROM update_history LIMIT 0",
+		"SELECT mode FROM policy LIMIT 0",
 		"SELECT " + appraisalColumns + " FROM appraisal LIMIT 0",
 	} {
 		if _, err := c.db.ExecContext(ctx, q); isMissing(err) {

@@ -67,6 +67,7 @@ type Relocated struct {
 	StartedAt  time.Time
 	FinishedAt time.Time
 	CountEntry string // id in `views` of the entry whose count this is; "" from a relocator that did not know the field
+	Rule       string // the policy.Reason of the decision; "" from a relocator that did not know the field
 }
 
 // Fields returns the entry's fields and values, in the order of docs/formats.md.
@@ -75,7 +76,7 @@ func (r Relocated) Fields() []string {
 		"event_id", r.EventID, "cid", r.ID.String(), "from", r.From, "to", r.To, "filename", r.Filename,
 		"generation", strconv.FormatInt(r.Generation, 10), "count", r.Count.String(),
 		"bytes", strconv.FormatInt(r.Bytes, 10), "digest", r.Digest, "method", r.Method, "worker_id", r.WorkerID,
-		"started_at", FormatTime(r.StartedAt), "finished_at", FormatTime(r.FinishedAt), "count_entry", r.CountEntry,
+		"started_at", FormatTime(r.StartedAt), "finished_at", FormatTime(r.FinishedAt), "count_entry", r.CountEntry, "rule", r.Rule,
 	}
 }
 
@@ -86,7 +87,7 @@ func ParseRelocated(values map[string]string) (Relocated, error) {
 		EventID: p.eventID(), ID: p.id(), From: p.text("from"), To: p.text("to"), Filename: p.text("filename"),
 		Generation: p.number("generation"), Count: p.count(), Bytes: p.number("bytes"), Digest: p.optional("digest"),
 		Method: p.text("method"), WorkerID: p.text("worker_id"),
-		StartedAt: p.time("started_at"), FinishedAt: p.time("finished_at"), CountEntry: p.optionalEntryID("count_entry"),
+		StartedAt: p.time("started_at"), FinishedAt: p.time("finished_at"), CountEntry: p.optionalEntryID("count_entry"), Rule: p.optional("rule"),
 	}
 	return r, p.err
 }

@@ -27,7 +27,7 @@ var (
 	relocated = event.Relocated{
 		EventID: uuid, ID: 7, From: "bronze", To: "silver", Filename: "g.mp4", Generation: 3, Count: 1964, Bytes: 1 << 40,
 		Digest: "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855", Method: "copy", WorkerID: "w1",
-		StartedAt: began, FinishedAt: ended, CountEntry: "1795392109598-0",
+		StartedAt: began, FinishedAt: ended, CountEntry: "1795392109598-0", Rule: "hysteresis",
 	}
 	committed = event.Committed{
 		EventID: uuid, ID: 7, From: "bronze", To: "silver", Filename: "g.mp4", Generation: 4, Outcome: event.OutcomeCommitted, CommittedAt: ended,

@@ -29,6 +29,7 @@ type arguments struct {
 		Limit    int    `default:"100" help:"At most so many, up to 1000."`
 	} `cmd:"" help:"List items."`
 	Show     itemArg `cmd:"" help:"Show an item: row, state, location."`
+	Explain  itemArg `cmd:"" help:"Say where an item is, why, and when that changes."`
 	Location itemArg `cmd:"" help:"Print where the file of an item is now."`
 	History  struct {
 		itemArg
@@ -44,6 +45,7 @@ type arguments struct {
 	Pin    struct {
 		itemArg
 		Level string `arg:"" help:"The level to hold the item on."`
+		Until string `help:"When the pin ends by itself, such as 2026-12-31T12:00:00Z. The default is never."`
 	} `cmd:"" help:"Hold an item on a level, whatever its count."`
 	Unpin itemArg `cmd:"" help:"Let a pinned item follow its count again."`
 	Post  struct {
@@ -141,6 +143,8 @@ func (a arguments) do(ctx context.Context, verb string, c *client.Client, v view
 		return show(v, showItems)(c.Items(ctx, client.ItemFilter{Level: a.List.Level, Filename: a.List.Filename}, page))
 	case "show":
 		return show(v, showItem)(c.Item(ctx, a.Show.id()))
+	case "explain":
+		return explain(ctx, c, v, a.Explain.id())
 	case "location":
 		return show(v, showLocation)(c.Location(ctx, a.Location.id()))
 	case "history":
@@ -154,7 +158,11 @@ func (a arguments) do(ctx context.Context, verb string, c *client.Client, v view
 	case "forget":
 		return v.done(c.Forget(ctx, a.Forget.id()))
 	case "pin":
-		return show(v, showItem)(c.Pin(ctx, a.Pin.id(), a.Pin.Level))
+		pin := client.Pin{Level: a.Pin.Level}
+		if a.Pin.Until != "" {
+			pin.Until = &a.Pin.Until
+		}
+		return show(v, showItem)(c.Pin(ctx, a.Pin.id(), pin))
 	case "unpin":
 		return show(v, showItem)(c.Unpin(ctx, a.Unpin.id()))
 	case "post":

@@ -61,6 +61,9 @@ func showItem(t *table, i client.Item) {
 	}
 	t.row("path", path)
 	t.row("pinned", or(i.PinnedLevel))
+	if i.PinnedUntil != nil {
+		t.row("pinned until", *i.PinnedUntil)
+	}
 	if s := i.State; s != nil {
 		t.row("newest count", fmt.Sprintf("%d, target %s, %s, %s", s.Count, s.Target, s.Status, s.UpdatedAt))
 	}
@@ -89,6 +92,18 @@ func showLevels(t *table, a client.Levels) {
 	t.row("LEVEL", "FROM", "TO", "ITEMS", "PATH")
 	for _, l := range a.Levels {
 		t.row(l.Level, l.MinCounts, or(l.MaxCounts), or(l.Contents), l.Path)
+		if l.DemoteCounts != nil {
+			t.note("%s keeps an item until its count is below %d", plain(l.Level), *l.DemoteCounts)
+		}
+		if l.MinResidency != 0 {
+			t.note("%s keeps an item for %s after it came", plain(l.Level), time.Duration(l.MinResidency)*time.Second)
+		}
+		if l.State != "" {
+			t.note("%s is %s", plain(l.Level), plain(l.State))
+		}
+	}
+	if a.Mode != "" {
+		t.note("the mode is %s: nothing moves", plain(a.Mode))
 	}
 }
 

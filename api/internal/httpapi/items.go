@@ -27,6 +27,9 @@ func describe(row catalog.Row, p policy.Policy, st *state.State) client.Item {
 		SizeBytes: row.SizeBytes, Digest: row.Digest, PinnedLevel: orNull(row.Pinned),
 		GenerateTime: event.FormatTime(row.Generated), UpdateTime: event.FormatTime(row.Updated),
 	}
+	if !row.PinEnds.IsZero() {
+		a.PinnedUntil = orNull(event.FormatTime(row.PinEnds))
+	}
 	if l, ok := p.Level(row.Level); ok {
 		a.Location = &client.Location{Level: l.Name, Path: l.Path + "/" + row.Filename, Generation: row.Generation}
 	}
@@ -142,7 +145,9 @@ func (s *Server) answerRow(c echo.Context, status int, id item.ID, st *state.Sta
 	if err != nil {
 		return err
 	}
-	return c.JSON(status, describe(row, p, st))
+	answer := describe(row, p, st)
+	answer.Decision = decide(row, p, st, time.Now())
+	return c.JSON(status, answer)
 }
 
 func (s *Server) createItem(c echo.Context) error {
@@ -276,7 +281,7 @@ func (s *Server) listHistory(c echo.Context) error {
 	for _, h := range hs {
 		list.History = append(list.History, client.Move{ID: h.ID, EventID: h.EventID, CID: h.CID, OldLevel: h.OldLevel,
 			NewLevel: h.NewLevel, PrevUpdateTime: event.FormatTime(h.PrevUpdateTime), UpdateTime: event.FormatTime(h.UpdateTime),
-			ViewCount: h.ViewCount, Bytes: h.Bytes, DurationUS: int64(h.Duration / time.Microsecond), WorkerID: h.WorkerID})
+			ViewCount: h.ViewCount, Bytes: h.Bytes, DurationUS: int64(h.Duration / time.Microsecond), WorkerID: h.WorkerID, Reason: h.Reason})
 	}
 	if len(hs) == count {
 		list.NextBefore = &hs[count-1].ID
@@ -296,7 +301,17 @@ func (s *Server) putPin(c echo.Context) error {
 	if in.Level == "" {
 		return malformed("level is missing")
 	}
-	return s.pin(c, id, in.Level)
+	pin := policy.Pin{Level: in.Level}
+	if in.Until != nil {
+		if pin.Until, err = time.Parse(time.RFC3339, *in.Until); err != nil {
+			return malformed("until is no time such as 2026-12-31T12:00:00Z")
+		}
+		if !pin.HoldsAt(time.Now()) {
+			return fault.New(fault.Unprocessable, "pin item", id.String(), fmt.Errorf("the pin would have ended at %s", *in.Until))
+		}
+		pin.Until = pin.Until.UTC().Truncate(time.Microsecond)
+	}
+	return s.pin(c, id, pin)
 }
 
 func (s *Server) deletePin(c echo.Context) error {
@@ -304,13 +319,13 @@ func (s *Server) deletePin(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	return s.pin(c, id, "")
+	return s.pin(c, id, policy.Pin{})
 }
 
 // pin changes the pin and posts the last count again, so that a relocator re-evaluates the item.
-func (s *Server) pin(c echo.Context, id item.ID, level string) error {
+func (s *Server) pin(c echo.Context, id item.ID, pin policy.Pin) error {
 	ctx := c.Request().Context()
-	if err := s.Registry.Pin(ctx, id, level); err != nil {
+	if err := s.Registry.Pin(ctx, id, pin); err != nil {
 		return err
 	}
 	s.Lookup.Invalidate(id)

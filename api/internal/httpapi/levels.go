@@ -12,6 +12,7 @@ import (
 	"github.com/labstack/echo/v4"
 
 	"github.com/tierflow/tierflow/api/client"
+	"github.com/tierflow/tierflow/shared/catalog"
 	"github.com/tierflow/tierflow/shared/fault"
 	"github.com/tierflow/tierflow/shared/policy"
 )
@@ -25,14 +26,23 @@ func (s *Server) getLevels(c echo.Context) error {
 
 // answerLevels answers with the table as it is, even where it is invalid because somebody changed it by SQL.
 func (s *Server) answerLevels(c echo.Context) error {
-	levels, err := s.Catalog.Levels(c.Request().Context())
+	levels, observes, err := s.Catalog.LevelsAndMode(c.Request().Context())
 	if err != nil {
 		return err
 	}
 	counts := s.sizes.get(c.Request().Context(), s.Registry.Counts)
 	list := client.Levels{Levels: []client.Level{}}
+	if observes {
+		list.Mode = catalog.ModeObserve
+	}
 	for _, l := range levels {
-		a := client.Level{Level: l.Name, MinCounts: l.Min, Path: l.Path, TierID: l.TierID}
+		a := client.Level{Level: l.Name, MinCounts: l.Min, Path: l.Path, TierID: l.TierID, MinResidency: int64(l.MinResidency / time.Second)}
+		if l.Demote.Set {
+			a.DemoteCounts = &l.Demote.Count
+		}
+		if l.State != policy.Active {
+			a.State = l.State.String()
+		}
 		if l.Max != policy.Open {
 			a.MaxCounts = &l.Max
 		}
@@ -80,37 +90,24 @@ func (l *levelSizes) forget() {
 	l.until = time.Time{}
 }
 
+// document is client.Levels under a name that can be embedded beside a field Levels.
+type document = client.Levels
+
 // putLevels replaces the policy. Items that the change concerns are re-evaluated in the background.
 func (s *Server) putLevels(c echo.Context) error {
 	if _, err := query(c); err != nil {
 		return err
 	}
 	var in struct {
-		Levels []json.RawMessage `json:"levels"` // as client.Levels
+		document
+		Levels []json.RawMessage `json:"levels"` // as client.Level
 	}
 	if err := decode(c.Request(), &in); err != nil {
 		return err
 	}
-	var levels []policy.Level
-	var errs []error
-	for i, object := range in.Levels {
-		// tier_id and contents are ignored, so that the answer of GET can be sent back.
-		var l client.Level
-		if err := decodeObject(object, &l, "level", "min_counts", "path"); err != nil {
-			return malformed("levels[%d]: %s", i, detail(err))
-		}
-		level := policy.Level{Name: l.Level, Min: l.MinCounts, Max: policy.Open, Path: l.Path}
-		if l.MaxCounts != nil {
-			level.Max = *l.MaxCounts
-		}
-		if len(level.Path) > maxPath {
-			errs = append(errs, fmt.Errorf("level %q: its path has more than %d bytes", level.Name, maxPath))
-		}
-		levels = append(levels, level)
-	}
-	p, err := policy.New(levels)
-	if err = errors.Join(append(errs, err)...); err != nil {
-		return fault.New(fault.Unprocessable, "", "", err)
+	p, err := s.readLevels(c.Request().Context(), in.Levels, in.Mode)
+	if err != nil {
+		return err
 	}
 	if err := s.Registry.SetLevels(c.Request().Context(), p); err != nil {
 		return err
@@ -119,6 +116,55 @@ func (s *Server) putLevels(c echo.Context) error {
 	s.sizes.forget()
 	s.Reevaluate.LevelsChanged()
 	return s.answerLevels(c)
+}
+
+// readLevels makes a policy of the levels of a document. The error names every problem: of every level that cannot be read,
+// or of all levels as a whole.
+func (s *Server) readLevels(ctx context.Context, objects []json.RawMessage, mode string) (policy.Policy, error) {
+	var levels []policy.Level
+	var unread, errs []error
+	for i, object := range objects {
+		// tier_id and contents are ignored, so that the answer of GET can be sent back.
+		var l client.Level
+		if err := decodeObject(object, &l, "level", "min_counts", "path"); err != nil {
+			unread = append(unread, fmt.Errorf("levels[%d]: %s", i, detail(err)))
+			continue
+		}
+		level := policy.Level{Name: l.Level, Min: l.MinCounts, Max: policy.Open, Path: l.Path, MinResidency: catalog.Residency(l.MinResidency)}
+		if l.DemoteCounts != nil {
+			level.Demote = policy.Threshold{Count: *l.DemoteCounts, Set: true}
+		}
+		if l.State != "" {
+			state, err := policy.ParseState(l.State)
+			if err != nil {
+				errs = append(errs, fmt.Errorf("level %q: %w", l.Level, err))
+			}
+			level.State = state
+		}
+		if l.MaxCounts != nil {
+			level.Max = *l.MaxCounts
+		}
+		if len(level.Path) > maxPath {
+			errs = append(errs, fmt.Errorf("level %q: its path has more than %d bytes", level.Name, maxPath))
+		}
+		levels = append(levels, level)
+	}
+	if err := errors.Join(unread...); err != nil {
+		return policy.Policy{}, malformed("%v", err)
+	}
+	observes := mode == catalog.ModeObserve
+	if mode != "" && !observes && mode != catalog.ModeEnforce {
+		errs = append(errs, fmt.Errorf("there is no mode %q; the modes are %s, %s", mode, catalog.ModeEnforce, catalog.ModeObserve))
+	}
+	pins, err := s.Registry.Draining(ctx, levels)
+	if err != nil {
+		return policy.Policy{}, err
+	}
+	p, err := policy.New(levels)
+	if err := errors.Join(append(append(errs, pins...), err)...); err != nil {
+		return policy.Policy{}, fault.New(fault.Unprocessable, "", "", err)
+	}
+	return p.Observing(observes), nil
 }
 
 // maxPath leaves room for a filename within what Linux takes, and fits the column.

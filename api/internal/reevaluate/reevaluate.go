@@ -197,7 +197,7 @@ func concerns(row catalog.Row, st *state.State, before []policy.Level, p policy.
 	if row.Level == target {
 		return false
 	}
-	if counted {
+	if l, ok := p.Level(row.Level); counted || ok && l.State == policy.Draining {
 		return true
 	}
 	for _, l := range before {

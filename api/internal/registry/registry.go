@@ -97,20 +97,48 @@ func noLevel(op string, id item.ID, level string) error {
 	return fault.New(fault.Unprocessable, op, id.String(), fmt.Errorf("there is no level %q", level))
 }
 
-// Pin pins an item to a level; level "" removes the pin. The error is fault.Unknown where there is no such item, and
-// fault.Unprocessable where there is no such level.
-func (r *Registry) Pin(ctx context.Context, id item.ID, level string) error {
+// Pin pins an item; the zero pin removes its pin. The error is fault.Unknown where there is no such item, and
+// fault.Unprocessable where there is no such level, or where it is draining.
+func (r *Registry) Pin(ctx context.Context, id item.ID, pin policy.Pin) error {
 	const op = "pin item"
-	if level != "" {
-		if err := levelExists(ctx, r.db, op, id, level); err != nil {
+	level := sql.NullString{String: pin.Level, Valid: pin != policy.Pin{}}
+	if level.Valid {
+		if err := levelExists(ctx, r.db, op, id, pin.Level); err != nil {
 			return err
 		}
+		p, err := r.catalog.Policy(ctx)
+		if err != nil {
+			return err
+		}
+		if l, _ := p.Level(pin.Level); l.State == policy.Draining {
+			return fault.New(fault.Unprocessable, op, id.String(), fmt.Errorf("level %q is draining: it gives everything away", l.Name))
+		}
 	}
-	res, err := r.db.ExecContext(ctx, "UPDATE contents SET pinned_level = ? WHERE cid = ?", sql.NullString{String: level, Valid: level != ""}, id)
+	res, err := r.db.ExecContext(ctx, "UPDATE contents SET pinned_level = ?, pinned_until = ? WHERE cid = ?",
+		level, sql.NullTime{Time: pin.Until, Valid: !pin.Until.IsZero()}, id)
 	if catalog.Kind(err) == fault.Unprocessable { // somebody has removed the level since
-		return noLevel(op, id, level)
+		return noLevel(op, id, pin.Level)
 	}
 	return oneRow(res, op, id, err)
+}
+
+// Draining returns one error for each level that is to drain and has items pinned to it: the pins would keep them there.
+func (r *Registry) Draining(ctx context.Context, levels []policy.Level) (problems []error, err error) {
+	for _, l := range levels {
+		if l.State != policy.Draining {
+			continue
+		}
+		var n int64
+		err := r.db.QueryRowContext(ctx, "SELECT COUNT(*) FROM contents WHERE pinned_level = ? AND (pinned_until IS NULL OR"+
+			" pinned_until > UTC_TIMESTAMP(6))", l.Name).Scan(&n)
+		if err != nil {
+			return nil, catalog.Wrap("count pins to level", l.Name, err)
+		}
+		if n > 0 {
+			problems = append(problems, fmt.Errorf("level %q: it cannot drain while %d items are pinned to it", l.Name, n))
+		}
+	}
+	return problems, nil
 }
 
 // oneRow returns the error of a statement on one item's row. It is fault.Unknown where the statement has found no row.
@@ -184,6 +212,13 @@ func (r *Registry) SetLevels(ctx context.Context, p policy.Policy) error {
 		if err := replace(ctx, tx, before, p); err != nil {
 			return err
 		}
+		mode := catalog.ModeEnforce
+		if p.Observes() {
+			mode = catalog.ModeObserve
+		}
+		if _, err := tx.ExecContext(ctx, "INSERT INTO policy (id, mode) VALUES (1, ?) ON DUPLICATE KEY UPDATE mode = ?", mode, mode); err != nil {
+			return catalog.Wrap("set the mode of", "the policy", err)
+		}
 		if err := recordChange(ctx, tx, before); err != nil {
 			return err
 		}
@@ -218,13 +253,15 @@ func replace(ctx context.Context, tx *sql.Tx, before []policy.Level, p policy.Po
 	}
 	for _, l := range p.Levels() {
 		top := sql.NullInt64{Int64: l.Max, Valid: l.Max != policy.Open}
+		demote := sql.NullInt64{Int64: l.Demote.Count, Valid: l.Demote.Set}
+		residency, state := int64(l.MinResidency/time.Second), l.State.String()
 		var err error
 		if named(l.Name) {
-			err = exec(l.Name, "UPDATE `level` SET min_counts = ?, max_counts = ?, path = ? WHERE content_level = ?",
-				l.Min, top, l.Path, l.Name)
+			err = exec(l.Name, "UPDATE `level` SET min_counts = ?, max_counts = ?, path = ?, demote_counts = ?, min_residency = ?, state = ?"+
+				" WHERE content_level = ?", l.Min, top, l.Path, demote, residency, state, l.Name)
 		} else {
-			err = exec(l.Name, "INSERT INTO `level` (content_level, min_counts, max_counts, path) VALUES (?, ?, ?, ?)",
-				l.Name, l.Min, top, l.Path)
+			err = exec(l.Name, "INSERT INTO `level` (content_level, min_counts, max_counts, path, demote_counts, min_residency, state)"+
+				" VALUES (?, ?, ?, ?, ?, ?, ?)", l.Name, l.Min, top, l.Path, demote, residency, state)
 		}
 		if err != nil {
 			return err
@@ -234,7 +271,11 @@ func replace(ctx context.Context, tx *sql.Tx, before []policy.Level, p policy.Po
 		if _, stays := p.Level(l.Name); stays {
 			continue
 		}
-		err := exec(l.Name, "DELETE FROM `level` WHERE content_level = ?", l.Name)
+		err := exec(l.Name, "UPDATE contents SET pinned_level = NULL, pinned_until = NULL WHERE pinned_level = ?"+
+			" AND pinned_until <= UTC_TIMESTAMP(6)", l.Name) // pins that have ended
+		if err == nil {
+			err = exec(l.Name, "DELETE FROM `level` WHERE content_level = ?", l.Name)
+		}
 		if fault.Is(err, fault.Conflict) {
 			return fault.New(fault.Conflict, "remove level", l.Name, errors.New("items lie on it or are pinned to it: "+
 				"give it a range that sends them elsewhere, wait until they have moved, and remove it then"))

@@ -198,20 +198,20 @@ func writeHistory(ctx context.Context, tx *sql.Tx, moves []move, at time.Time) e
 		duration := max(0, m.FinishedAt.Sub(m.StartedAt).Microseconds()) // the relocator's clock may have been set back
 		if m.recorded {
 			if _, err := tx.ExecContext(ctx, "UPDATE update_history SET new_level = ?, update_time = ?, view_count = ?,"+
-				" bytes = bytes + ?, duration_us = duration_us + ?, worker_id = ? WHERE event_id = ?",
-				m.To, at, m.Count, m.Bytes, duration, m.WorkerID, m.EventID); err != nil {
+				" bytes = bytes + ?, duration_us = duration_us + ?, worker_id = ?, reason = ? WHERE event_id = ?",
+				m.To, at, m.Count, m.Bytes, duration, m.WorkerID, m.Rule, m.EventID); err != nil {
 				return err
 			}
 			continue
 		}
 		rows++
-		s.args = append(s.args, m.EventID, m.ID, m.From, m.To, m.prevUpdate, at, m.Count, m.Bytes, duration, m.WorkerID)
+		s.args = append(s.args, m.EventID, m.ID, m.From, m.To, m.prevUpdate, at, m.Count, m.Bytes, duration, m.WorkerID, m.Rule)
 	}
 	if rows == 0 {
 		return nil
 	}
 	_, err := tx.ExecContext(ctx, "INSERT INTO update_history (event_id, cid, old_level, new_level, prev_update_time,"+
-		" update_time, view_count, bytes, duration_us, worker_id) VALUES "+placeholders("("+placeholders("?", 10)+")", rows), s.args...)
+		" update_time, view_count, bytes, duration_us, worker_id, reason) VALUES "+placeholders("("+placeholders("?", 11)+")", rows), s.args...)
 	return err
 }
 

@@ -179,7 +179,7 @@ func (j *job) relocate(ctx context.Context, over func()) error {
 	if !j.turn.Take(gate.Need{Source: from.Name, Target: to.Name}, j.d.Hangs, j.d.Wake) {
 		return gate.ErrNoSlot
 	}
-	return j.move(ctx, row, from, to)
+	return j.move(ctx, row, from, to, decision.Reason)
 }
 
 var errEntryGone = errors.New("views has not reached the id of this entry: Redis was wiped")
@@ -256,7 +256,7 @@ func (j *job) settle(ctx context.Context, row catalog.Row) error {
 }
 
 // move makes the copy and emits it.
-func (j *job) move(ctx context.Context, row catalog.Row, from, to policy.Level) error {
+func (j *job) move(ctx context.Context, row catalog.Row, from, to policy.Level, reason policy.Reason) error {
 	started := time.Now()
 	j.progress.begin(state.Progress{EventID: j.view.EventID, From: from.Name, To: to.Name, Filename: row.Filename, WorkerID: j.o.WorkerID})
 	working := j.d.Working() // whoever took the entry over would wait for the same disk
@@ -282,6 +282,7 @@ func (j *job) move(ctx context.Context, row catalog.Row, from, to policy.Level) 
 		EventID: j.view.EventID, ID: j.view.ID, From: from.Name, To: to.Name, Filename: row.Filename,
 		Generation: row.Generation, Count: j.view.Count, Bytes: made.Bytes, Digest: made.Digest, Method: made.Method,
 		WorkerID: j.o.WorkerID, StartedAt: started, FinishedAt: finished, CountEntry: j.d.ID,
+		Rule: string(reason),
 	})
 	if err != nil {
 		// Nobody knows whether it was emitted. The temporary stays as the record: a repeat or the sweep settles it.

@@ -137,7 +137,7 @@ func (d suspicion) entry() string {
 // changed tells whether a move, a release, a count, a rename, a pin or a new registration has changed a row since it was read.
 func changed(was, is catalog.Row) bool {
 	return was.Generation != is.Generation || was.Level != is.Level || was.Filename != is.Filename || !was.Updated.Equal(is.Updated) ||
-		was.Pinned != is.Pinned || was.CountEntry != is.CountEntry
+		was.Pinned != is.Pinned || !was.PinEnds.Equal(is.PinEnds) || was.CountEntry != is.CountEntry
 }
 
 // samePolicy returns an error where the levels have changed since the run began.
