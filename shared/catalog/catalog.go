@@ -4,15 +4,15 @@
 // Writes are parts of a service's transactions, and their statements stand in the service. What they lock and check in the
 // same transaction is that service's protocol. This table says who writes what:
 //
-//	contents         api        INSERT, DELETE, UPDATE (pinned_level, pinned_until)
-//	contents         relocator  UPDATE (generation, view_count, count_entry)
+//	contents         api        INSERT, DELETE, UPDATE (pinned_level, pinned_until, review_at)
+//	contents         relocator  UPDATE (generation, view_count, count_entry, review_at)
 //	contents         committer  UPDATE (content_level, update_time, generation, view_count, size_bytes, digest, count_entry)
 //	contents         owner      INSERT
 //	level            api        INSERT, DELETE, UPDATE (min_counts, max_counts, path, demote_counts, min_residency, state)
 //	policy           api        INSERT, UPDATE (mode)
 //	level            owner      UPDATE (tier_id)
 //	update_history   committer  INSERT, UPDATE
-//	appraisal        api        INSERT, DELETE, UPDATE
+//	level_change     api        INSERT, DELETE, UPDATE
 //	tierflow_schema  owner      INSERT
 //
 // UPDATE without columns means all columns: no other service writes that table. The owner is the account of `committer migrate`,

@@ -131,7 +131,7 @@ func TestEightMigratorsAtOnceApplyEachMigrationOnce(t *testing.T) {
 	}
 	wg.Wait()
 	want := []string{"00001_level.sql", "00002_contents.sql", "00003_update_history.sql", "00004_appraisal.sql",
-		"00005_count_entry.sql", "00006_policy.sql"}
+		"00005_count_entry.sql", "00006_policy.sql", "00007_review.sql"}
 	if !slices.Equal(applied, want) {
 		t.Fatalf("applied %v, want %v", applied, want)
 	}
@@ -161,7 +161,7 @@ func TestAMigrationThatWasInterruptedAfterItsTableRunsAgain(t *testing.T) {
 	insert(t, c, 7, "silver", "g.mp4")
 	exec(t, c, "DELETE FROM tierflow_schema")
 	applied, err := c.Migrate(t.Context())
-	if err != nil || len(applied) != 6 {
+	if err != nil || len(applied) != 7 {
 		t.Fatalf("applied %v, %v", applied, err)
 	}
 	if r, err := c.Row(t.Context(), 7); err != nil || r.Level != "silver" {

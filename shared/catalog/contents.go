@@ -27,6 +27,7 @@ type Row struct {
 	Pinned     string    // the level that the item is pinned to, "" for none
 	PinEnds    time.Time // when the pin ends by itself; zero: never
 	CountEntry string    // id in `views` of the entry whose count ViewCount is; "" unknown, and older than any
+	ReviewAt   time.Time // when the decision on the item must be looked at again; zero: never
 }
 
 // Item returns the input of policy.Policy.Decide for this row. count is the item's newest count. An event or the state may
@@ -39,7 +40,7 @@ func (r Row) Item(count item.Count) policy.Item {
 // its level on purpose.
 func (r Row) CountedOrMoved() bool { return r.ViewCount > 0 || r.Generation > 0 }
 
-const rowColumns = "cid, content_level, filename, generate_time, update_time, generation, view_count, size_bytes, digest, pinned_level, count_entry, pinned_until"
+const rowColumns = "cid, content_level, filename, generate_time, update_time, generation, view_count, size_bytes, digest, pinned_level, count_entry, pinned_until, review_at"
 
 // Row reads one row. The error is fault.Unknown where there is none.
 func (c *Catalog) Row(ctx context.Context, id item.ID) (Row, error) {
@@ -51,7 +52,7 @@ func (c *Catalog) Row(ctx context.Context, id item.ID) (Row, error) {
 func (c *Catalog) Rows(ctx context.Context, ids []item.ID) (map[item.ID]Row, error) {
 	found := make(map[item.ID]Row, len(ids))
 	err := inPages(ids, func(in string, args []any) error {
-		rows, err := c.selectRows(ctx, "WHERE cid "+in, args...)
+		rows, err := selectRows(ctx, c.db, "WHERE cid "+in, args...)
 		for _, r := range rows {
 			found[r.ID] = r
 		}
@@ -66,21 +67,21 @@ func (c *Catalog) Rows(ctx context.Context, ids []item.ID) (map[item.ID]Row, err
 // LockRows reads the rows of these ids and locks them, in the order of the primary key: whoever locks more than one row uses this
 // order. A row that another transaction has locked is not in the map, and holds up no other.
 func LockRows(ctx context.Context, tx *sql.Tx, ids []any) (map[item.ID]Row, error) {
-	rows, err := tx.QueryContext(ctx, "SELECT "+rowColumns+" FROM contents WHERE cid IN (?"+strings.Repeat(",?", len(ids)-1)+
-		") ORDER BY cid FOR UPDATE SKIP LOCKED", ids...)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	locked := make(map[item.ID]Row, len(ids))
-	for rows.Next() {
-		r, err := scanRow(rows)
-		if err != nil {
-			return nil, err
-		}
+	rows, err := selectRows(ctx, tx, "WHERE cid IN (?"+strings.Repeat(",?", len(ids)-1)+") ORDER BY cid FOR UPDATE SKIP LOCKED", ids...)
+	locked := make(map[item.ID]Row, len(rows))
+	for _, r := range rows {
 		locked[r.ID] = r
 	}
-	return locked, rows.Err()
+	return locked, err
+}
+
+// dueRows selects due reviews. The server reads no more of the index than the limit.
+const dueRows = "WHERE review_at <= UTC_TIMESTAMP(6) ORDER BY review_at, cid LIMIT ? FOR UPDATE SKIP LOCKED"
+
+// LockDue reads at most limit rows whose review is due by the server's clock, and locks them: the longest due first, by the index
+// of review_at. It leaves out a row that another transaction has locked. So it waits for nobody, whatever the order of its locks.
+func LockDue(ctx context.Context, tx *sql.Tx, limit int) ([]Row, error) {
+	return selectRows(ctx, tx, dueRows, limit)
 }
 
 // Placements reads the rows of these ids and calls fn for each row that exists, in no order. It reads only ID, Level,
@@ -137,7 +138,7 @@ func (c *Catalog) List(ctx context.Context, level string, after item.ID, limit i
 	if level != "" {
 		where, args = "WHERE content_level = ? AND "+where[len("WHERE "):], append([]any{level}, args...)
 	}
-	rows, err := c.selectRows(ctx, where, args...)
+	rows, err := selectRows(ctx, c.db, where, args...)
 	return rows, Wrap("list items", level, err)
 }
 
@@ -161,8 +162,8 @@ func (c *Catalog) Each(ctx context.Context, fn func(Row) error) error {
 	}
 }
 
-func (c *Catalog) selectRows(ctx context.Context, where string, args ...any) ([]Row, error) {
-	rows, err := c.db.QueryContext(ctx, "SELECT "+rowColumns+" FROM contents "+where, args...)
+func selectRows(ctx context.Context, q Querier, where string, args ...any) ([]Row, error) {
+	rows, err := q.QueryContext(ctx, "SELECT "+rowColumns+" FROM contents "+where, args...)
 	if err != nil {
 		return nil, err
 	}
@@ -181,11 +182,11 @@ func (c *Catalog) selectRows(ctx context.Context, where string, args ...any) ([]
 func scanRow(from interface{ Scan(...any) error }) (Row, error) {
 	var r Row
 	var pinned sql.NullString
-	var ends sql.NullTime
+	var ends, review sql.NullTime
 	if err := from.Scan(&r.ID, &r.Level, &r.Filename, &r.Generated, &r.Updated, &r.Generation, &r.ViewCount,
-		&r.SizeBytes, &r.Digest, &pinned, &r.CountEntry, &ends); err != nil {
+		&r.SizeBytes, &r.Digest, &pinned, &r.CountEntry, &ends, &review); err != nil {
 		return Row{}, err
 	}
-	r.Pinned, r.PinEnds = pinned.String, ends.Time
+	r.Pinned, r.PinEnds, r.ReviewAt = pinned.String, ends.Time, review.Time
 	return r, nil
 }

@@ -26,8 +26,12 @@ func (c *Catalog) Levels(ctx context.Context) ([]policy.Level, error) {
 
 // LevelsAndMode is Levels, and also tells whether the policy is in the mode ModeObserve.
 func (c *Catalog) LevelsAndMode(ctx context.Context) (levels []policy.Level, observes bool, err error) {
+	return levelsAndMode(ctx, c.db)
+}
+
+func levelsAndMode(ctx context.Context, q Querier) (levels []policy.Level, observes bool, err error) {
 	const op, subject = "read", "the level table"
-	rows, err := c.db.QueryContext(ctx, "SELECT content_level, "+levelColumns+", (SELECT mode FROM policy WHERE id = 1) FROM `level`"+
+	rows, err := q.QueryContext(ctx, "SELECT content_level, "+levelColumns+", (SELECT mode FROM policy WHERE id = 1) FROM `level`"+
 		" ORDER BY min_counts, content_level")
 	if err != nil {
 		return nil, false, Wrap(op, subject, err)
@@ -65,8 +69,11 @@ func Residency(seconds int64) time.Duration {
 
 // Policy reads the level table and validates it as a whole. The error of an invalid table is fault.Unprocessable and names every
 // problem.
-func (c *Catalog) Policy(ctx context.Context) (policy.Policy, error) {
-	levels, observes, err := c.LevelsAndMode(ctx)
+func (c *Catalog) Policy(ctx context.Context) (policy.Policy, error) { return PolicyIn(ctx, c.db) }
+
+// PolicyIn is Catalog.Policy on a connection or in a transaction.
+func PolicyIn(ctx context.Context, q Querier) (policy.Policy, error) {
+	levels, observes, err := levelsAndMode(ctx, q)
 	if err != nil {
 		return policy.Policy{}, err
 	}

@@ -26,8 +26,8 @@ var schemaFiles embed.FS
 // versionTable is where goose records which migrations it has applied.
 const versionTable = "tierflow_schema"
 
-// appraisalColumns are the columns of the table in which the api records a change of levels.
-const appraisalColumns = "change_id, before_levels, after_cid, changed_at"
+// changeColumns are the columns of the table in which the api records a change of levels.
+const changeColumns = "change_id, before_levels, after_cid, changed_at"
 
 const migrateHint = "run `committer migrate`"
 
@@ -101,7 +101,7 @@ func (c *Catalog) CheckSchema(ctx context.Context) error {
 		"SELECT " + rowColumns + " FROM contents LIMIT 0",
 		"SELECT " + historyColumns + " FROM update_history LIMIT 0",
 		"SELECT mode FROM policy LIMIT 0",
-		"SELECT " + appraisalColumns + " FROM appraisal LIMIT 0",
+		"SELECT " + changeColumns + " FROM level_change LIMIT 0",
 	} {
 		if _, err := c.db.ExecContext(ctx, q); isMissing(err) {
 			return missing(err)

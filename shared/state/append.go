@@ -3,6 +3,8 @@ package state
 import (
 	"context"
 
+	"github.com/redis/go-redis/v9"
+
 	"github.com/tierflow/tierflow/shared/event"
 	"github.com/tierflow/tierflow/shared/item"
 )
@@ -71,6 +73,41 @@ func (s *Store) AppendIf(ctx context.Context, newest string, v event.View) (stri
 	}
 	return id, nil
 }
+
+// Newest is an item's newest event as Redis knows it.
+type Newest struct {
+	State   *State // nil where Get returns none
+	Settled bool   // the state has an expiry, which it gets when its event is settled; or there is no state
+}
+
+// Newest reads the states of many items, and then whether they expire. A state that is replaced in between is returned as
+// settled only where the newer one is.
+func (s *Store) Newest(ctx context.Context, ids []item.ID) ([]Newest, error) {
+	states, err := s.GetMany(ctx, ids)
+	if err != nil {
+		return nil, err
+	}
+	ttls := make([]*redis.DurationCmd, len(ids))
+	_, err = s.rdb.Pipelined(ctx, func(pipe redis.Pipeliner) error {
+		for i, id := range ids {
+			if states[i] != nil {
+				ttls[i] = pipe.PTTL(ctx, s.keys.State(id))
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, unavailable("read the expiry of", "states", err)
+	}
+	all := make([]Newest, len(ids))
+	for i, st := range states {
+		all[i] = Newest{State: st, Settled: st == nil || ttls[i].Val() != noExpiry}
+	}
+	return all, nil
+}
+
+// noExpiry is what go-redis makes of PTTL's answer for a key that never expires.
+const noExpiry = -1
 
 func anys(ss []string) []any {
 	as := make([]any, len(ss))

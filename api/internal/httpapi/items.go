@@ -322,7 +322,8 @@ func (s *Server) deletePin(c echo.Context) error {
 	return s.pin(c, id, policy.Pin{})
 }
 
-// pin changes the pin and posts the last count again, so that a relocator re-evaluates the item.
+// pin changes the pin and posts the last count again, so that a relocator re-evaluates the item. Where this fails, the item's review
+// does it later.
 func (s *Server) pin(c echo.Context, id item.ID, pin policy.Pin) error {
 	ctx := c.Request().Context()
 	if err := s.Registry.Pin(ctx, id, pin); err != nil {
@@ -339,7 +340,7 @@ func (s *Server) pin(c echo.Context, id item.ID, pin policy.Pin) error {
 	}
 	if _, err := s.Reevaluate.PostAgain(ctx, row, p); err != nil {
 		return &fault.Error{Kind: fault.Unavailable, Op: "post the last count of item", Subject: id.String(), Err: err,
-			Hint: "the pin is stored, but no relocator has been told: repeat the call"}
+			Hint: "the pin is stored and takes effect within some minutes once Redis is back; repeat the call to have it at once"}
 	}
 	return s.answerItem(c, http.StatusOK, id)
 }

@@ -47,12 +47,6 @@ func (b *backlog) refresh(unsettled func() (int64, error)) error {
 	return nil
 }
 
-// Full reports whether the backlog has reached its limit. Code that appends events without the Batcher waits while it has.
-func (b *Batcher) Full() bool {
-	b.backlog.traffic.Store(true)
-	return b.backlog.known.Load()+b.backlog.since.Load() >= b.backlog.limit
-}
-
 // pollBacklog reads the backlog from Redis while events arrive, or while the backlog is over its limit.
 func (b *Batcher) pollBacklog() {
 	l := &b.backlog

@@ -1,8 +1,10 @@
-// Package reevaluate posts the last counts of items again after a change that is not a new count: of a pin, or of the
-// levels. A relocator then decides again where each of these items belongs.
+// Package reevaluate posts the last counts of items again, for all reasons that are not a new count: a change of a pin or of the
+// levels, and the end of a pin or of a residency. A relocator then decides again where each of these items belongs.
+// contents.review_at is the queue of these items.
 package reevaluate
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"time"
@@ -21,14 +23,14 @@ import (
 
 // Options of a Reevaluator. All are required.
 type Options struct {
-	Store    *state.Store // its client must not retry
-	Catalog  *catalog.Catalog
-	Registry *registry.Registry
-	Full     func() bool // reports whether the backlog has reached its limit
-	Log      *zap.Logger
+	Store      *state.Store // its client must not retry
+	Catalog    *catalog.Catalog
+	Registry   *registry.Registry
+	MaxBacklog int64 // that of the Batcher
+	Log        *zap.Logger
 }
 
-// Reevaluator posts last counts again. PostAgain works at once; LevelsChanged needs a running Run.
+// Reevaluator posts last counts again. PostAgain works at once; everything else needs a running Run.
 type Reevaluator struct {
 	Options
 	wake chan struct{}
@@ -87,25 +89,28 @@ func (r *Reevaluator) LevelsChanged() {
 const (
 	pageSize    = 1000
 	pageTimeout = 30 * time.Second
-	// pause is the wait after a failure, and after each page while the backlog is full.
-	pause = time.Second
-	// pollInterval is how soon an api continues a change of levels that another api has left unfinished.
-	pollInterval = 5 * time.Second
+	// pollInterval is how late a review may begin, and how soon an api continues what another api has left unfinished.
+	pollInterval = time.Second
+	// roomInterval is how long reviews wait for room in the backlog.
+	roomInterval = 200 * time.Millisecond
 )
 
-// Run re-evaluates all items after each change of the levels, until ctx ends. It also finishes a change that another api, or
-// this one before a restart, has left unfinished.
+// errNoRoom means that the backlog has no room for reviews now.
+var errNoRoom = errors.New("the backlog has no room for reviews")
+
+// Run works on the reviews that are due (registry.Reviews), and requires those of the items that a change of the levels concerns,
+// until ctx ends. It also finishes what another api, or this one before a restart, has left unfinished.
 func (r *Reevaluator) Run(ctx context.Context) {
 	for ctx.Err() == nil {
 		wait := pollInterval
 		var begun bool
-		err := r.Registry.WithChange(ctx, func(c registry.Change) error { begun = true; return r.reevaluateAll(ctx, c) })
+		err := r.Registry.WithReviews(ctx, func(q registry.Reviews) error { begun = true; return r.work(ctx, q) })
+		switch {
+		case errors.Is(err, errNoRoom):
+			wait = roomInterval
 		// Where MySQL has been away since the start, /readyz says so already.
-		if err != nil && (begun || !fault.Is(err, fault.Unavailable)) {
-			wait = pause
-			if ctx.Err() == nil {
-				r.Log.Warn("items cannot be re-evaluated after a change of levels; trying again", zap.Error(err))
-			}
+		case err != nil && ctx.Err() == nil && (begun || !fault.Is(err, fault.Unavailable)):
+			r.Log.Warn("items cannot be re-evaluated; trying again", zap.Error(err))
 		}
 		select {
 		case <-ctx.Done():
@@ -115,93 +120,162 @@ func (r *Reevaluator) Run(ctx context.Context) {
 	}
 }
 
-// reevaluateAll re-evaluates the items that are left of a change. It returns nil where the levels have changed again: that
-// is a new change, which starts from the first item.
-func (r *Reevaluator) reevaluateAll(ctx context.Context, c registry.Change) error {
-	posted, after := 0, c.After
+// work alternates between pages of a change of the levels and pages of due reviews, until both are done. So neither waits for all
+// of the other.
+func (r *Reevaluator) work(ctx context.Context, q registry.Reviews) error {
 	for {
-		n, rows, err := r.reevaluatePage(ctx, c.Before, after)
-		posted += n
-		if err != nil {
-			if ctx.Err() != nil {
-				r.Log.Info("stopped while items are re-evaluated after a change of levels: the next api continues",
-					zap.Int("posted", posted), zap.Stringer("after", after))
-			}
-			return err // the next try skips the items that were posted: their states have the new target
+		required, changeErr := r.require(ctx, q)
+		posted, err := r.review(ctx, q)
+		if errors.Is(err, errNoRoom) && required {
+			continue // a change of the levels appends nothing
 		}
-		if len(rows) < pageSize {
-			if done, err := c.Done(ctx); err != nil || !done {
-				return err
-			}
-			r.Log.Info("all items were re-evaluated after a change of levels", zap.Int("posted", posted))
-			return nil
-		}
-		after = rows[len(rows)-1].ID
-		if current, err := c.Reached(ctx, after); err != nil || !current {
+		if err := cmp.Or(changeErr, err); err != nil || !required && !posted {
 			return err
-		}
-		if r.Full() {
-			select {
-			case <-ctx.Done():
-			case <-time.After(pause):
-			}
 		}
 	}
 }
 
-// reevaluatePage re-evaluates the pageSize items with the next higher ids. It returns the number of counts that it has
-// posted, and the rows of the page.
-func (r *Reevaluator) reevaluatePage(ctx context.Context, before []policy.Level, after item.ID) (posted int, rows []catalog.Row, err error) {
+// require requires the reviews of a page of the items that a change of the levels concerns. It returns false where there is no
+// change, or no page of it is left.
+func (r *Reevaluator) require(ctx context.Context, q registry.Reviews) (more bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, pageTimeout)
 	defer cancel()
+	c, ok, err := q.Change(ctx)
+	if err != nil || !ok {
+		return false, err
+	}
 	p, err := r.Catalog.Policy(ctx)
 	if err != nil {
-		return 0, nil, err
+		return false, err
 	}
-	rows, err = r.Catalog.List(ctx, "", after, pageSize)
-	if err != nil || len(rows) == 0 {
-		return 0, nil, err
+	rows, err := r.Catalog.List(ctx, "", c.After, pageSize)
+	if err != nil {
+		return false, err
 	}
+	states, err := r.Store.GetMany(ctx, idsOf(rows))
+	if err != nil {
+		return false, err
+	}
+	at, now := map[item.ID]time.Time{}, time.Now()
+	for i, row := range rows {
+		d := p.Decide(row.Item(newest(row, states[i])), now)
+		switch {
+		case concerns(row, states[i], c.Before, p, d.Target):
+			at[row.ID] = time.Time{}
+		case !d.ReviewAt.IsZero() && (counted(row, states[i]) || d.Reason != policy.ByResidency):
+			at[row.ID] = d.ReviewAt
+		}
+	}
+	left, err := q.Require(ctx, at)
+	if err != nil {
+		return false, err
+	}
+	if err := r.postLocked(ctx, left, p); err != nil {
+		return false, err
+	}
+	if len(rows) == pageSize {
+		_, err := c.Reached(ctx, rows[len(rows)-1].ID)
+		return true, err // where the levels have changed again, the next page is the first one of that change
+	}
+	done, err := c.Done(ctx)
+	if done {
+		r.Log.Info("all items were looked at after a change of levels")
+	}
+	return !done, err
+}
+
+// postLocked posts the last counts of items whose reviews could not be required, because somebody has their rows locked.
+func (r *Reevaluator) postLocked(ctx context.Context, ids []item.ID, p policy.Policy) error {
+	rows, err := r.Catalog.Rows(ctx, ids)
+	if err != nil {
+		return err
+	}
+	for _, row := range rows {
+		if _, err := r.PostAgain(ctx, row, p); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// review posts the last counts of a page of items whose reviews are due. It returns false where no further review is due. Reviews
+// use half of the backlog, so they never refuse a view.
+func (r *Reevaluator) review(ctx context.Context, q registry.Reviews) (more bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, pageTimeout)
+	defer cancel()
+	unsettled, err := r.Store.Unsettled(ctx) // before the claim: without Redis nothing is claimed
+	if err != nil {
+		return false, err
+	}
+	limit := int(min(max(1, r.MaxBacklog/2)-unsettled, pageSize))
+	if limit <= 0 {
+		return false, errNoRoom
+	}
+	p, err := r.Catalog.Policy(ctx)
+	if err != nil {
+		return false, err
+	}
+	claimed, err := q.Claim(ctx, limit)
+	if err != nil || len(claimed.Rows) == 0 {
+		return false, err
+	}
+	found, err := r.Store.Newest(ctx, idsOf(claimed.Rows))
+	if err != nil {
+		return false, err
+	}
+	var underWay []item.ID
+	for i, row := range claimed.Rows {
+		st, entry := found[i].State, ""
+		v := NewView(&row, p, newest(row, st))
+		if st != nil {
+			entry = st.EntryID
+		}
+		if !found[i].Settled && st.Target == v.Target {
+			underWay = append(underWay, row.ID)
+			continue
+		}
+		// Where a newer event has come since, it is a review as well.
+		if _, err := r.Store.AppendIf(ctx, entry, v); err != nil {
+			return false, err
+		}
+	}
+	return len(claimed.Rows) == limit, q.Postpone(ctx, claimed, underWay)
+}
+
+func idsOf(rows []catalog.Row) []item.ID {
 	ids := make([]item.ID, len(rows))
 	for i, row := range rows {
 		ids[i] = row.ID
 	}
-	states, err := r.Store.GetMany(ctx, ids)
-	if err != nil {
-		return 0, nil, err
-	}
-	for i, row := range rows {
-		if !concerns(row, states[i], before, p) {
-			continue
-		}
-		if _, err := r.PostAgain(ctx, row, p); err != nil {
-			return posted, nil, err
-		}
-		posted++
-	}
-	return posted, rows, nil
+	return ids
 }
 
-// concerns reports whether a change of levels gives an item another target than the level where it lies or moves to. before
-// has the levels before the change, p has those after it. Somebody may have put an item that was never counted on its level
-// on purpose. Such an item stays, unless the change concerns the count 0.
-func concerns(row catalog.Row, st *state.State, before []policy.Level, p policy.Policy) bool {
-	count, counted := row.ViewCount, row.CountedOrMoved()
+// newest is an item's newest count. st may be nil.
+func newest(row catalog.Row, st *state.State) item.Count {
 	if st != nil {
-		count, counted = st.Count, true
+		return st.Count
 	}
-	target := p.Decide(row.Item(count), time.Now()).Target
+	return row.ViewCount
+}
+
+// counted reports whether an item was ever counted or moved. Somebody may have put any other on its level on purpose. Such an item
+// stays, unless a change of levels concerns the count 0. st may be nil.
+func counted(row catalog.Row, st *state.State) bool { return row.CountedOrMoved() || st != nil }
+
+// concerns reports whether a change of levels gives an item another target than the level where it lies or moves to. before has
+// the levels before the change, p has those after it, by which the target is decided. st may be nil.
+func concerns(row catalog.Row, st *state.State, before []policy.Level, p policy.Policy, target string) bool {
 	if st != nil && (st.Status == state.Update || st.Target != row.Level) {
 		return st.Target != target // a move is under way
 	}
 	if row.Level == target {
 		return false
 	}
-	if l, ok := p.Level(row.Level); counted || ok && l.State == policy.Draining {
+	if l, ok := p.Level(row.Level); counted(row, st) || ok && l.State == policy.Draining {
 		return true
 	}
 	for _, l := range before {
-		if l.Holds(int64(count)) {
+		if l.Holds(int64(newest(row, st))) {
 			return l.Name != target
 		}
 	}

@@ -34,8 +34,8 @@ func New(c *catalog.Catalog, store *state.Store, log *zap.Logger) *Registry {
 
 // Locks of a database, beside catalog.LockItems.
 const (
-	lockLevels = "levels"
-	lockChange = "appraisal"
+	lockLevels  = "levels"
+	lockReviews = "reviews"
 )
 
 // lockWait is how long a registration or a change of levels waits for others.
@@ -97,7 +97,8 @@ func noLevel(op string, id item.ID, level string) error {
 	return fault.New(fault.Unprocessable, op, id.String(), fmt.Errorf("there is no level %q", level))
 }
 
-// Pin pins an item; the zero pin removes its pin. The error is fault.Unknown where there is no such item, and
+// Pin pins an item; the zero pin removes its pin. The caller posts the item's last count again. Where it cannot, or
+// is killed before, the item's review does so a minute later. The error is fault.Unknown where there is no such item, and
 // fault.Unprocessable where there is no such level, or where it is draining.
 func (r *Registry) Pin(ctx context.Context, id item.ID, pin policy.Pin) error {
 	const op = "pin item"
@@ -114,7 +115,7 @@ func (r *Registry) Pin(ctx context.Context, id item.ID, pin policy.Pin) error {
 			return fault.New(fault.Unprocessable, op, id.String(), fmt.Errorf("level %q is draining: it gives everything away", l.Name))
 		}
 	}
-	res, err := r.db.ExecContext(ctx, "UPDATE contents SET pinned_level = ?, pinned_until = ? WHERE cid = ?",
+	res, err := r.db.ExecContext(ctx, "UPDATE contents SET pinned_level = ?, pinned_until = ?, review_at = "+claimEnds+" WHERE cid = ?",
 		level, sql.NullTime{Time: pin.Until, Valid: !pin.Until.IsZero()}, id)
 	if catalog.Kind(err) == fault.Unprocessable { // somebody has removed the level since
 		return noLevel(op, id, pin.Level)
@@ -196,7 +197,7 @@ func (r *Registry) Counts(ctx context.Context) (map[string]int64, error) {
 	return counts, catalog.Wrap("count items", "", rows.Err())
 }
 
-// SetLevels replaces the levels in one transaction, which also records the change for WithChange. The error is fault.Conflict
+// SetLevels replaces the levels in one transaction, which also records the change for WithReviews. The error is fault.Conflict
 // where an item lies on, or is pinned to, a level that p does not have. Tier ids stay: `relocator init-tiers` writes them.
 func (r *Registry) SetLevels(ctx context.Context, p policy.Policy) error {
 	return r.catalog.Locked(ctx, lockLevels, lockWait, func(conn *sql.Conn) error {

@@ -73,7 +73,7 @@ func Run(ctx context.Context, c Config, log *zap.Logger, listening func(net.Addr
 	ready.Detail("partitions", func() any { return c.Partitions })
 	batcher := ingest.New(ingest.Options{Store: writes, MaxBacklog: c.MaxBacklog, Metrics: metrics})
 	items := registry.New(c.catalog, writes, log)
-	reevaluator := reevaluate.New(reevaluate.Options{Store: writes, Catalog: c.catalog, Registry: items, Full: batcher.Full, Log: log})
+	reevaluator := reevaluate.New(reevaluate.Options{Store: writes, Catalog: c.catalog, Registry: items, MaxBacklog: c.MaxBacklog, Log: log})
 	commits := live.NewCommits(reads, find.Invalidate, log)
 	hub := live.NewHub(reads, log)
 

@@ -1,6 +1,7 @@
 package placement_test
 
 import (
+	"context"
 	"testing"
 	"time"
 
@@ -60,7 +61,7 @@ func (w *world) row() catalog.Row {
 }
 
 func (w *world) set(row catalog.Row, count item.Count, entry string, token state.Token) error {
-	return w.rows.SetCount(w.Context(), row, count, entry, token)
+	return w.rows.SetCount(w.Context(), placement.Count{Row: row, Count: count, Entry: entry}, token)
 }
 
 func (w *world) want(count item.Count, entry string, generation int64) {
@@ -133,4 +134,59 @@ func TestAnEntryIsForgottenOnlyWhereTheRowIsAsItWasLookedUp(t *testing.T) {
 	w.want(6, "", 1)
 	w.must(w.set(w.row(), 7, "3-0", mine))
 	w.want(7, "3-0", 2)
+}
+
+// reviewed writes the next count of the row as it was looked up, with a review time.
+func (w *world) reviewed(row catalog.Row, entry string, at time.Time) error {
+	return w.rows.SetCount(w.Context(), placement.Count{Row: row, Count: 5, Entry: entry, ReviewAt: at}, mine)
+}
+
+func TestAReviewTimeIsWrittenWithTheCountAndClearedByTheNextOne(t *testing.T) {
+	w := newWorld(t)
+	at := time.Now().Add(time.Hour).UTC().Truncate(time.Microsecond)
+	w.must(w.reviewed(w.row(), "9-0", at))
+	if r := w.row(); !r.ReviewAt.Equal(at) || r.ViewCount != 5 {
+		t.Errorf("row %+v; want a review at %s", r, at)
+	}
+	w.must(w.reviewed(w.row(), "10-0", time.Time{}))
+	if r := w.row(); !r.ReviewAt.IsZero() || r.CountEntry != "10-0" {
+		t.Errorf("row %+v; want no review", r)
+	}
+}
+
+func TestAReviewThatIsDueByTheServersClockAloneIsPutOff(t *testing.T) {
+	w := newWorld(t)
+	w.must(w.reviewed(w.row(), "9-0", time.Now().Add(-time.Hour))) // the relocator's clock is an hour behind
+	var later bool
+	if err := w.catalog.DB().QueryRowContext(t.Context(), "SELECT review_at > UTC_TIMESTAMP(6) FROM contents").Scan(&later); err != nil || !later {
+		t.Errorf("it is due at once, and again and again: %v", err)
+	}
+}
+
+// Whoever changes the levels or a pin sets the review. A decision that was made before must not replace it.
+func TestACountIsNotWrittenWhereSomebodyHasSetTheReviewSince(t *testing.T) {
+	for name, now := range map[string]string{"due": "UTC_TIMESTAMP(6)", "a microsecond earlier": "review_at - INTERVAL 1 MICROSECOND", "none": "NULL"} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			w.must(w.reviewed(w.row(), "9-0", time.Now().Add(time.Hour)))
+			looked := w.row()
+			w.exec("UPDATE contents SET review_at = " + now)
+			if err := w.reviewed(looked, "10-0", time.Time{}); !fault.Is(err, fault.Busy) {
+				t.Errorf("error %v", err)
+			}
+			w.want(5, "9-0", 1)
+		})
+	}
+}
+
+func TestTheLevelsOfABatchAreReadUnderTheLocksOfItsRows(t *testing.T) {
+	w := newWorld(t)
+	w.must(w.rows.WriteCounts([]item.ID{1}, func(ctx context.Context, look placement.Look) ([]placement.Count, error) {
+		w.exec("UPDATE level SET min_residency = 77 WHERE content_level = 'gold'") // after the rows are locked
+		p, err := look.Policy(ctx)
+		if gold, _ := p.Level("gold"); gold.MinResidency != 77*time.Second || len(look.Rows) != 1 {
+			t.Errorf("%v, %+v", gold, look.Rows)
+		}
+		return nil, err
+	}))
 }

@@ -77,12 +77,14 @@ func (r *Rows) findAll(ids []item.ID) []found {
 	var p policy.Policy
 	var policyErr error
 	var levels sync.WaitGroup
-	levels.Go(func() { p, policyErr = Levels(ctx, r.catalog) })
+	levels.Go(func() { p, policyErr = Levels(ctx, r.catalog.DB()) })
 	rows, err := r.catalog.Rows(ctx, ids)
 	levels.Wait()
 	for _, row := range rows {
-		if policyErr == nil && !p.Knows(row.Item(row.ViewCount)) { // a level was made between the two queries
-			p, policyErr = Levels(ctx, r.catalog)
+		// A level may have been made between the two queries. A review time is set after its cause, such as new levels: a decision that
+		// replaces it must know the cause, so the levels are read after the row.
+		if policyErr == nil && (!p.Knows(row.Item(row.ViewCount)) || !row.ReviewAt.IsZero()) {
+			p, policyErr = Levels(ctx, r.catalog.DB())
 			break
 		}
 	}
@@ -106,8 +108,8 @@ func (r *Rows) findAll(ids []item.ID) []found {
 
 // Levels reads the levels. Where they are no valid policy, the error is of kind fault.Unavailable: an operator has to
 // correct the table, and no event is at fault.
-func Levels(ctx context.Context, c *catalog.Catalog) (policy.Policy, error) {
-	p, err := c.Policy(ctx)
+func Levels(ctx context.Context, q catalog.Querier) (policy.Policy, error) {
+	p, err := catalog.PolicyIn(ctx, q)
 	if fault.Is(err, fault.Unprocessable) {
 		return p, fault.New(fault.Unavailable, "read levels", "", err)
 	}

@@ -1,6 +1,7 @@
 package relocate
 
 import (
+	"cmp"
 	"context"
 	"sync"
 	"time"
@@ -52,6 +53,7 @@ type candidate struct {
 	apart   bool               // it was set apart before its row was looked up
 	what    what
 	wait    time.Duration
+	review  time.Time    // when the item must be looked at again, where the count is written
 	state   *state.State // to be set when the event is settled; nil: it is right as it stands
 	seen    state.Seen
 }
@@ -60,7 +62,7 @@ type candidate struct {
 //
 //  1. One transaction locks the rows. Nobody else changes them before their counts are written.
 //  2. One MGET reads the states and locks of the items, after the look-up. A state that names an event shows that Redis was not
-//     wiped before the look-up. So the entry id and the row's are comparable.
+//     wiped before the look-up. So the entry id and the row's are comparable. Beside it the levels are read, also after the rows.
 //  3. The counts of events that need no move are written into the rows, and the transaction ends.
 //  4. Scripts ack these events and the superseded ones, and let their states expire (state.Store.SettleAll).
 //
@@ -80,11 +82,17 @@ func (c *counting) batch(ds []*stream.Delivery) {
 	}
 	var err error
 	if len(ids) > 0 {
-		err = c.Rows.WriteCounts(ids, func(ctx context.Context, rows map[item.ID]catalog.Row, levels policy.Policy) ([]placement.Count, error) {
-			if err := c.see(ctx, all); err != nil {
+		err = c.Rows.WriteCounts(ids, func(ctx context.Context, look placement.Look) ([]placement.Count, error) {
+			var levels policy.Policy
+			var levelsErr error
+			var reading sync.WaitGroup
+			reading.Go(func() { levels, levelsErr = look.Policy(ctx) })
+			err := c.see(ctx, all)
+			reading.Wait()
+			if err := cmp.Or(err, levelsErr); err != nil {
 				return nil, err
 			}
-			return c.choose(all, rows, levels), nil
+			return c.choose(all, look.Rows, levels), nil
 		})
 	} else {
 		ctx, cancel := context.WithTimeout(context.Background(), redisTimeout)
@@ -179,7 +187,7 @@ func (c *counting) choose(all []*candidate, rows map[item.ID]catalog.Row, levels
 		row, ok := rows[e.view.ID]
 		e.what = c.decide(e, row, ok, levels, now)
 		if e.what == written && row.CountEntry != e.d.ID { // else an earlier attempt has written it
-			counts = append(counts, placement.Count{Row: row, Count: e.view.Count, Entry: e.d.ID})
+			counts = append(counts, placement.Count{Row: row, Count: e.view.Count, Entry: e.d.ID, ReviewAt: e.review})
 		}
 	}
 	return counts
@@ -192,8 +200,11 @@ func (c *counting) decide(e *candidate, row catalog.Row, ok bool, levels policy.
 		return alone
 	}
 	later := st.EntryID != e.d.ID
-	stays := ok && e.seen.Lock == "" && !entryid.Newer(row.CountEntry, e.d.ID) && levels.Knows(row.Item(e.view.Count)) &&
-		levels.Decide(row.Item(e.view.Count), now).Target == row.Level
+	stays := false
+	if i := row.Item(e.view.Count); ok && e.seen.Lock == "" && !entryid.Newer(row.CountEntry, e.d.ID) && levels.Knows(i) {
+		d := levels.Decide(i, now)
+		stays, e.review = d.Target == row.Level, d.ReviewAt
+	}
 	switch {
 	case later && (!stays || !c.items.overdue(e.view.ID, now)):
 		return superseded

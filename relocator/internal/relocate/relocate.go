@@ -168,7 +168,7 @@ func (j *job) relocate(ctx context.Context, over func()) error {
 	}
 	if to.Name == from.Name {
 		over()
-		return j.settle(ctx, row)
+		return j.settle(ctx, row, decision.ReviewAt)
 	}
 	if err := j.o.Reach.Check(from.Name, to.Name); err != nil {
 		return err
@@ -241,10 +241,10 @@ func (j *job) forgotten(ctx context.Context, missing error) error {
 	return nil
 }
 
-// settle ends the work on an event that needs no move.
-func (j *job) settle(ctx context.Context, row catalog.Row) error {
+// settle ends the work on an event that needs no move. review is when the item must be looked at again.
+func (j *job) settle(ctx context.Context, row catalog.Row, review time.Time) error {
 	st := stateOf(j.view, row, row.Level, j.d.ID)
-	if err := j.Rows.SetCount(ctx, row, j.view.Count, j.d.ID, j.token); err != nil {
+	if err := j.Rows.SetCount(ctx, placement.Count{Row: row, Count: j.view.Count, Entry: j.d.ID, ReviewAt: review}, j.token); err != nil {
 		return err
 	}
 	if err := j.o.Store.Settle(ctx, st, j.token); err != nil {

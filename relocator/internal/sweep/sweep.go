@@ -115,7 +115,7 @@ func (s *Sweeper) begin(ctx context.Context, olderThan time.Duration) {
 
 // reached are the levels whose tiers this host reaches. A relocator that reaches the others sweeps those.
 func (s *Sweeper) reached(ctx context.Context) ([]policy.Level, error) {
-	all, err := placement.Levels(ctx, s.o.Catalog)
+	all, err := placement.Levels(ctx, s.o.Catalog.DB())
 	if err != nil {
 		return nil, err
 	}

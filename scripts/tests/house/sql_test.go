@@ -127,7 +127,7 @@ func TestTheCheckForSQLFindsWhatIsWritten(t *testing.T) {
 	func f() {
 		exec("INSERT INTO contents (cid) VALUES "+many())
 		exec("INSERT IGNORE INTO " + c + " (a) VALUES (1)")
-		exec("INSERT INTO appraisal (id) VALUES (1) " + "ON DUPLICATE KEY UPDATE change_id = ?, after_cid = 0")
+		exec("INSERT INTO level_change (id) VALUES (1) " + "ON DUPLICATE KEY UPDATE change_id = ?, after_cid = 0")
 		exec("DELETE FROM contents WHERE cid = ?")
 		exec("UPDATE ` + "`level`" + ` SET path = ?, max_counts = ? WHERE content_level = ?")
 		exec("UPDATE contents SET view_count = CASE cid"+many()+" END WHERE cid IN (1)")
@@ -144,9 +144,9 @@ func TestTheCheckForSQLFindsWhatIsWritten(t *testing.T) {
 	for _, w := range writes([]*ast.File{f}) {
 		got.add("x", w.table, w.what)
 	}
-	want := `x appraisal: INSERT, UPDATE after_cid, UPDATE change_id
-x contents: DELETE, INSERT, UPDATE digest, UPDATE generation, UPDATE update_time, UPDATE view_count
-x level: DELETE, INSERT, UPDATE max_counts, UPDATE path`
+	want := `x contents: DELETE, INSERT, UPDATE digest, UPDATE generation, UPDATE update_time, UPDATE view_count
+x level: DELETE, INSERT, UPDATE max_counts, UPDATE path
+x level_change: INSERT, UPDATE after_cid, UPDATE change_id`
 	if got.String() != want {
 		t.Errorf("found\n%s", got)
 	}
