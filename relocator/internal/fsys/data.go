@@ -49,7 +49,6 @@ func (s FS) Allocate(step Step, f *File, off, n int64) error {
 type Usage struct {
 	Total, Used, Free  int64 // bytes; Free is what this process may still use. Some file systems answer 0 for all
 	Inodes, FreeInodes int64 // files and folders; both are 0 where the file system has no fixed number of them
-	ReadOnly           bool  // it is mounted read-only, or the kernel has made it so after an error
 }
 
 // Usage tells how full the file system of f is.
@@ -59,8 +58,21 @@ func (s FS) Usage(step Step, f *File) (u Usage, err error) {
 	// Blocks have the size f_frsize. FUSE file systems may have another f_bsize, which is the best size of a read.
 	size := st.Frsize
 	u = Usage{Total: int64(st.Blocks) * size, Used: int64(st.Blocks-st.Bfree) * size, Free: int64(st.Bavail) * size,
-		Inodes: int64(st.Files), FreeInodes: int64(st.Ffree), ReadOnly: st.Flags&unix.MS_RDONLY != 0}
+		Inodes: int64(st.Files), FreeInodes: int64(st.Ffree)}
 	return u, err
+}
+
+// TakesWrites tells whether the file system of a file takes writes, and writes nothing: it opens the file for writing and writes no
+// byte. EROFS: it does not. It hangs where writes hang. statfs(2) does not tell: from Linux 6.15 on, an ext4 that the kernel has
+// made read-only after an error is not marked as read-only there.
+func (s FS) TakesWrites(step Step, dir *File, name string) error {
+	f, _, err := s.openat2(step, dir, name, unix.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	_, err = s.WriteAt(step, f, nil, 0)
+	return err
 }
 
 // Space tells how many bytes this process may still use on the file system of f, and the size of that file system in

@@ -152,9 +152,6 @@ func (t *tierSeen) find(health tierhealth.Status, overdue bool) (string, error) 
 		}
 	}
 	if u := t.usage; t.err == nil && u.Total > 0 {
-		if u.ReadOnly {
-			found = append(found, finding{state.TierReadOnly, errors.New("its file system is read-only")})
-		}
 		if spare := tier.Spare(u.Total); u.Free <= spare {
 			found = append(found, finding{state.TierFull, fmt.Errorf("%d bytes are free, and %d must stay free", u.Free, spare)})
 		}

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -130,6 +132,39 @@ func TestATierThatHangsIsReportedAsHangingAndTheOthersAreNot(t *testing.T) {
 	thaw()
 	p.moved(33)
 	p.tierIs("gold", state.TierOK, wellAs)
+	stop()
+}
+
+// Nothing moves, so no write shows it.
+func TestAnIdleTierThatIsFrozenOrWasMadeReadOnlyAfterAnErrorIsReported(t *testing.T) {
+	disk, _ := testdisk.Disk(t, "ext4", 64<<20)
+	p := newPipeline(t, disk)
+	identity := disk + "/.tierflow/tier.json"
+	before, err := os.Stat(identity)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, stop := serveNow(t)
+	p.tierIs("gold", state.TierOK, nil)
+	thaw := testdisk.Freeze(t, disk)
+	p.tierIs("gold", state.TierHanging, nil)
+	p.tierIs("silver", state.TierOK, nil)
+	thaw()
+	p.tierIs("gold", state.TierOK, nil)
+	if after, err := os.Stat(identity); err != nil || !after.ModTime().Equal(before.ModTime()) {
+		t.Errorf("the looks have changed the identity: %v, %v", after, err)
+	}
+
+	testdisk.Run(t, "mount", "-o", "remount,errors=remount-ro", disk)
+	source, err := exec.Command("findmnt", "-no", "SOURCE", disk).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	trigger := "/sys/fs/ext4/" + filepath.Base(strings.TrimSpace(string(source))) + "/trigger_fs_error"
+	if err := os.WriteFile(trigger, []byte("a test"), 0o200); err != nil {
+		t.Fatal(err)
+	}
+	p.tierIs("gold", state.TierReadOnly, func(r state.TierReport) bool { return strings.Contains(r.Reason, "read-only file system") })
 	stop()
 }
 

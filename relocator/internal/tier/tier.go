@@ -296,6 +296,16 @@ func (r *Root) Usage() (fsys.Usage, error) {
 	return u, err
 }
 
+// CheckWritable tells whether the tier's file system takes writes, without one. It hangs where writes hang. Kind: Suspect. What
+// only a write shows, Probe finds out.
+func (r *Root) CheckWritable() error {
+	err := r.fs.TakesWrites(fsys.LookWritable, r.meta, identityName)
+	if errors.Is(err, unix.EROFS) || errors.Is(err, unix.EIO) || errors.Is(err, unix.EUCLEAN) {
+		return fail(r.Level, err)
+	}
+	return nil // this user may be allowed to read the identity alone
+}
+
 // Spare is how many of a tier's bytes stay free for whatever else writes there. total is the size of its file system.
 func Spare(total int64) int64 { return min(total/100, 64<<20) }
 
