@@ -17,6 +17,7 @@ import (
 	"github.com/tierflow/tierflow/shared/event"
 	"github.com/tierflow/tierflow/shared/fault"
 	"github.com/tierflow/tierflow/shared/item"
+	"github.com/tierflow/tierflow/shared/outage"
 	"github.com/tierflow/tierflow/shared/policy"
 	"github.com/tierflow/tierflow/shared/state"
 )
@@ -101,6 +102,7 @@ var errNoRoom = errors.New("the backlog has no room for reviews")
 // Run works on the reviews that are due (registry.Reviews), and requires those of the items that a change of the levels concerns,
 // until ctx ends. It also finishes what another api, or this one before a restart, has left unfinished.
 func (r *Reevaluator) Run(ctx context.Context) {
+	reviews := outage.New("reviews of items", r.Log)
 	for ctx.Err() == nil {
 		wait := pollInterval
 		var begun bool
@@ -110,7 +112,9 @@ func (r *Reevaluator) Run(ctx context.Context) {
 			wait = roomInterval
 		// Where MySQL has been away since the start, /readyz says so already.
 		case err != nil && ctx.Err() == nil && (begun || !fault.Is(err, fault.Unavailable)):
-			r.Log.Warn("items cannot be re-evaluated; trying again", zap.Error(err))
+			reviews.Failed(err)
+		case err == nil:
+			reviews.Succeeded()
 		}
 		select {
 		case <-ctx.Done():
