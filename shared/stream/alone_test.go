@@ -3,6 +3,7 @@ package stream_test
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -175,4 +176,34 @@ func TestAnEntryThatWaitsCanBeHurriedOrAckedWithAnother(t *testing.T) {
 	w.settle(h)
 	w.nothingIsLeft()
 	parked(0)
+}
+
+func TestAnEntryThatIsDueSharesItsBatchWithNewOnes(t *testing.T) {
+	w := newWorld(t)
+	ids := w.add(1)
+	batches, release := make(chan []*stream.Delivery), make(chan struct{})
+	w.run(stream.Options{Batch: 100, MinIdle: long, Handle: func(ds []*stream.Delivery) {
+		batches <- ds
+		<-release
+		for _, d := range ds {
+			if d.ID == ids[0] && len(ds) == 1 {
+				d.Later(time.Nanosecond)
+				continue
+			}
+			w.ack(d.ID)
+			d.Settled()
+		}
+	}})
+	next(w, batches)
+	ids = append(ids, w.add(2)...)
+	release <- struct{}{}
+	var got []string
+	for _, d := range next(w, batches) {
+		got = append(got, d.ID)
+	}
+	if !slices.Equal(got, ids) {
+		t.Errorf("the batch is %v, not %v", got, ids)
+	}
+	close(release)
+	w.nothingIsLeft()
 }

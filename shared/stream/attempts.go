@@ -8,7 +8,7 @@ import (
 
 const (
 	// maxCounts bounds how many counts one script sets.
-	maxCounts = 500
+	maxCounts = maxClaimed
 	// A wait of up to longWait, the first fewWaits times in a row, costs Redis nothing. A crash in it counts as an attempt,
 	// and few crashes fit into it.
 	longWait = 10 * time.Second
@@ -20,10 +20,10 @@ type handling struct{ hangs, single bool }
 
 // dispatch starts handlers. The caller has made sure that there are slots.
 func (c *Consumer) dispatch(ds []*Delivery) {
-	for batch := range slices.Chunk(ds, c.o.Batch) {
-		c.mu.Lock()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for batch := range slices.Chunk(slices.DeleteFunc(ds, c.isLost), c.o.Batch) {
 		c.start(batch, &handling{})
-		c.mu.Unlock()
 	}
 }
 
@@ -266,7 +266,7 @@ type beginning struct {
 // whose last attempt failed, and otherwise to the others.
 func (c *Consumer) begin(ctx context.Context, ids []string, ifFailed, otherwise int) (map[string]beginning, error) {
 	all := make(map[string]beginning, len(ids))
-	for part := range slices.Chunk(ids, 500) {
+	for part := range slices.Chunk(ids, maxClaimed) {
 		found, err := beginScript.Run(ctx, c.o.Redis, []string{c.o.Stream, c.o.Backoff},
 			arguments(part, c.o.Group, c.o.Consumer, ifFailed, otherwise)...).Int64Slice()
 		if err != nil {

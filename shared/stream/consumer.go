@@ -50,8 +50,8 @@ const (
 	// busyBlock bounds a blocked read while handlers run, because Run sees freed slots and parked entries only after it.
 	busyBlock = 20 * time.Millisecond
 	noBlock   = -1
-	// gather is how long a nearly full consumer waits for more free slots where more entries may be there. Else each entry
-	// would cost a round trip.
+	// gather is how long a nearly full consumer waits for more free slots where more entries may be there, and one of batches
+	// between two reads. Else each entry would cost a round trip.
 	gather = 5 * time.Millisecond
 	// aheadBlock is how long the turn of an entry, or the end of Full, may go unnoticed while no handler of this consumer ends.
 	aheadBlock = 100 * time.Millisecond
@@ -61,6 +61,9 @@ const (
 	holdBlock = 100 * time.Millisecond
 	// maxParked bounds memory. An entry beyond it is forgotten here, and comes back through XAUTOCLAIM.
 	maxParked = 10_000
+	// maxClaimed is how many pending entries one script looks at: one or two milliseconds of Redis, which answers nobody else
+	// meanwhile.
+	maxClaimed = 100
 	// walkStep is how many pending entries XAUTOCLAIM looks at, ten times its COUNT, between two reads: some 1.5 ms of Redis.
 	walkStep = 1000
 	// The back-off of failures is 1 s, 2 s, 4 s … up to maxBackoff, half of it at random.
@@ -96,8 +99,9 @@ type Consumer struct {
 	base      context.Context // of handlers: outlives Run's context by the drain time
 	counts    *batch.Runner[[]count, struct{}]
 	freed     chan struct{}
-	backlog   bool   // the last read returned as many entries as it may
-	settledTo string // every entry up to here was settled: where a vanished group continues
+	backlog   bool      // the last read returned as many entries as it may
+	readAt    time.Time // when it did
+	settledTo string    // every entry up to here was settled: where a vanished group continues
 	samples   []sample
 	claimed   string    // XAUTOCLAIM's cursor
 	walking   bool      // the cursor has not reached the end of the pending list
@@ -287,6 +291,9 @@ func (c *Consumer) turn(ctx context.Context, next *time.Time) error {
 	if (c.backlog || c.walking) && c.nearlyFull() {
 		pause(ctx, gather)
 	}
+	if !c.backlog && c.o.Batch > 1 {
+		pause(ctx, gather-time.Since(c.readAt))
+	}
 	if !time.Now().Before(*next) {
 		if err := c.upkeep(ctx); err != nil {
 			return err
@@ -307,13 +314,14 @@ func (c *Consumer) turn(ctx context.Context, next *time.Time) error {
 	c.mu.Lock()
 	c.holding = hold
 	c.mu.Unlock()
+	var due []*Delivery
 	if !hold {
-		c.dispatchDue()
+		due = c.due()
 	}
 
 	full := c.o.Full != nil && c.o.Full()
 	c.mu.Lock()
-	free := c.o.Slots - c.running
+	free := (c.o.Slots-c.running)*c.o.Batch - len(due) // entries that handlers have room for
 	if c.ahead >= maxAhead || c.o.Alone > 0 && len(c.lone) >= c.o.Alone || full {
 		free = 0
 	}
@@ -347,6 +355,7 @@ func (c *Consumer) turn(ctx context.Context, next *time.Time) error {
 	}
 	block = max(block, time.Millisecond)
 	if free <= 0 || hold {
+		c.dispatch(due)
 		select {
 		case <-ctx.Done():
 		case <-c.freed:
@@ -355,17 +364,22 @@ func (c *Consumer) turn(ctx context.Context, next *time.Time) error {
 		return nil
 	}
 
-	if c.walking { // Redis checks the end of a BLOCK only some ten times a second, so a short one may take 100 ms
+	if c.walking || len(due) > 0 { // Redis checks the end of a BLOCK only some ten times a second, so a short one may take 100 ms
 		block = noBlock
 	}
 	c.yield = false
-	msgs, err := c.read(ctx, free*c.o.Batch, block)
+	if c.o.Batch > 1 {
+		free = min(free, c.o.Batch)
+	}
+	msgs, err := c.read(ctx, free, block)
+	c.readAt = time.Now()
 	if err != nil {
+		c.dispatch(due)
 		return err
 	}
 	c.asked = true
-	c.backlog = len(msgs) == free*c.o.Batch
-	ds := make([]*Delivery, 0, len(msgs))
+	c.backlog = len(msgs) == free
+	ds := due // those that were parked share their handlers with the new ones
 	for _, m := range msgs {
 		if !c.knows(m.ID) { // a group that was made again delivers entries that a handler here still has
 			ds = append(ds, c.delivery(m, 1))

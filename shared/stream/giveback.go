@@ -39,7 +39,7 @@ func (c *Consumer) giveBack() {
 		}
 	}
 	for less, all := range ids {
-		for part := range slices.Chunk(all, 500) {
+		for part := range slices.Chunk(all, maxClaimed) {
 			if err == nil {
 				err = c.makeIdle(ctx, part, map[bool]int{false: 1}[less])
 			}

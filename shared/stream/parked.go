@@ -30,17 +30,18 @@ func (p *parking) due(most int) (ds []*Delivery) {
 	return ds
 }
 
-// dispatchDue starts handlers for parked entries that are due, as long as there are slots.
-func (c *Consumer) dispatchDue() {
-	// The heartbeat removes an entry from known when another consumer has it.
-	lost := func(d *Delivery) bool { return c.known[d.ID] != d }
+// due takes out the parked entries that are due, as long as there are slots, for dispatch. Those that get a handler alone begin.
+func (c *Consumer) due() []*Delivery {
 	c.mu.Lock()
-	c.lone = append(c.lone, slices.DeleteFunc(c.parkedLone.due(len(c.parkedLone)), lost)...)
+	defer c.mu.Unlock()
+	c.lone = append(c.lone, slices.DeleteFunc(c.parkedLone.due(len(c.parkedLone)), c.isLost)...)
 	c.startLone()
-	ds := slices.DeleteFunc(c.parked.due((c.o.Slots-c.running)*c.o.Batch), lost)
-	c.mu.Unlock()
-	c.dispatch(ds)
+	return c.parked.due((c.o.Slots - c.running) * c.o.Batch)
 }
+
+// isLost reports whether another consumer has an entry that was parked here: the heartbeat has removed it from known. The caller
+// has the lock.
+func (c *Consumer) isLost(d *Delivery) bool { return d.parked && c.known[d.ID] != d }
 
 // push makes an entry wait until it is due. The caller has the lock.
 func (c *Consumer) push(d *Delivery, due time.Time) {

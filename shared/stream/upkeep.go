@@ -306,10 +306,10 @@ func (c *Consumer) heartbeat(ctx context.Context) {
 			return
 		}
 		alive, stalled := c.inHand()
-		for part := range slices.Chunk(alive, 500) {
+		for part := range slices.Chunk(alive, maxClaimed) {
 			c.renew(ctx, part, true)
 		}
-		for part := range slices.Chunk(stalled, 500) {
+		for part := range slices.Chunk(stalled, maxClaimed) {
 			c.renew(ctx, part, false)
 		}
 	}
