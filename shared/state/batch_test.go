@@ -47,11 +47,32 @@ func TestStatesAndLocksOfManyItemsAreSeenTogether(t *testing.T) {
 	entry := w.append(view(1, 7, 5, "bronze", "bronze", hostile))
 	w.must(w.rdb.Set(t.Context(), w.keys.Lock(7), "mine", time.Hour).Err())
 	w.must(w.rdb.Set(t.Context(), w.keys.Lock(8), "another", time.Hour).Err())
-	w.must(w.rdb.Set(t.Context(), w.keys.State(9), "no state", time.Hour).Err())
+	w.must(w.rdb.Set(t.Context(), w.keys.State(9), `no state, "x": "", "entry_id": "new", "updated_at": ""`, time.Hour).Err())
 	seen, err := w.See(t.Context(), []item.ID{8, 7, 9})
 	w.must(err)
-	if len(seen) != 3 || seen[0].State != nil || seen[0].Lock != "another" || seen[1].State == nil || seen[1].State.EntryID != entry ||
-		seen[1].Lock != "mine" || seen[2] != (state.Seen{}) {
-		t.Errorf("seen: %s", fmt.Sprint(seen))
+	if len(seen) != 3 || seen[0].Entry != "" || seen[0].Lock != "another" || seen[1].Lock != "mine" || seen[2].Entry != "" || seen[2].Lock != "" {
+		t.Fatalf("seen: %s", fmt.Sprint(seen))
+	}
+	if seen[1].Entry != entry {
+		t.Errorf("the state names %q, not %q", seen[1].Entry, entry)
+	}
+	settled := w.get(7)
+	if !seen[1].Says(settled) {
+		t.Errorf("the state does not say what it says: %+v", settled)
+	}
+	for field, change := range map[string]func(*state.State){
+		"count": func(s *state.State) { s.Count++ }, "target": func(s *state.State) { s.Target = "gold" },
+		"db_level": func(s *state.State) { s.DBLevel = "gold" }, "filename": func(s *state.State) { s.Filename += "x" },
+		"event_id": func(s *state.State) { s.EventID += "x" }, "entry_id": func(s *state.State) { s.EntryID = "1-0" },
+	} {
+		other := settled
+		if change(&other); seen[1].Says(other) || seen[0].Says(other) || seen[2].Says(other) {
+			t.Errorf("the state says another %s", field)
+		}
+	}
+	for i, newer := range []bool{false, true, false} { // an item without a state has no newer event
+		if seen[i].Newer("1-0") != newer || seen[i].Newer(entry) {
+			t.Errorf("item %d has an event that is newer than 1-0: %v; than %s: %v", i, seen[i].Newer("1-0"), entry, seen[i].Newer(entry))
+		}
 	}
 }

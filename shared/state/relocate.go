@@ -6,10 +6,12 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/tierflow/tierflow/shared/entryid"
 	"github.com/tierflow/tierflow/shared/event"
 	"github.com/tierflow/tierflow/shared/item"
 )
@@ -74,9 +76,19 @@ func (s *Store) Settle(ctx context.Context, st State, token Token) error {
 
 // Seen is what Redis has of an item.
 type Seen struct {
-	State *State // nil where Get returns none
+	Entry string // that the state names; "" where there is no state
 	Lock  Token  // "" where it is free
+	state string
 }
+
+// Says reports whether the state, but for its time, says that this event is settled.
+func (s Seen) Says(settled State) bool {
+	settled.Status, settled.WorkerID = Done, ""
+	return strings.HasPrefix(s.state, settled.head()+settled.EntryID+updatedAt)
+}
+
+// Newer reports whether the state names a newer entry than this one. That entry has a newer count, or the same one.
+func (s Seen) Newer(entry string) bool { return s.Entry != "" && entryid.Newer(s.Entry, entry) }
 
 // See reads the states and the locks of many items in one round trip. The state of an item is read no later than its lock.
 func (s *Store) See(ctx context.Context, ids []item.ID) ([]Seen, error) {
@@ -86,16 +98,16 @@ func (s *Store) See(ctx context.Context, ids []item.ID) ([]Seen, error) {
 	}
 	all := make([]Seen, len(ids))
 	for i := range ids {
-		if st, err := Parse(texts[0][i]); err == nil {
-			all[i].State = &st
-		}
-		all[i].Lock = Token(texts[1][i])
+		all[i] = Seen{Entry: entryOf(texts[0][i]), Lock: Token(texts[1][i]), state: texts[0][i]}
 	}
 	return all, nil
 }
 
-// maxSettled is how many events one script settles: some hundred microseconds of Redis.
-const maxSettled = 128
+// maxSettled and maxAcked are how many events one script settles, or only acks: some hundred microseconds of Redis.
+const (
+	maxSettled = 128
+	maxAcked   = 1000
+)
 
 // Settlement is a view event that is settled without the lock of its item.
 type Settlement struct {
@@ -107,18 +119,30 @@ type Settlement struct {
 	Superseded bool
 }
 
-// SettleAll settles view events of one partition: those that are superseded, and those whose counts their rows have. The states
-// of the latter may expire from now on, where they are still the newest. After an error, some may be settled.
+// SettleAll settles view events of one partition, in one round trip: those that are superseded, and those whose counts their
+// rows have. The states of the latter may expire from now on, where they are still the newest. After an error, some may be
+// settled.
 func (s *Store) SettleAll(ctx context.Context, all []Settlement) error {
-	for part := range slices.Chunk(all, maxSettled) {
-		k := s.keys.Of(part[0].ID)
+	if len(all) == 0 {
+		return nil
+	}
+	var acks []any
+	var written []Settlement
+	for _, one := range all {
+		if one.Superseded {
+			acks = append(acks, one.EntryID)
+		} else {
+			written = append(written, one)
+		}
+	}
+	k := s.keys.Of(all[0].ID)
+	var calls []call
+	for ids := range slices.Chunk(acks, maxAcked) {
+		calls = append(calls, call{settleScript, []string{k.Views()}, append([]any{GroupRelocator, s.seconds()}, ids...)})
+	}
+	for part := range slices.Chunk(written, maxSettled) {
 		keys, args := []string{k.Views()}, []any{GroupRelocator, s.seconds()}
-		var superseded []any
 		for _, one := range part {
-			if one.Superseded {
-				superseded = append(superseded, one.EntryID)
-				continue
-			}
 			text := ""
 			if one.State != nil {
 				st := *one.State
@@ -127,7 +151,10 @@ func (s *Store) SettleAll(ctx context.Context, all []Settlement) error {
 			}
 			keys, args = append(keys, k.State(one.ID)), append(args, one.EntryID, text)
 		}
-		if err := s.run(ctx, part[0].ID, settleScript, keys, append(args, superseded...)...).Err(); err != nil {
+		calls = append(calls, call{settleScript, keys, args})
+	}
+	for _, cmd := range runAll(ctx, s.rdb, calls) {
+		if err := cmd.Err(); err != nil {
 			return unavailable("settle", "many events", err)
 		}
 	}

@@ -7,9 +7,11 @@ package state
 import (
 	"encoding/json"
 	"fmt"
+	"strings"
 	"time"
 	"unicode/utf8"
 
+	"github.com/tierflow/tierflow/shared/entryid"
 	"github.com/tierflow/tierflow/shared/event"
 	"github.com/tierflow/tierflow/shared/item"
 )
@@ -62,6 +64,12 @@ func (s State) appendOpen(b []byte) []byte {
 	return append(b, '"')
 }
 
+// entryID and updatedAt stand before the values of these fields. The scripts look for them as well.
+const (
+	entryID   = `", "entry_id": "`
+	updatedAt = `", "updated_at": "`
+)
+
 // The JSON is head + entry id + tail, because only Redis knows the entry id when it appends an event.
 func (s State) head() string { return string(s.appendHead(make([]byte, 0, 256))) }
 
@@ -69,11 +77,22 @@ func (s State) appendHead(b []byte) []byte {
 	b = s.appendOpen(b)
 	b = append(b, `, "event_id": "`...)
 	b = append(b, s.EventID...)
-	return append(b, `", "entry_id": "`...)
+	return append(b, entryID...)
 }
 
 func (s State) tail() string {
-	return `", "updated_at": "` + event.FormatTime(s.UpdatedAt) + `"}`
+	return updatedAt + event.FormatTime(s.UpdatedAt) + `"}`
+}
+
+// entryOf finds the entry id in the value of `content:{cid}`, for a tenth of what Parse costs. "" where it has none. No string
+// of the JSON has a bare quote inside, so the name of the field stands nowhere else.
+func entryOf(value string) string {
+	_, after, _ := strings.Cut(value, entryID)
+	id, _, found := strings.Cut(after, updatedAt)
+	if !found || !entryid.Valid(id) {
+		return ""
+	}
+	return id
 }
 
 // JSON is the value of `content:{cid}`.

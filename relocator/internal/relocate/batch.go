@@ -3,12 +3,12 @@ package relocate
 import (
 	"cmp"
 	"context"
+	"slices"
 	"sync"
 	"time"
 
-	"go.uber.org/zap"
-
 	"github.com/tierflow/tierflow/relocator/internal/placement"
+	"github.com/tierflow/tierflow/shared/batch"
 	"github.com/tierflow/tierflow/shared/catalog"
 	"github.com/tierflow/tierflow/shared/entryid"
 	"github.com/tierflow/tierflow/shared/event"
@@ -18,27 +18,41 @@ import (
 	"github.com/tierflow/tierflow/shared/stream"
 )
 
-// MaxBatch is how many entries of views are best handled at once. The rows of a batch are locked for some milliseconds.
-const MaxBatch = 500
+const (
+	// MaxBatch is how many entries of views are best read and handled at once. The rows of a batch are locked for some
+	// milliseconds.
+	MaxBatch = 1000
+	// Reads is how many reads are best in hand at once: while one batch runs, moves are found in what was read meanwhile. A crash
+	// makes all that is in hand wait until it is taken over.
+	Reads = 4
+)
 
 // maxBatchAttempts is how many attempts an entry may have had and still be one of a batch. An entry that crashes its workers must
 // not cost those of its batch all their attempts.
 const maxBatchAttempts = 3
 
-// counting works on the batches of one partition, one after the other. It settles the events that need no move, and sets all
-// others apart (stream.Delivery.Alone), so that each fails, or waits, by itself.
+// counting settles the events of one partition that need no move, in one batch after the other. What is read while a batch runs
+// gathers for the next one. It sets all other events apart (stream.Delivery.Alone), so that each fails, or waits, by itself.
 type counting struct {
 	*Handler
-	mu    sync.Mutex
+	reads *batch.Runner[[]*candidate, struct{}]
+	mu    sync.Mutex // is held while a batch runs
 	items paces
 	quiet *time.Timer // calls hurry
+}
+
+func newCounting(h *Handler) *counting {
+	c := &counting{Handler: h}
+	c.reads = batch.New(Reads, c.run)
+	return c
 }
 
 // what becomes of the newest event of an item in a batch. The zero value sets it apart.
 type what int
 
 const (
-	alone what = iota
+	alone   what = iota
+	looksUp      // the item's row decides
 	superseded
 	waits   // for its item's next write
 	written // its count goes into the row
@@ -50,7 +64,7 @@ type candidate struct {
 	view    event.View
 	older   []*stream.Delivery // of the same item and batch
 	waiting *stream.Delivery   // an older one that waits for the item's next write
-	apart   bool               // it was set apart before its row was looked up
+	apart   bool               // it was set apart before its item was looked at
 	what    what
 	wait    time.Duration
 	review  time.Time    // when the item must be looked at again, where the count is written
@@ -58,68 +72,109 @@ type candidate struct {
 	seen    state.Seen
 }
 
+// handle sets apart at once what seems to need a move, so that no batch delays it, and returns when the rest was in a batch.
+func (c *counting) handle(ds []*stream.Delivery) {
+	if all := c.sort(ds); len(all) > 0 {
+		_, _ = c.reads.Do(context.Background(), all) // which never ends early
+	}
+}
+
+func (c *counting) run(reads [][]*candidate) []struct{} {
+	for some := range slices.Chunk(join(reads), MaxBatch) {
+		c.batch(some)
+	}
+	return make([]struct{}, len(reads))
+}
+
 // batch settles what it can of a batch. Of each item only the newest event counts.
 //
-//  1. One transaction locks the rows. Nobody else changes them before their counts are written.
-//  2. One MGET reads the states and locks of the items, after the look-up. A state that names an event shows that Redis was not
-//     wiped before the look-up. So the entry id and the row's are comparable. Beside it the levels are read, also after the rows.
-//  3. The counts of events that need no move are written into the rows, and the transaction ends.
-//  4. Scripts ack these events and the superseded ones, and let their states expire (state.Store.SettleAll).
+//  1. One MGET reads the states and locks of the items. Most events end here where posts come fast: a newer one has superseded
+//     them, or their item's row was written a moment ago.
+//  2. One transaction locks the rows of the others. Nobody else changes them before their counts are written.
+//  3. Another MGET reads the states and locks, after the look-up. A state that names an event shows that Redis was not wiped
+//     before the look-up. So the entry id and the row's are comparable. Beside it the levels are read, also after the rows.
+//  4. The counts of events that need no move are written into the rows, and the transaction ends.
+//  5. Scripts ack these events and the superseded ones, and let their states expire (state.Store.SettleAll).
 //
 // An entry that needs anything else, or that something fails for, is set apart.
-func (c *counting) batch(ds []*stream.Delivery) {
+func (c *counting) batch(all []*candidate) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	all := c.sort(ds, time.Now())
-	if len(all) == 0 {
-		return
+	c.note(all)
+	ctx, cancel := context.WithTimeout(context.Background(), redisTimeout)
+	err := c.see(ctx, all)
+	cancel()
+	if err != nil {
+		c.giveUp(all)
+	} else {
+		err = c.lookUp(c.glance(all))
+		err = cmp.Or(c.finish(all), err)
 	}
-	var ids []item.ID // of the rows to look up
+	c.batches.Note(err)
+}
+
+// glance decides what the states and locks suffice for, and returns the candidates whose rows must be looked up.
+func (c *counting) glance(all []*candidate) (rows []*candidate) {
+	now := time.Now()
 	for _, e := range all {
-		if !e.apart {
-			ids = append(ids, e.view.ID)
+		switch {
+		case e.apart:
+		case e.isNewer(e.d) && !c.items.overdue(e.view.ID, now):
+			e.what = superseded
+		case e.seen.Entry == e.d.ID && e.seen.Lock == "" && c.mustWait(e, now):
+			e.what = waits
+		default:
+			e.what = looksUp
+			rows = append(rows, e)
 		}
 	}
-	var err error
-	if len(ids) > 0 {
-		err = c.Rows.WriteCounts(ids, func(ctx context.Context, look placement.Look) ([]placement.Count, error) {
-			var levels policy.Policy
-			var levelsErr error
-			var reading sync.WaitGroup
-			reading.Go(func() { levels, levelsErr = look.Policy(ctx) })
-			err := c.see(ctx, all)
-			reading.Wait()
-			if err := cmp.Or(err, levelsErr); err != nil {
-				return nil, err
-			}
-			return c.choose(all, look.Rows, levels), nil
-		})
-	} else {
-		ctx, cancel := context.WithTimeout(context.Background(), redisTimeout)
-		err = c.see(ctx, all)
-		cancel()
+	return rows
+}
+
+// mustWait reports whether an event waits for its item's next write, and sets how long.
+func (c *counting) mustWait(e *candidate, now time.Time) bool {
+	e.wait = c.items.wait(e.view.ID, now)
+	return e.wait > 0
+}
+
+// lookUp decides by the rows, and writes the counts of the events that need no move. After an error, all of them are set apart.
+func (c *counting) lookUp(some []*candidate) error {
+	if len(some) == 0 {
+		return nil
 	}
+	ids := make([]item.ID, len(some))
+	for i, e := range some {
+		ids[i] = e.view.ID
+	}
+	err := c.Rows.WriteCounts(ids, func(ctx context.Context, look placement.Look) ([]placement.Count, error) {
+		var levels policy.Policy
+		var levelsErr error
+		var reading sync.WaitGroup
+		reading.Go(func() { levels, levelsErr = look.Policy(ctx) })
+		err := c.see(ctx, some)
+		reading.Wait()
+		if err := cmp.Or(err, levelsErr); err != nil {
+			return nil, err
+		}
+		return c.choose(some, look.Rows, levels), nil
+	})
 	if err != nil {
-		c.batches.Failed(err, zap.Int("entries", len(ds)))
-		c.giveUp(all)
-		return
+		for _, e := range some {
+			e.what = alone
+		}
 	}
-	c.finish(all)
+	return err
 }
 
 // redisTimeout bounds one call of Redis outside of the transaction.
 const redisTimeout = 5 * time.Second
 
-// sort returns the newest event of each item, in the order of their items' first events. It sets apart what seems to need a move
-// at once, so that no batch delays a move.
-func (c *counting) sort(ds []*stream.Delivery, now time.Time) []*candidate {
-	var all []*candidate
-	of := map[item.ID]*candidate{}
-	fresh := false
+// sort returns the newest event of each item, in the order of their items' first events. It sets apart those that seem to need a
+// move.
+func (c *counting) sort(ds []*stream.Delivery) []*candidate {
+	var one []*candidate
 	for _, d := range ds {
 		view, err := event.ParseView(d.Values)
-		waited := err == nil && c.items.returned(view.ID, d)
-		fresh = fresh || !waited
 		if !c.Admit(d, view.ID, err) {
 			continue
 		}
@@ -127,33 +182,58 @@ func (c *counting) sort(ds []*stream.Delivery, now time.Time) []*candidate {
 			d.Alone()
 			continue
 		}
-		e := of[view.ID]
-		switch {
-		case e == nil:
-			e = &candidate{d: d, view: view}
-			of[view.ID], all = e, append(all, e)
-		case newer(d, e.d):
-			e.older = append(e.older, e.d)
-			e.d, e.view = d, view
-		default:
-			e.older = append(e.older, d)
-		}
+		one = append(one, &candidate{d: d, view: view})
 	}
+	all := join([][]*candidate{one})
 	for _, e := range all {
-		e.waiting = c.items.superseded(e.view.ID, e.d)
 		if e.apart = e.view.Target != e.view.DBLevel; e.apart {
 			e.d.Alone()
 		}
 	}
-	if fresh {
-		c.items.posted(now)
-		if c.quiet == nil {
-			c.quiet = time.AfterFunc(quietAfter, c.hurry)
-		} else {
-			c.quiet.Reset(quietAfter)
+	return all
+}
+
+// join returns one candidate for each item, in the order of the first ones.
+func join(reads [][]*candidate) (all []*candidate) {
+	of := map[item.ID]*candidate{}
+	for _, read := range reads {
+		for _, e := range read {
+			first := of[e.view.ID]
+			if first == nil {
+				of[e.view.ID], all = e, append(all, e)
+				continue
+			}
+			if newer(e.d, first.d) {
+				*first, *e = *e, *first
+			}
+			first.older = append(first.older, e.older...)
+			if !e.apart {
+				first.older = append(first.older, e.d)
+			}
 		}
 	}
 	return all
+}
+
+// note tells the paces which events have come.
+func (c *counting) note(all []*candidate) {
+	fresh := false
+	for _, e := range all {
+		for _, d := range e.older {
+			fresh = !c.items.returned(e.view.ID, d) || fresh
+		}
+		fresh = !c.items.returned(e.view.ID, e.d) || fresh
+		e.waiting = c.items.superseded(e.view.ID, e.d)
+	}
+	if !fresh {
+		return
+	}
+	c.items.posted(time.Now())
+	if c.quiet == nil {
+		c.quiet = time.AfterFunc(quietAfter, c.hurry)
+	} else {
+		c.quiet.Reset(quietAfter)
+	}
 }
 
 // hurry lets waiting events begin when no new ones come.
@@ -177,13 +257,10 @@ func (c *counting) see(ctx context.Context, all []*candidate) error {
 	return err
 }
 
-// choose decides what becomes of each event whose row was looked up, and returns the counts to write.
-func (c *counting) choose(all []*candidate, rows map[item.ID]catalog.Row, levels policy.Policy) (counts []placement.Count) {
+// choose decides what becomes of each event by its item's row, and returns the counts to write.
+func (c *counting) choose(some []*candidate, rows map[item.ID]catalog.Row, levels policy.Policy) (counts []placement.Count) {
 	now := time.Now()
-	for _, e := range all {
-		if e.apart {
-			continue
-		}
+	for _, e := range some {
 		row, ok := rows[e.view.ID]
 		e.what = c.decide(e, row, ok, levels, now)
 		if e.what == written && row.CountEntry != e.d.ID { // else an earlier attempt has written it
@@ -194,17 +271,12 @@ func (c *counting) choose(all []*candidate, rows map[item.ID]catalog.Row, levels
 }
 
 func (c *counting) decide(e *candidate, row catalog.Row, ok bool, levels policy.Policy, now time.Time) what {
-	st := e.seen.State
-	// An unsettled event has a state. Where there is none, or an older one, Redis was wiped.
-	if st == nil || entryid.Newer(e.d.ID, st.EntryID) {
-		return alone
-	}
-	later := st.EntryID != e.d.ID
 	stays := false
 	if i := row.Item(e.view.Count); ok && e.seen.Lock == "" && !entryid.Newer(row.CountEntry, e.d.ID) && levels.Knows(i) {
 		d := levels.Decide(i, now)
 		stays, e.review = d.Target == row.Level, d.ReviewAt
 	}
+	later := e.isNewer(e.d)
 	switch {
 	case later && (!stays || !c.items.overdue(e.view.ID, now)):
 		return superseded
@@ -213,23 +285,21 @@ func (c *counting) decide(e *candidate, row catalog.Row, ok bool, levels policy.
 	case later:
 		return written
 	}
-	if e.wait = c.items.wait(e.view.ID, now); e.wait > 0 && row.CountEntry != e.d.ID {
-		return waits
+	// An unsettled event has a state. Where there is none, or an older one, Redis was wiped.
+	if e.seen.Entry != e.d.ID {
+		return alone
 	}
-	want := stateOf(e.view, row, row.Level, e.d.ID)
-	if st.Status != state.Done || st.WorkerID != "" || st.Target != want.Target || st.DBLevel != want.DBLevel || st.Filename != want.Filename {
+	if want := stateOf(e.view, row, row.Level, e.d.ID); !e.seen.Says(want) {
 		e.state = &want
 	}
 	return written
 }
 
 // isNewer reports whether the item of a candidate has a newer event than this one.
-func (e *candidate) isNewer(than *stream.Delivery) bool {
-	return e.seen.State != nil && entryid.Newer(e.seen.State.EntryID, than.ID)
-}
+func (e *candidate) isNewer(than *stream.Delivery) bool { return e.seen.Newer(than.ID) }
 
-// finish settles the events whose counts are written, and those that are superseded.
-func (c *counting) finish(all []*candidate) {
+// finish settles the events whose counts are written, and those that are superseded. After an error, all are set apart.
+func (c *counting) finish(all []*candidate) error {
 	var done []state.Settlement
 	ack := func(e *candidate, d *stream.Delivery) {
 		done = append(done, state.Settlement{ID: e.view.ID, EntryID: d.ID, Superseded: true})
@@ -253,15 +323,14 @@ func (c *counting) finish(all []*candidate) {
 	ctx, cancel := context.WithTimeout(context.Background(), redisTimeout)
 	defer cancel()
 	if err := c.o.Store.SettleAll(ctx, done); err != nil {
-		c.batches.Failed(err, zap.Int("entries", len(done)))
 		c.giveUp(all)
-		return
+		return err
 	}
-	c.batches.Succeeded()
 	now := time.Now()
 	for _, e := range all {
 		c.end(e, now)
 	}
+	return nil
 }
 
 // end gives the deliveries of a candidate their verdicts.

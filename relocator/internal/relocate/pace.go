@@ -11,6 +11,9 @@ const (
 	// everySecond is how far the writes of a row's counts are apart. A newer count waits for the rest of it, and supersedes those
 	// that wait.
 	everySecond = time.Second
+	// overdueAfter is how long a row may keep its count while newer ones come and each is superseded when it is read, because the
+	// consumer is behind. A write would make it fall behind further.
+	overdueAfter = 5 * time.Second
 	// quietAfter: when no view event has come for so long, the newest counts need not wait for their full second. So all is settled
 	// soon after posting ends. The write that follows an early one waits longer, so writes are a second apart on average.
 	quietAfter = 150 * time.Millisecond
@@ -106,7 +109,7 @@ func (p *paces) overdue(id item.ID, now time.Time) bool {
 	if one.since.IsZero() {
 		one.since = now
 	}
-	return now.Sub(one.since) >= everySecond && !now.Before(one.next)
+	return now.Sub(one.since) >= overdueAfter && !now.Before(one.next)
 }
 
 // wrote notes that the count of an item was written.

@@ -72,11 +72,11 @@ func (h *Handler) Handle(ds []*stream.Delivery) {
 	h.mu.Lock()
 	c := h.counting[ds[0].Stream]
 	if c == nil {
-		c = &counting{Handler: h}
+		c = newCounting(h)
 		h.counting[ds[0].Stream] = c
 	}
 	h.mu.Unlock()
-	c.batch(ds)
+	c.handle(ds)
 }
 
 func (h *Handler) handle(d *stream.Delivery) {

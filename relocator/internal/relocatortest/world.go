@@ -257,7 +257,7 @@ func (w *World) reach(worker string) *reach.Reach {
 // Relocator starts a worker on `views`. It stops at the end of the test at the latest.
 func (w *World) Relocator(worker string) (stop func()) {
 	return w.consume(worker, stream.Options{Stream: w.Store.Keys().Views(), Group: state.GroupRelocator, Handle: w.RelocateHandler(worker).Handle,
-		Batch: 100, Alone: slots})
+		Slots: relocate.Reads, Batch: 100, Alone: slots})
 }
 
 // Releaser starts a worker on `committed`. It stops at the end of the test at the latest.

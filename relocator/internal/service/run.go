@@ -34,9 +34,6 @@ const (
 	reassignedWithin = time.Second
 	// pauseWithin is how soon it sees that relocations are paused or go on.
 	pauseWithin = 500 * time.Millisecond
-	// movesAhead bounds a batch of views, as a multiple of the moves that are made at once. All of a batch may need a move, and a
-	// crash makes all that is in hand wait until it is taken over.
-	movesAhead = 4
 	// minHandlers is more than the large items that are copied at once.
 	minHandlers = 64
 )
@@ -127,7 +124,7 @@ func Run(ctx context.Context, c Config, fs fsys.FS, log *zap.Logger) error {
 			return []assignment.Consumer{
 				// Views are read though no move has a slot: most need none.
 				moving.add(consumer(k, stream.Options{Stream: k.Views(), Group: state.GroupRelocator, Handle: relocator.Handle,
-					Batch: min(movesAhead*c.concurrency, relocate.MaxBatch), Alone: each, Hold: func() bool { return away() || paused.Load() }})),
+					Slots: relocate.Reads, Batch: relocate.MaxBatch, Alone: each, Hold: func() bool { return away() || paused.Load() }})),
 				consumer(k, stream.Options{Stream: k.Committed(), Group: state.GroupReleaser, Handle: releaser.Handle, Slots: each,
 					Hold: away, Full: releases.Full}),
 			}
