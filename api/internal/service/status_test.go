@@ -2,6 +2,7 @@ package service_test
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -187,5 +188,29 @@ func TestTheStatusHasEachTierInTheOrderOfTheLevelsAndTheRatesOfAll(t *testing.T)
 	text = status()
 	if got := states(); got != "bronze unknown silver read-only gold full" {
 		t.Errorf("without the levels: %s", text)
+	}
+}
+
+func TestATierWhoseLevelDrainsIsShownSoUnlessSomethingIsWrongWithIt(t *testing.T) {
+	a := start(t, options{})
+	store := state.NewStore(state.Options{Redis: a.redis, Keys: a.keys, TTL: time.Hour, Lease: time.Minute})
+	if _, err := a.db.DB().Exec("UPDATE level SET state = 'draining' WHERE content_level <> 'bronze'"); err != nil {
+		t.Fatal(err)
+	}
+	v := state.Service{Program: "relocator", ID: "r1", StartedAt: time.Now()}
+	for level, is := range map[string]string{"bronze": state.TierOK, "silver": state.TierOK, "gold": state.TierReadOnly} {
+		v.Tiers = append(v.Tiers, state.TierReport{Level: level, State: is, Since: time.Now()})
+	}
+	if _, err := store.Report(t.Context(), v); err != nil {
+		t.Fatal(err)
+	}
+	var got client.Status
+	text := a.want(200, "GET", "/v1/status", "", &got)
+	var found []string
+	for _, tier := range got.Tiers {
+		found = append(found, tier.Level+" "+tier.State)
+	}
+	if want := []string{"bronze ok", "silver draining", "gold read-only"}; !slices.Equal(found, want) {
+		t.Errorf("%v, want %v: %s", found, want, text)
 	}
 }

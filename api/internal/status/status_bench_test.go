@@ -58,7 +58,8 @@ func BenchmarkReadWithAMillionPending(b *testing.B) {
 		for _, level := range []string{"bronze", "silver", "gold"} {
 			v.Tiers = append(v.Tiers, state.TierReport{Level: level, State: state.TierFull, Reason: "level gold has no room", Since: time.Now()})
 		}
-		must(store.Report(ctx, v))
+		_, err = store.Report(ctx, v)
+		must(err)
 	}
 	r := status.Reader{Store: store, Living: time.Hour, Levels: func(context.Context) ([]policy.Level, error) { return nil, nil }}
 	var took []time.Duration
