@@ -1,7 +1,9 @@
 package placement_test
 
 import (
+	"bytes"
 	"context"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -189,4 +191,35 @@ func TestTheLevelsOfABatchAreReadUnderTheLocksOfItsRows(t *testing.T) {
 		}
 		return nil, err
 	}))
+}
+
+// The levels and the row are read beside each other. Whoever sets a review has changed the levels before.
+func TestTheLevelsAreReadAgainAfterARowThatHasAReview(t *testing.T) {
+	var reads atomic.Int64
+	gate, dsn := testserver.MySQLGate(t, testserver.MySQL(t))
+	gate.Judge(func(request []byte) testserver.Fate {
+		if bytes.Contains(request, []byte("FROM `level`")) {
+			reads.Add(1)
+		}
+		return testserver.Pass
+	})
+	c, err := catalog.Open(dsn, catalog.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if _, err := c.Migrate(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	rows := placement.New(c, nil, failure.NewOutage("writes", zaptest.NewLogger(t)))
+	for id, review := range map[item.ID]string{1: "NULL", 2: "UTC_TIMESTAMP(6)"} {
+		if _, err := c.DB().ExecContext(t.Context(), "INSERT INTO contents (cid, content_level, filename, review_at) VALUES (?, 'bronze', ?, "+review+")",
+			id, id.String()); err != nil {
+			t.Fatal(err)
+		}
+		reads.Store(0)
+		if _, _, err := rows.Find(t.Context(), id); err != nil || reads.Load() != int64(id) {
+			t.Errorf("review %s: the levels were read %d times, %v", review, reads.Load(), err)
+		}
+	}
 }
