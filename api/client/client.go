@@ -16,7 +16,7 @@ import (
 	"github.com/tierflow/tierflow/shared/item"
 )
 
-// timeout bounds every call but a batch and the stream of events, which may take as long as their context.
+// timeout bounds every call but a batch, a plan and the stream of events, which may take as long as their context.
 const timeout = 30 * time.Second
 
 const (
@@ -160,6 +160,12 @@ func (c *Client) Levels(ctx context.Context) (Levels, error) {
 // api finds every mistake in it.
 func (c *Client) SetLevels(ctx context.Context, document []byte) (Levels, error) {
 	return call[Levels](ctx, c, request{method: http.MethodPut, path: "/v1/levels", contentType: jsonType, body: bytes.NewReader(document)})
+}
+
+// PlanLevels says what a document of levels would move. It changes nothing. It takes some seconds for each
+// million items, and so as long as its context.
+func (c *Client) PlanLevels(ctx context.Context, document []byte) (Plan, error) {
+	return decode[Plan](c.read(ctx, request{method: http.MethodPost, path: "/v1/levels/plan", contentType: jsonType, body: bytes.NewReader(document)}))
 }
 
 // Status reads how everything is, and what waits for a human.

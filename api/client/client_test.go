@@ -72,6 +72,7 @@ func TestEveryMethodMakesItsCall(t *testing.T) {
 		"GET /v1/waiting Bearer k":                                          func(c *client.Client) error { return second(c.Waiting(ctx, 0, 0)) },
 		"GET /v1/levels Bearer k":                                           func(c *client.Client) error { return second(c.Levels(ctx)) },
 		`PUT /v1/levels Bearer k application/json {"a":1,"a":2}`:            func(c *client.Client) error { return second(c.SetLevels(ctx, []byte(`{"a":1,"a":2}`))) },
+		`POST /v1/levels/plan Bearer k application/json {"a":1}`:            func(c *client.Client) error { return second(c.PlanLevels(ctx, []byte(`{"a":1}`))) },
 		"GET /v1/relocations?after=p07%3A1-0 Bearer k": func(c *client.Client) error {
 			return second(c.Relocations(ctx, client.Page{After: "p07:1-0"}))
 		},

@@ -115,6 +115,30 @@ type Pin struct {
 	Until *string `json:"until,omitempty"` // when the pin ends by itself, as in RFC 3339; nil: never
 }
 
+// Plan is what a document of levels would move, if it were set now.
+type Plan struct {
+	Moves  []PlannedMove  `json:"moves"` // by from and to
+	Levels []PlannedLevel `json:"levels"`
+}
+
+// PlannedMove is what a Plan would move from one level to another.
+type PlannedMove struct {
+	From    string `json:"from"`
+	To      string `json:"to"`
+	Items   int64  `json:"items"`
+	Bytes   int64  `json:"bytes"`
+	Unsized int64  `json:"unsized"` // items whose size is not known, because they were never copied: they have 0 bytes here
+}
+
+// PlannedLevel is what a level has before and after a Plan.
+type PlannedLevel struct {
+	Level      string `json:"level"`
+	Items      int64  `json:"items"`
+	Bytes      int64  `json:"bytes"`
+	ItemsAfter int64  `json:"items_after"`
+	BytesAfter int64  `json:"bytes_after"`
+}
+
 // Move is a row of the history of an item: a committed move.
 type Move struct {
 	ID             int64      `json:"id"`

@@ -142,6 +142,28 @@ func (c *Catalog) List(ctx context.Context, level string, after item.ID, limit i
 	return rows, Wrap("list items", level, err)
 }
 
+// Outlines reads at most limit rows with ids above after, ascending. Of each it reads only what Item, CountedOrMoved and sums of sizes
+// need: it is for callers that read all rows at once.
+func (c *Catalog) Outlines(ctx context.Context, after item.ID, limit int) ([]Row, error) {
+	rows, err := c.db.QueryContext(ctx, "SELECT cid, content_level, update_time, generation, view_count, size_bytes, COALESCE(pinned_level, ''),"+
+		" pinned_until FROM contents WHERE cid > ? ORDER BY cid LIMIT ?", after, limit)
+	if err != nil {
+		return nil, Wrap("read items", "", err)
+	}
+	defer rows.Close()
+	var all []Row
+	for rows.Next() {
+		var r Row
+		var ends sql.NullTime
+		if err := rows.Scan((*int64)(&r.ID), &r.Level, &r.Updated, &r.Generation, (*int64)(&r.ViewCount), &r.SizeBytes, &r.Pinned, &ends); err != nil {
+			return nil, Wrap("read items", "", err)
+		}
+		r.PinEnds = ends.Time
+		all = append(all, r)
+	}
+	return all, Wrap("read items", "", rows.Err())
+}
+
 // Each calls fn for every row, ascending by id. It stops at fn's first error and returns that error unchanged. It reads page
 // by page, so fn may be slow, and rows may change meanwhile.
 func (c *Catalog) Each(ctx context.Context, fn func(Row) error) error {

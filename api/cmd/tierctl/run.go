@@ -56,6 +56,9 @@ type arguments struct {
 	SetLevels struct {
 		File string `arg:"" help:"A file of levels, as levels --json prints them, or - for standard input."`
 	} `cmd:"" help:"Replace all levels."`
+	Plan struct {
+		File string `arg:"" help:"A file of levels, as levels --json prints them, or - for standard input."`
+	} `cmd:"" help:"Show what levels would move. It changes nothing."`
 	Status      struct{} `cmd:"" help:"Show how everything is, and what waits for a human. Exits with 1 when something does."`
 	Relocations struct {
 		Watch bool   `help:"Show them again every second, until interrupted."`
@@ -175,6 +178,12 @@ func (a arguments) do(ctx context.Context, verb string, c *client.Client, v view
 			return err
 		}
 		return show(v, showLevels)(c.SetLevels(ctx, levels))
+	case "plan":
+		levels, err := readLevels(a.Plan.File, stdin)
+		if err != nil {
+			return err
+		}
+		return show(v, showPlan)(c.PlanLevels(ctx, levels))
 	case "status":
 		answer, err := c.Status(ctx)
 		if err == nil && len(answer.Attention) > 0 {
@@ -205,7 +214,7 @@ func (a arguments) do(ctx context.Context, verb string, c *client.Client, v view
 	return errors.New("there is no verb " + verb)
 }
 
-// readLevels reads the document of set-levels. The api checks it.
+// readLevels reads the document of set-levels and of plan. The api checks it.
 func readLevels(file string, stdin io.Reader) ([]byte, error) {
 	if file == "-" {
 		return io.ReadAll(stdin)

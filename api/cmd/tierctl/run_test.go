@@ -179,6 +179,8 @@ func TestLevelsThatWereShownCanBeSetAgain(t *testing.T) {
 	if err := os.WriteFile(file, []byte(levels), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	want(t, "plan "+file, "FROM", "gold has 0 items of 0 bytes, then 0 of 0")
+	want(t, "levels", "1999")
 	want(t, "set-levels "+file, "2499", "2500")
 	refused(t, 1, "no such file", "set-levels", file+".not")
 }

@@ -89,6 +89,19 @@ func showHistory(t *table, a client.History) {
 
 func showAccepted(t *table, a client.Accepted) { t.row("accepted", a.Status, a.Target, a.EventID) }
 
+func showPlan(t *table, a client.Plan) {
+	t.row("FROM", "TO", "ITEMS", "BYTES")
+	for _, m := range a.Moves {
+		t.row(m.From, m.To, m.Items, m.Bytes)
+		if m.Unsized > 0 {
+			t.note("the size of %d items from %s to %s is not known", m.Unsized, plain(m.From), plain(m.To))
+		}
+	}
+	for _, l := range a.Levels {
+		t.note("%s has %d items of %d bytes, then %d of %d", plain(l.Level), l.Items, l.Bytes, l.ItemsAfter, l.BytesAfter)
+	}
+}
+
 func showLevels(t *table, a client.Levels) {
 	t.row("LEVEL", "FROM", "TO", "ITEMS", "PATH")
 	for _, l := range a.Levels {

@@ -95,17 +95,7 @@ type document = client.Levels
 
 // putLevels replaces the policy. Items that the change concerns are re-evaluated in the background.
 func (s *Server) putLevels(c echo.Context) error {
-	if _, err := query(c); err != nil {
-		return err
-	}
-	var in struct {
-		document
-		Levels []json.RawMessage `json:"levels"` // as client.Level
-	}
-	if err := decode(c.Request(), &in); err != nil {
-		return err
-	}
-	p, err := s.readLevels(c.Request().Context(), in.Levels, in.Mode)
+	p, err := s.readPolicy(c)
 	if err != nil {
 		return err
 	}
@@ -116,6 +106,56 @@ func (s *Server) putLevels(c echo.Context) error {
 	s.sizes.forget()
 	s.Reevaluate.LevelsChanged()
 	return s.answerLevels(c)
+}
+
+// readPolicy reads the document of a request.
+func (s *Server) readPolicy(c echo.Context) (policy.Policy, error) {
+	if _, err := query(c); err != nil {
+		return policy.Policy{}, err
+	}
+	var in struct {
+		document
+		Levels []json.RawMessage `json:"levels"` // as client.Level
+	}
+	if err := decode(c.Request(), &in); err != nil {
+		return policy.Policy{}, err
+	}
+	return s.readLevels(c.Request().Context(), in.Levels, in.Mode)
+}
+
+// planTime bounds a plan, which reads all items.
+const planTime = 5 * time.Minute
+
+// planLevels says what a document would move. It writes nothing.
+func (s *Server) planLevels(c echo.Context) error {
+	p, err := s.readPolicy(c)
+	if err != nil {
+		return err
+	}
+	if err := http.NewResponseController(c.Response()).SetWriteDeadline(time.Now().Add(planTime + writeTimeout)); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(c.Request().Context(), planTime)
+	defer cancel()
+	plan, err := s.Reevaluate.Plan(ctx, p)
+	if err != nil {
+		return err
+	}
+	answer := client.Plan{Moves: []client.PlannedMove{}, Levels: []client.PlannedLevel{}}
+	for _, f := range plan.Flows {
+		answer.Moves = append(answer.Moves, client.PlannedMove{From: f.From, To: f.To, Items: f.Items, Bytes: f.Bytes, Unsized: f.Unsized})
+	}
+	for _, l := range p.Levels() {
+		one := client.PlannedLevel{Level: l.Name}
+		if sum := plan.Before[l.Name]; sum != nil {
+			one.Items, one.Bytes = sum.Items, sum.Bytes
+		}
+		if sum := plan.After[l.Name]; sum != nil {
+			one.ItemsAfter, one.BytesAfter = sum.Items, sum.Bytes
+		}
+		answer.Levels = append(answer.Levels, one)
+	}
+	return c.JSON(http.StatusOK, answer)
 }
 
 // readLevels makes a policy of the levels of a document. The error names every problem: of every level that cannot be read,

@@ -52,6 +52,7 @@ func (s *Server) table() []Route {
 
 		{get, "/v1/levels", read, limit, head, s.getLevels},
 		{put, "/v1/levels", operate, limit, false, s.putLevels},
+		{post, "/v1/levels/plan", operate, 0, false, s.planLevels},
 
 		{get, "/v1/status", read, limit, head, s.showStatus},
 		{get, "/v1/relocations", read, limit, head, s.listRelocations},

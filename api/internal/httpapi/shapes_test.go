@@ -22,7 +22,7 @@ var shapes = map[string]any{
 	"Sentence": client.Sentence{}, "View": client.View{}, "Accepted": client.Accepted{}, "Batch": client.Batch{},
 	"Refusal": client.Refusal{}, "Content": client.Item{}, "State": client.State{}, "Location": client.Location{},
 	"Items": client.Items{}, "Decision": client.Decision{}, "NewItem": client.NewItem{}, "Pin": client.Pin{}, "Move": client.Move{},
-	"History": client.History{}, "Level": client.Level{}, "Levels": client.Levels{}, "Relocation": client.Relocation{},
+	"History": client.History{}, "Level": client.Level{}, "Levels": client.Levels{}, "Plan": client.Plan{}, "PlannedMove": client.PlannedMove{}, "PlannedLevel": client.PlannedLevel{}, "Relocation": client.Relocation{},
 	"Unreachable": client.Unreachable{}, "Relocations": client.Relocations{}, "Paused": client.Paused{},
 	"WaitingEntry": client.WaitingEntry{}, "Waiting": client.Waiting{},
 	"DeadLetter": client.DeadLetter{}, "DeadLetters": client.DeadLetters{}, "Retried": client.Retried{}, "Problem": client.Problem{},

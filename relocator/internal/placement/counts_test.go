@@ -211,7 +211,7 @@ func TestTheLevelsAreReadAgainAfterARowThatHasAReview(t *testing.T) {
 	if _, err := c.Migrate(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	rows := placement.New(c, nil, failure.NewOutage("writes", zaptest.NewLogger(t)))
+	rows := placement.New(c, nil, outage.New("writes", zaptest.NewLogger(t)))
 	for id, review := range map[item.ID]string{1: "NULL", 2: "UTC_TIMESTAMP(6)"} {
 		if _, err := c.DB().ExecContext(t.Context(), "INSERT INTO contents (cid, content_level, filename, review_at) VALUES (?, 'bronze', ?, "+review+")",
 			id, id.String()); err != nil {
