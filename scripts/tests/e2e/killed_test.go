@@ -1,6 +1,8 @@
 package e2e_test
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -8,7 +10,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/redis/go-redis/v9"
+
 	"github.com/tierflow/tierflow/scripts/testenv/stack"
+	"github.com/tierflow/tierflow/shared/state"
 )
 
 // TestKilledAtAnyStepAProcessCostsNothing ends relocators and committers with SIGKILL at every step of a move, and of a view that
@@ -54,8 +59,21 @@ func (c *campaign) kill(f *flow) {
 		err = until(patience, func() error { return c.done(f, level) })
 	}
 	if err != nil {
-		c.t.Errorf("item %s, %s: %v; %s", f.id, f.way.name, err, c.story(f))
+		c.t.Errorf("item %s, %s: %v; %s; pending: %s", f.id, f.way.name, err, c.story(f), c.pending())
 	}
+}
+
+// pending says what is pending in the streams, for how long, and with whom.
+func (c *campaign) pending() string {
+	ctx := context.Background()
+	var all []string
+	for stream, group := range map[string]string{c.w.Keys.Views(): state.GroupRelocator, c.w.Keys.Relocated(): state.GroupCommitter,
+		c.w.Keys.Committed(): state.GroupReleaser} {
+		entries, err := c.w.Redis.XPendingExt(ctx, &redis.XPendingExtArgs{Stream: stream, Group: group, Start: "-", End: "+", Count: 5}).Result()
+		groups, gerr := c.w.Redis.XInfoGroups(ctx, stream).Result()
+		all = append(all, fmt.Sprintf("%s: %+v, %+v, %v", stream, entries, groups, errors.Join(err, gerr)))
+	}
+	return strings.Join(all, "; ")
 }
 
 // other returns the level that the item moves to next from this one.
