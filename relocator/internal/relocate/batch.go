@@ -22,9 +22,11 @@ const (
 	// MaxBatch is how many entries of views are best read and handled at once. The rows of a batch are locked for some
 	// milliseconds.
 	MaxBatch = 1000
+	// batchEvery lets more events share a batch: each batch costs the same round trips. Moves do not wait for it.
+	batchEvery = 25 * time.Millisecond
 	// Reads is how many reads are best in hand at once: while one batch runs, moves are found in what was read meanwhile. A crash
 	// makes all that is in hand wait until it is taken over.
-	Reads = 4
+	Reads = 6
 )
 
 // maxBatchAttempts is how many attempts an entry may have had and still be one of a batch. An entry that crashes its workers must
@@ -79,9 +81,14 @@ func (c *counting) handle(ds []*stream.Delivery) {
 	}
 }
 
+// run handles what has gathered. Batches that are not full begin batchEvery apart.
 func (c *counting) run(reads [][]*candidate) []struct{} {
-	for some := range slices.Chunk(join(reads), MaxBatch) {
+	began, all := time.Now(), join(reads)
+	for some := range slices.Chunk(all, MaxBatch) {
 		c.batch(some)
+	}
+	if len(all) < MaxBatch {
+		time.Sleep(batchEvery - time.Since(began))
 	}
 	return make([]struct{}, len(reads))
 }

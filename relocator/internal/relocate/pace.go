@@ -8,14 +8,16 @@ import (
 )
 
 const (
-	// everySecond is how far the writes of a row's counts are apart. A newer count waits for the rest of it, and supersedes those
-	// that wait.
+	// everySecond is how far the writes of a row's counts are apart on average, at least.
 	everySecond = time.Second
+	// whilePosted is how far they are apart while posts come. A newer count waits for the rest of it, and supersedes the one that
+	// waits. So most counts of an item that is posted often cost no write.
+	whilePosted = 3 * time.Second
 	// overdueAfter is how long a row may keep its count while newer ones come and each is superseded when it is read, because the
 	// consumer is behind. A write would make it fall behind further.
 	overdueAfter = 5 * time.Second
-	// quietAfter: when no view event has come for so long, the newest counts need not wait for their full second. So all is settled
-	// soon after posting ends. The write that follows an early one waits longer, so writes are a second apart on average.
+	// quietAfter: when no view event has come for so long, the newest counts wait no longer, where the row was not written twice in
+	// the last second. So all is settled soon after posting ends.
 	quietAfter = 150 * time.Millisecond
 	// maxWaiting bounds how many counts wait. Beyond it, they are written at once.
 	maxWaiting = 8000
@@ -25,7 +27,8 @@ const (
 
 // pace is when an item's count may be written.
 type pace struct {
-	next  time.Time        // when it may be written again
+	wrote time.Time        // when it was written last
+	next  time.Time        // a second after that, and later where it was written early
 	since time.Time        // when an event was first superseded after the last write; zero: none was
 	waits *stream.Delivery // the newest event, which waits until then
 }
@@ -92,9 +95,9 @@ func (p *paces) wait(id item.ID, now time.Time) time.Duration {
 	if one == nil || p.waiting >= maxWaiting {
 		return 0
 	}
-	next := one.next
+	next := one.wrote.Add(whilePosted)
 	if p.quiet(now) {
-		next = next.Add(-everySecond)
+		next = one.next.Add(-everySecond)
 	}
 	return next.Sub(now)
 }
@@ -118,7 +121,7 @@ func (p *paces) wrote(id item.ID, now time.Time) {
 	if one.next.Before(now) {
 		one.next = now
 	}
-	one.next, one.since = one.next.Add(everySecond), time.Time{}
+	one.next, one.wrote, one.since = one.next.Add(everySecond), now, time.Time{}
 }
 
 // posted notes that new events were read, and forgets items that have none.
@@ -133,7 +136,7 @@ func (p *paces) posted(now time.Time) {
 		if old > forgetPace && one.waits != nil { // its consumer has lost it
 			p.drop(one)
 		}
-		if old > everySecond && one.waits == nil && (one.since.IsZero() || now.Sub(one.since) > forgetPace) {
+		if old > whilePosted && one.waits == nil && (one.since.IsZero() || now.Sub(one.since) > forgetPace) {
 			delete(p.of, id)
 		}
 	}

@@ -9,11 +9,11 @@ import (
 )
 
 // A new event of the item comes every millisecond.
-func TestARowIsWrittenOnceASecondWhilePostsComeAndOnceMoreSoonAfterTheirEnd(t *testing.T) {
+func TestARowIsWrittenEveryThreeSecondsWhilePostsComeAndOnceMoreSoonAfterTheirEnd(t *testing.T) {
 	var p paces
 	now := time.Unix(1_000_000, 0)
 	writes := 0
-	for range 9_500 {
+	for range 28_500 {
 		p.posted(now)
 		if p.wait(1, now) <= 0 {
 			p.wrote(1, now)
@@ -22,7 +22,7 @@ func TestARowIsWrittenOnceASecondWhilePostsComeAndOnceMoreSoonAfterTheirEnd(t *t
 		now = now.Add(time.Millisecond)
 	}
 	if writes != 10 {
-		t.Errorf("%d writes in ten seconds", writes)
+		t.Errorf("%d writes in 28.5 seconds", writes)
 	}
 	now = now.Add(quietAfter)
 	if wait := p.wait(1, now); wait > 0 {
@@ -33,9 +33,16 @@ func TestARowIsWrittenOnceASecondWhilePostsComeAndOnceMoreSoonAfterTheirEnd(t *t
 	if wait := p.wait(1, now); wait <= everySecond {
 		t.Errorf("after an early write, the next count waits for %s", wait)
 	}
-	now = now.Add(quietAfter)
-	if wait := p.wait(1, now); wait <= 0 {
-		t.Error("a second count is written early")
+	for early := 1; ; early++ {
+		now = now.Add(quietAfter)
+		if p.wait(1, now) > 0 {
+			if early > 3 {
+				t.Errorf("%d counts are written early", early)
+			}
+			break
+		}
+		p.wrote(1, now)
+		p.posted(now)
 	}
 	if wait := p.wait(2, now); wait > 0 {
 		t.Errorf("the first count of another item waits for %s", wait)

@@ -6,7 +6,7 @@
 // What becomes of an entry:
 //
 //	no move is needed, or the copy is emitted  settled; the script of that step has acked it
-//	the item's row was written a moment ago    stays pending for two seconds at most, unless a newer event supersedes it
+//	the item's row was written a moment ago    stays pending for three seconds at most, unless a newer event supersedes it
 //	the item was forgotten                     settled
 //	the row has a newer count                  settled: superseded
 //	another worker has the item's lock         stays pending; no attempt is counted
