@@ -18,9 +18,9 @@ const (
 	ProbeUnlink    Step = "probe-unlink"
 	ProbeWrite     Step = "probe-write"
 	ProbeFsync     Step = "probe-fsync"
-	LookSpace      Step = "look-space"    // how full its file system is
-	LookWritable   Step = "look-writable" // whether it takes writes
-	ProbeNames     Step = "probe-names"   // what the file system takes for one name, and whether it renames without replacing
+	LookSpace      Step = "look-tier-space"    // how full its file system is
+	LookWritable   Step = "look-tier-writable" // whether it takes writes
+	ProbeNames     Step = "probe-names"        // what the file system takes for one name, and whether it renames without replacing
 )
 
 // Steps of a move.
