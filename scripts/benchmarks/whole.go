@@ -76,7 +76,7 @@ func startWhole(ctx context.Context, b *Bench, dir, programs string) (*whole, er
 	if err != nil {
 		return nil, err
 	}
-	if w.folders, err = w.tiers(ctx); err != nil {
+	if w.folders, err = w.stack.Folders(ctx); err != nil {
 		return nil, err
 	}
 	for _, f := range files[items:] {

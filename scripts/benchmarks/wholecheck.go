@@ -106,16 +106,6 @@ func (w *whole) rows(ctx context.Context) (map[item.ID]place, error) {
 	return all, rows.Err()
 }
 
-// tiers returns the folders of the tiers, by level.
-func (t *tierflow) tiers(ctx context.Context) (map[string]string, error) {
-	levels, err := t.stack.Catalog.Levels(ctx)
-	folders := map[string]string{}
-	for _, l := range levels {
-		folders[l.Name] = l.Path
-	}
-	return folders, err
-}
-
 // filesOf returns the files of all tiers: the levels on which each lies, by its filename.
 func filesOf(folders map[string]string) (map[string][]string, error) {
 	files := map[string][]string{}

@@ -103,17 +103,17 @@ func (s *Stack) settled(ctx context.Context, keys state.Keys) error {
 
 // noLeftovers returns nil when .tierflow/tmp and .tierflow/released of all tiers are empty.
 func (s *Stack) noLeftovers(ctx context.Context) error {
-	levels, err := s.Catalog.Levels(ctx)
+	folders, err := s.Folders(ctx)
 	if err != nil {
 		return err
 	}
 	var errs []error
-	for _, l := range levels {
+	for level, at := range folders {
 		for _, folder := range []string{"tmp", "released"} {
-			left, err := os.ReadDir(filepath.Join(s.at(l.Path), item.MetaFolder, folder))
+			left, err := os.ReadDir(filepath.Join(at, item.MetaFolder, folder))
 			errs = append(errs, err)
 			for _, d := range left {
-				errs = append(errs, fmt.Errorf("level %s: left in %s/%s: %s", l.Name, item.MetaFolder, folder, d.Name()))
+				errs = append(errs, fmt.Errorf("level %s: left in %s/%s: %s", level, item.MetaFolder, folder, d.Name()))
 			}
 		}
 	}

@@ -49,18 +49,18 @@ const rowsPerInsert = 500
 
 // Add writes the samples' files to their tiers and inserts their rows with SQL, as an operator fills a catalogue.
 func (s *Stack) Add(ctx context.Context, samples ...Sample) error {
-	policy, err := s.Catalog.Policy(ctx)
+	folders, err := s.Folders(ctx)
 	if err != nil {
 		return err
 	}
 	for chunk := range slices.Chunk(samples, rowsPerInsert) {
 		var args []any
 		for _, p := range chunk {
-			level, ok := policy.Level(p.Level)
+			folder, ok := folders[p.Level]
 			if !ok {
 				return fmt.Errorf("item %s: there is no level %q", p.ID, p.Level)
 			}
-			path := filepath.Join(s.at(level.Path), p.Filename)
+			path := filepath.Join(folder, p.Filename)
 			if err := p.write(path); err != nil {
 				return err
 			}

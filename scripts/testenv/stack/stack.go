@@ -122,20 +122,39 @@ func (s *Stack) prepare(ctx context.Context) error {
 
 // placeLevels writes the tiers' folders into the table level, as an operator does with SQL.
 func (s *Stack) placeLevels(ctx context.Context) error {
-	levels, err := s.Catalog.Levels(ctx)
+	folders, err := s.Folders(ctx)
 	if err != nil {
 		return err
 	}
-	for _, l := range levels {
-		path, ok := s.o.Tiers[l.Name]
+	for level := range folders {
+		path, ok := s.o.Tiers[level]
 		if !ok {
-			path = filepath.Join(s.o.Dir, "tiers", l.Name)
+			path = filepath.Join(s.o.Dir, "tiers", level)
 		}
-		if _, err := s.DB().ExecContext(ctx, "UPDATE `level` SET path = ? WHERE content_level = ?", path, l.Name); err != nil {
-			return fmt.Errorf("set the path of level %s: %w", l.Name, err)
+		if _, err := s.DB().ExecContext(ctx, "UPDATE `level` SET path = ? WHERE content_level = ?", path, level); err != nil {
+			return fmt.Errorf("set the path of level %s: %w", level, err)
 		}
 	}
 	return nil
+}
+
+// Folders returns the folders of the tiers, by level. Like all that a stack of an earlier version needs, it reads no column that
+// such a version may not have.
+func (s *Stack) Folders(ctx context.Context) (map[string]string, error) {
+	rows, err := s.DB().QueryContext(ctx, "SELECT content_level, path FROM `level`")
+	if err != nil {
+		return nil, fmt.Errorf("read the levels: %w", err)
+	}
+	defer rows.Close()
+	folders := map[string]string{}
+	for rows.Next() {
+		var level, path string
+		if err := rows.Scan(&level, &path); err != nil {
+			return nil, fmt.Errorf("read the levels: %w", err)
+		}
+		folders[level] = s.at(path)
+	}
+	return folders, rows.Err()
 }
 
 // DB returns the stack's database.
