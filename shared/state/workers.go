@@ -101,7 +101,8 @@ func (s *Store) living(ctx context.Context, group string, within time.Duration) 
 	if len(beats) == 0 {
 		return nil, nil
 	}
-	now, err := s.Now(ctx, s.keys.Workers(group))
+	// The api may not run a script on the heartbeats. In a cluster, the clock may be that of another server than theirs.
+	now, err := s.Now(ctx, s.keys.Services())
 	if err != nil {
 		return nil, err
 	}

@@ -233,6 +233,10 @@ func TestEveryAcceptedViewIsThereAfterRedisHasCrashed(t *testing.T) {
 	for _, id := range ids {
 		ok(t, w.Post(t.Context(), id, 2500))
 	}
+	must[client.Waiting](t)(w.Client().Waiting(t.Context(), 0, 0)) // with the rights that the api has in Redis
+	if status := must[client.Status](t)(w.Client().Status(t.Context())); len(status.Attention) == 0 {
+		t.Errorf("the status does not say that relocations are paused: %+v", status)
+	}
 	started := w.inspect(t, one, "{{.State.StartedAt}}")
 	w.crash(t, one)
 	testserver.Eventually(t, "Redis is back", patience, func() error {
