@@ -2,13 +2,24 @@
 -- seconds, pinned_until NULL is a pin without an end. policy has one row; with mode 'observe' nothing moves. reason of
 -- update_history is the rule by which the item moved, and its view_count is the count that it was decided on.
 -- The columns are the last ones, so MySQL and MariaDB add those of the large tables without copying them. Each table's
--- columns come and go together. 00005_count_entry.sql says why the statements are prepared.
+-- columns come and go together. The server of quickstart --embedded takes no constraint of a column that the same statement adds.
+-- 00005_count_entry.sql says why the statements are prepared.
 
 -- +goose NO TRANSACTION
 -- +goose Up
 SET @tierflow_add = (SELECT IF(COUNT(*) > 0, 'DO 0',
-  'ALTER TABLE `level` ADD COLUMN demote_counts BIGINT NULL DEFAULT NULL, ADD COLUMN min_residency BIGINT NOT NULL DEFAULT 0, ADD COLUMN state VARCHAR(16) CHARACTER SET ascii COLLATE ascii_bin NOT NULL DEFAULT ''active'', ADD CONSTRAINT level_state CHECK (state IN (''active'', ''readonly'', ''draining''))')
+  'ALTER TABLE `level` ADD COLUMN demote_counts BIGINT NULL DEFAULT NULL, ADD COLUMN min_residency BIGINT NOT NULL DEFAULT 0, ADD COLUMN state VARCHAR(16) CHARACTER SET ascii COLLATE ascii_bin NOT NULL DEFAULT ''active''')
   FROM information_schema.columns WHERE table_schema = DATABASE() AND table_name = 'level' AND column_name = 'state');
+
+PREPARE tierflow_add FROM @tierflow_add;
+
+EXECUTE tierflow_add;
+
+DEALLOCATE PREPARE tierflow_add;
+
+SET @tierflow_add = (SELECT IF(COUNT(*) > 0, 'DO 0',
+  'ALTER TABLE `level` ADD CONSTRAINT level_state CHECK (state IN (''active'', ''readonly'', ''draining''))')
+  FROM information_schema.table_constraints WHERE table_schema = DATABASE() AND table_name = 'level' AND constraint_name = 'level_state');
 
 PREPARE tierflow_add FROM @tierflow_add;
 
