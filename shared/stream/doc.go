@@ -30,9 +30,9 @@
 //     attempt begins. So a back-off continues after a restart, also with another consumer. The set is not a queue: without
 //     it, entries come back sooner.
 //   - A crash counts as an attempt, because the entry may have crashed its worker. It does not count while the entry waits:
-//     for its back-off, for Wake, for a slot alone, or for longer than ten seconds. Such an entry has a delivery count of one less until it is
-//     begun again, because a take-over adds one. An entry that a consumer gives back has made no attempt. After a crash,
-//     entries come back within MinIdle.
+//     for its back-off, for Wake, for a slot alone, or for longer than ten seconds. Such an entry has a delivery count of one
+//     less until it is begun again, because a take-over adds one. An entry that a consumer gives back has made no attempt.
+//     After a crash, entries come back within MinIdle.
 //   - A handler that hangs in a system call keeps no slot (Hangs), and a stop does not wait for it.
 //   - BLOCK is always finite, because go-redis does not interrupt a blocked read when its context ends.
 //   - A stream is trimmed below the entries that every group has settled, and never by length. Some settled entries stay, so
