@@ -19,7 +19,8 @@ const tierTime = 2 * time.Second
 
 // tiersCheck is a readiness check. Its error names every tier that cannot be used, hangs or is suspect, and two levels that
 // have one folder. Each tier is looked at by itself, and not a second time while it has not answered. It is probed until it can
-// be written to, and not again, because a probe writes. Each look finds out what it can without a write. A tier that can be used, but not for everything, is a warning.
+// be written to, and not again, because a probe writes. Each look finds out what it can without a write. A tier that can be used,
+// but not for everything, is a warning.
 //
 // What the looks have found is also what reports tells (tiersreport.go).
 type tiersCheck struct {
