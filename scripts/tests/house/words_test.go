@@ -96,6 +96,18 @@ var anyRetired = sync.OnceValue(func() *regexp.Regexp {
 
 var splitIdentifiers = regexp.MustCompile(`([a-z])([A-Z])`)
 
+// A glossary that grows is read by nobody. A new term needs the place of an older one.
+func TestTheGlossaryHasAtMost25Terms(t *testing.T) {
+	b, err := os.ReadFile(filepath.Join(root(t), "docs/README.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, table, found := strings.Cut(string(b), "| term | meaning |\n|---|---|\n")
+	if n := strings.Count(table, "\n| ") + 1; !found || n > 25 {
+		t.Errorf("%v: it has %d terms", found, n)
+	}
+}
+
 func TestNobodyUsesARetiredWord(t *testing.T) {
 	root := root(t)
 	read := 0
